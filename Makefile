@@ -1,0 +1,52 @@
+# Everything runs in a virtual environment in .venv, which is made on first use and made anew when
+# the package's dependencies change.
+
+PYTHON ?= python3
+# For pytest, for example: make test ARGS="-k selector -x"
+ARGS ?=
+# ONCE=1 ends the demo as soon as everything has arrived.
+ONCE ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PROTO := telemeter/metrics/proto
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check proto clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: .venv/.run ## Show the whole path live on real input (ONCE=1: end when everything arrived)
+	@demo/need.sh command prometheus=prometheus
+	@$(BIN)/python -m demo $(if $(ONCE),--once)
+
+test: .venv/.test ## Run all tests (ARGS="..." for pytest)
+	@demo/need.sh command prometheus=prometheus systemd-analyze=systemd
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/.dev ## Lint, formatting, types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+proto: .venv/.dev ## Generate the protobuf code anew
+	$(BIN)/python -m grpc_tools.protoc -I $(PROTO) --python_out=$(PROTO) --pyi_out=$(PROTO) $(PROTO)/*.proto
+
+clean: ## Remove what was built
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .hypothesis _trial_temp
+	rm -f twisted/plugins/dropin.cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.made: setup.py pyproject.toml demo/need.sh
+	@demo/need.sh venv .venv $(PYTHON)
+	@touch $@
+
+.venv/.run: .venv/.made
+	$(PIP) --editable .
+	@touch $@
+
+.venv/.test .venv/.dev: .venv/.%: .venv/.made
+	$(PIP) --editable '.[$*]'
+	@touch $@

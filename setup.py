@@ -1,0 +1,68 @@
+"""The package: what it is called, what it needs, and where its plugins go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+RUNTIME = [
+    "twisted[tls]>=24.11",
+    "treq>=24.9",
+    "klein>=24.8",
+    "protobuf>=7.35.1,<9",
+    "python-snappy>=0.7.3",
+    "pyjwt[crypto]>=2.10",
+    "service-identity>=24.1",
+    "pyopenssl>=25.0",
+    "prometheus-client>=0.22",
+    "promql-parser>=0.12",
+    "google-re2>=1.1.20250805",
+]
+TEST = [
+    "pytest>=8.3",
+    "pytest-twisted>=1.14",
+    "hypothesis>=6.120",
+]
+DEVELOP = [
+    *TEST,
+    "ruff>=0.14",
+    "mypy>=1.18",
+    "mypy-zope>=1.0.14",
+    "types-protobuf>=6.32",
+    "grpcio-tools>=1.76",
+]
+
+setup(
+    name="telemeter",
+    version="0.1.0",
+    description="Push federation for Prometheus: an agent, a server, and remote write behind them",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    # twisted.plugins has no __init__.py on purpose: Twisted finds plugins by folder, and a second
+    # __init__.py there would hide its own.
+    packages=[*find_packages(include=["telemeter", "telemeter.*"]), "twisted.plugins"],
+    # Written out so that an editable install puts this folder on the path, where Twisted finds the
+    # plugins; the import hook that setuptools uses otherwise hides them from it.
+    package_dir={"": "."},
+    package_data={"telemeter": ["py.typed"], "telemeter.metrics.proto": ["*.proto", "*.pyi"]},
+    install_requires=RUNTIME,
+    extras_require={"test": TEST, "dev": DEVELOP},
+    zip_safe=False,
+    classifiers=[
+        "Framework :: Twisted",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
+        "Topic :: System :: Monitoring",
+        "Typing :: Typed",
+    ],
+)

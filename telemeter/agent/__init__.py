@@ -1,0 +1,1 @@
+"""What the agent does every interval: collect, transform, exchange the token, upload."""

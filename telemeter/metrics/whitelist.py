@@ -1,0 +1,40 @@
+"""Which series may pass: those that at least one rule selects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from telemeter.metrics.selector import NAME, Selector
+
+
+class Whitelist:
+    """An index of selectors by metric name.
+
+    A production whitelist has hundreds of rules of which nearly all name their metric, so a series
+    is tried against the rules of its own name and the few that name none.
+    """
+
+    def __init__(self, selectors: Iterable[Selector] = ()) -> None:
+        self._by_name: dict[str, list[Selector]] = {}
+        self._any_name: list[Selector] = []
+        self.size = 0
+        for selector in selectors:
+            self.size += 1
+            name = selector.exact_name
+            if name is None:
+                self._any_name.append(selector)
+            else:
+                self._by_name.setdefault(name, []).append(selector)
+
+    def __bool__(self) -> bool:
+        """Whether there are any rules; without rules everything passes."""
+        return self.size > 0
+
+    def allows(self, labels: Mapping[str, str]) -> bool:
+        """Whether a series with these labels (`__name__` among them) may pass."""
+        if not self.size:
+            return True
+        for selector in self._by_name.get(labels[NAME], ()):
+            if selector.matches(labels):
+                return True
+        return any(selector.matches(labels) for selector in self._any_name)

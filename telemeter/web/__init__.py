@@ -1,0 +1,1 @@
+"""What the daemons answer: one module per endpoint, and the site that guards them."""
