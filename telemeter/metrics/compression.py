@@ -23,7 +23,7 @@ _FIRST_SKIPPABLE = 0x80
 def max_framed_size(size: int) -> int:
     """The most bytes that `size` bytes take in the framed format, without padding chunks.
 
-    A compressor stores a chunk plain when compressing does not help, so all it adds are the headers.
+    A compressor stores a chunk plain when compressing does not help, so all it adds are headers.
     The slack leaves room for compressors that do not, and for small chunks.
     """
     return 1024 + size + size // 4

@@ -1,7 +1,7 @@
 """The text format of Prometheus, version 0.0.4: parsing and writing.
 
-Source: https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format. Parsing takes
-time linear in the size of the text.
+Source: https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format. Parsing
+takes time linear in the size of the text.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def holds_its_type(metric: Metric, family_type: int) -> bool:
     """Whether the metric has the value field of its family's type, and no other."""
     field = VALUE_FIELD[family_type]
     for candidate in _VALUE_FIELDS:
-        if metric.HasField(candidate) != (candidate == field):  # type: ignore[arg-type]
+        if metric.HasField(candidate) != (candidate == field):
             return False
     # A gauge without a number is no sample; a histogram or a summary may lack any of its parts.
     return family_type not in SCALAR_TYPES or bool(getattr(metric, field).HasField("value"))

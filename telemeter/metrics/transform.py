@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from telemeter.metrics.family import (
     MAX_AGE_MS,
@@ -111,7 +112,7 @@ def _is_valid(metric: Metric, family_type: int, oldest_ms: int) -> bool:
 def sort_by_time(family: Family) -> None:
     """Sort the metrics by timestamp, those of one time in the order they had."""
     stamps = [metric.timestamp_ms for metric in family.metric]
-    if any(later < earlier for earlier, later in zip(stamps, stamps[1:], strict=False)):
+    if any(later < earlier for earlier, later in pairwise(stamps)):
         family.metric.sort(key=lambda metric: metric.timestamp_ms)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
@@ -16,6 +16,7 @@ from telemeter.metrics.family import (
     holds_its_type,
     is_too_long,
 )
+from telemeter.metrics.format import Decoder
 from telemeter.metrics.proto import metrics_pb2, remote_pb2
 from telemeter.metrics.selector import NAME
 from telemeter.metrics.series import is_native, native_histogram, parts_of
@@ -69,9 +70,6 @@ class Converted:
     present: int = 0
     future: int = 0
     overwritten_future: int = 0
-
-
-Decoder = Callable[[bytes], list[Family]]
 
 
 def convert_upload(

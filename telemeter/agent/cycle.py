@@ -1,0 +1,233 @@
+"""The agent's cycle: collect, transform, authorize, upload; every interval, never twice at once."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client import Counter, Gauge
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from telemeter.agent.federate import CollectError, Source
+from telemeter.agent.token import AuthorizeError, TokenStore
+from telemeter.agent.upload import Destination, UploadError
+from telemeter.metrics.family import Family, count_metrics, encode_families
+from telemeter.metrics.transform import Transforms, add_labels
+
+SAMPLES = Gauge("federate_samples", "Samples that the last collection brought.")
+FILTERED = Gauge("federate_filtered_samples", "How many of them the transforms dropped.")
+TOTAL = Counter("federate_requests_total", "Cycles that were begun.")
+FAILED = Counter("federate_requests_failed_total", "Cycles that failed.")
+FAILED_STAGE = Counter("federate_failures_total", "Cycles that failed, by what failed.", ["stage"])
+LAST_SUCCESS = Gauge(
+    "federate_last_success_timestamp_seconds", "When the last cycle succeeded, or 0."
+)
+for _stage in ("collect", "authorize", "upload"):
+    FAILED_STAGE.labels(_stage)
+
+#: How many seconds after a failure the next cycle begins, give or take a quarter.
+RETRY_SECONDS: Final = 60.0
+_JITTER = 0.25
+_LONGEST_RETRY = 3600.0
+
+log = Logger()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a cycle needs; a reload replaces it as a whole.
+
+    Attributes:
+        source: where to collect.
+        transforms: what to do with what was collected.
+        tokens: gets the token for uploads.
+        destination: where to upload.
+        interval: seconds from the start of one cycle to the start of the next.
+    """
+
+    source: Source
+    transforms: Transforms
+    tokens: TokenStore
+    destination: Destination
+    interval: float
+
+
+class CycleError(Exception):
+    """A cycle failed.
+
+    Attributes:
+        stage: collect, authorize or upload.
+        retry_after: when to try again, in seconds from now, if the server said so.
+    """
+
+    def __init__(self, stage: str, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(reason)
+        self.stage = stage
+        self.retry_after = retry_after
+
+
+class Agent(Service):
+    """Runs cycles.
+
+    Attributes:
+        last: the families that were uploaded last, as they were sent.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        clock: IReactorTime,
+        jitter: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self.last: list[Family] = []
+        self._plan = plan
+        self._clock = clock
+        self._jitter = jitter
+        self._loop: LoopingCall | None = None
+        self._retry: IDelayedCall | None = None
+        self._under_way: Deferred[None] | None = None
+        self._again = False
+
+    def startService(self) -> None:
+        super().startService()
+        self._start()
+
+    def stopService(self) -> Deferred[None] | None:
+        super().stopService()
+        self._pause()
+        if self._under_way is not None:
+            self._under_way.cancel()
+        return self._under_way
+
+    def reload(self, plan: Plan) -> None:
+        """Use another plan from now on, and begin a cycle with it.
+
+        A cycle that is under way ends as it began; the next follows at once.
+        """
+        self._plan = plan
+        if not self.running:
+            return
+        if self._under_way is not None:
+            self._again = True
+        else:
+            self._pause()
+            self._start()
+
+    def _start(self) -> None:
+        """Begin a cycle now, and one every interval from now on."""
+        self._retry = None
+        self._loop = LoopingCall(self._tick)
+        self._loop.clock = self._clock
+        self._loop.start(self._plan.interval).addErrback(
+            lambda failure: log.failure("the agent's loop ended", failure)
+        )
+
+    def _pause(self) -> None:
+        if self._loop is not None and self._loop.running:
+            self._loop.stop()
+        if self._retry is not None and self._retry.active():
+            self._retry.cancel()
+        self._loop = self._retry = None
+
+    def _tick(self) -> Deferred[None]:
+        """One cycle for the loop, which waits for it: so cycles never overlap."""
+        self._under_way = Deferred.fromCoroutine(self._guarded_cycle())
+        done = self._under_way
+        done.addBoth(self._ended)
+        return done
+
+    def _ended(self, _: object) -> None:
+        self._under_way = None
+        if self._again and self.running:
+            self._again = False
+            self._pause()
+            self._start()
+
+    async def _guarded_cycle(self) -> None:
+        TOTAL.inc()
+        try:
+            await self._cycle(self._plan)
+        except CancelledError:
+            return
+        except CycleError as error:
+            FAILED_STAGE.labels(error.stage).inc()
+            wait = self._retry_later(error.retry_after)
+            log.error(
+                "cycle failed", stage=error.stage, reason=str(error), retry_seconds=round(wait, 1)
+            )
+        except Exception:
+            wait = self._retry_later(None)
+            log.failure("cycle failed", stage="internal", retry_seconds=round(wait, 1))
+        else:
+            LAST_SUCCESS.set(self._clock.seconds())
+
+    def _retry_later(self, retry_after: float | None) -> float:
+        """Leave the rhythm; try again in a while, and take the rhythm up from there.
+
+        Agents that fail together must not come back together, hence the jitter; it only ever adds
+        to what the server asked for.
+        """
+        FAILED.inc()
+        base = min(RETRY_SECONDS, self._plan.interval)
+        wait = self._jitter(base * (1 - _JITTER), base * (1 + _JITTER))
+        if retry_after is not None:
+            wait = max(wait, min(retry_after, _LONGEST_RETRY) * self._jitter(1, 1 + _JITTER / 4))
+        self._pause()
+        if self.running:
+            self._retry = self._clock.callLater(wait, self._start)
+        return wait
+
+    async def _cycle(self, plan: Plan) -> None:
+        began = self._clock.seconds()
+        families, received = await collect(plan, self._clock.seconds)
+        if not families:
+            log.warn("no metrics to send: nothing that was collected is left")
+            return
+        try:
+            token = await plan.tokens.get()
+        except AuthorizeError as error:
+            raise CycleError("authorize", str(error), error.retry_after) from error
+        for family in families:
+            add_labels(family, token.labels)
+        self.last = families
+        body = encode_families(families)
+        try:
+            size = await plan.destination.upload(body, token)
+        except UploadError as error:
+            if error.status == 401:
+                plan.tokens.drop(token)
+            raise CycleError("upload", str(error), error.retry_after) from error
+        log.info(
+            "metrics uploaded",
+            samples=count_metrics(families),
+            filtered=received - count_metrics(families),
+            families=len(families),
+            bytes=size,
+            seconds=f"{self._clock.seconds() - began:.3f}",
+        )
+
+
+async def collect(plan: Plan, now: Callable[[], float]) -> tuple[list[Family], int]:
+    """Collect and transform, as a cycle does before anything leaves the house.
+
+    Returns:
+        What is left, and how many samples there were before the transforms.
+
+    Raises:
+        CycleError: the source gave nothing usable.
+    """
+    try:
+        families = await plan.source.collect()
+    except CollectError as error:
+        raise CycleError("collect", str(error)) from error
+    received = count_metrics(families)
+    families = plan.transforms.apply(families, int(now() * 1000))
+    SAMPLES.set(received)
+    FILTERED.set(received - count_metrics(families))
+    return families, received

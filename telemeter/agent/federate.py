@@ -1,0 +1,117 @@
+"""Collecting: GET /federate from the local Prometheus."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge
+from treq.client import HTTPClient
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent
+
+from telemeter.metrics.errors import BadInputError
+from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE, TEXT_CONTENT_TYPE, Family
+from telemeter.metrics.format import EXPECTED, decoder_for
+from telemeter.net.body import AnswerTooLongError, read_body
+from telemeter.net.client import USER_AGENT
+from telemeter.net.errors import explain
+from telemeter.net.url import split_credentials
+
+HTTP_REQUESTS: Final = Counter(
+    "metricsclient_http_requests_total",
+    "Requests to the source (federate_from) and the server (federate_to), by status.",
+    ["client", "status_code"],
+)
+RETRIEVED = Gauge(
+    "metricsclient_request_retrieve",
+    "Collections, by status; metricsclient_http_requests_total says the same.",
+    ["client", "status_code"],
+)
+
+_CLIENT = "federate_from"
+_ACCEPT = f"{PROTOBUF_CONTENT_TYPE};q=1, {TEXT_CONTENT_TYPE};q=0.5"
+_REASONS = {
+    400: "it refused the request; check --match and --match-file",
+    401: "it requires authentication; check --from-token or --from-token-file",
+    403: "it forbids access; check the rights of --from-token or --from-token-file",
+}
+
+
+class CollectError(Exception):
+    """The source gave no metrics; the message says why."""
+
+
+class Source:
+    """The Prometheus server that metrics are collected from."""
+
+    def __init__(
+        self,
+        agent: IAgent,
+        clock: IReactorTime,
+        url: str,
+        *,
+        token: str,
+        limit: int,
+        timeout: float,
+    ) -> None:
+        """Make a source.
+
+        Args:
+            agent: makes the requests.
+            clock: times them.
+            url: of the federation endpoint, with the selectors to ask for in its query.
+            token: a bearer token, or nothing.
+            limit: how many bytes an answer may have.
+            timeout: how many seconds an answer may take.
+        """
+        self._client = HTTPClient(agent)
+        self._clock = clock
+        self._url, credentials = split_credentials(url)
+        self._headers = Headers({"Accept": [_ACCEPT], "User-Agent": [USER_AGENT]})
+        if token:
+            credentials = f"Bearer {token}"
+        if credentials:
+            self._headers.setRawHeaders("Authorization", [credentials])
+        self._limit = limit
+        self._timeout = timeout
+
+    async def collect(self) -> list[Family]:
+        """Collect once.
+
+        Raises:
+            CollectError: nothing usable came.
+        """
+        exchange = Deferred.fromCoroutine(self._exchange())
+        try:
+            content_type, body = await exchange.addTimeout(self._timeout, self._clock)
+        except CollectError:
+            raise
+        except AnswerTooLongError as error:
+            raise CollectError(
+                f"{error} (--limit-bytes): narrow --match, or raise the limit"
+            ) from None
+        except Exception as error:
+            raise CollectError(explain(error)) from error
+        decode = decoder_for(content_type)
+        if decode is None:
+            raise CollectError(f"expected Content-Type {EXPECTED}; saw {content_type or 'none'}")
+        try:
+            return decode(body)
+        except BadInputError as error:
+            raise CollectError(str(error)) from None
+
+    async def _exchange(self) -> tuple[str, bytes]:
+        response = await self._client.get(
+            self._url, headers=self._headers, allow_redirects=False, unbuffered=True
+        )
+        status = response.code
+        HTTP_REQUESTS.labels(_CLIENT, str(status)).inc()
+        RETRIEVED.labels(_CLIENT, str(status)).inc()
+        if status != 200:
+            await read_body(response, 4096, truncate=True)
+            reason = _REASONS.get(status, "expected status 200")
+            raise CollectError(f"the source answered with status {status}: {reason}")
+        content_type = (response.headers.getRawHeaders("Content-Type") or [""])[0]
+        return content_type, await read_body(response, self._limit)

@@ -1,0 +1,136 @@
+"""Exchanging the agent's bearer token for a short-lived one, and keeping that."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from treq.client import HTTPClient
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent
+
+from telemeter.net.body import read_body
+from telemeter.net.client import USER_AGENT
+from telemeter.net.errors import explain
+from telemeter.net.url import split_credentials
+
+_TIMEOUT = 30.0
+_ANSWER_LIMIT = 16 * 1024
+#: A token is let go so many seconds before it expires ...
+_MARGIN = 15
+#: ... if it holds for at least so many; a shorter one is used until it is refused.
+_SHORT_LIFETIME = 60
+
+
+class AuthorizeError(Exception):
+    """There is no token; the message says why, and holds no secret.
+
+    Attributes:
+        retry_after: when to try again, in seconds from now, if the server said so.
+    """
+
+    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A short-lived token.
+
+    Attributes:
+        value: what to show at /upload.
+        labels: what every sample must be labelled with.
+        expires: until when to use it, in seconds since the epoch.
+    """
+
+    value: str
+    labels: Mapping[str, str]
+    expires: float
+
+
+class TokenStore:
+    """Holds the current token, and gets a new one when there is none."""
+
+    def __init__(self, agent: IAgent, clock: IReactorTime, url: str, initial_token: str) -> None:
+        self._client = HTTPClient(agent)
+        self._clock = clock
+        self._asks = (url, initial_token)
+        self._url, _ = split_credentials(url)
+        self._headers = Headers(
+            {"Authorization": [f"Bearer {initial_token}"], "User-Agent": [USER_AGENT]}
+        )
+        self._token: Token | None = None
+
+    async def get(self) -> Token:
+        """The current token, or a new one.
+
+        Raises:
+            AuthorizeError: the server gave none.
+        """
+        token = self._token
+        if token is None or token.expires <= self._clock.seconds():
+            exchange = Deferred.fromCoroutine(self._exchange())
+            try:
+                token = await exchange.addTimeout(_TIMEOUT, self._clock)
+            except AuthorizeError:
+                raise
+            except Exception as error:
+                raise AuthorizeError(explain(error)) from error
+            self._token = token
+        return token
+
+    def serves(self, url: str, initial_token: str) -> bool:
+        """Whether this store would ask there, with that token."""
+        return (url, initial_token) == self._asks
+
+    def drop(self, token: Token) -> None:
+        """Forget a token that the server refused."""
+        if self._token is token:
+            self._token = None
+
+    async def _exchange(self) -> Token:
+        response = await self._client.post(
+            self._url, headers=self._headers, allow_redirects=False, unbuffered=True
+        )
+        body = await read_body(response, _ANSWER_LIMIT, truncate=True)
+        if response.code == 401:
+            raise AuthorizeError(
+                "the server answered with status 401: --to-token or --to-token-file is expired "
+                "or invalid"
+            )
+        if response.code not in (200, 201):
+            shown = body[:500].decode("utf-8", "replace").strip()
+            raise AuthorizeError(
+                f"the server answered with status {response.code}: {shown}",
+                retry_after_seconds(response.headers),
+            )
+        return _parse_token(body, self._clock.seconds())
+
+
+def _parse_token(body: bytes, now: float) -> Token:
+    try:
+        answer: Any = json.loads(body)
+        value, labels = answer["token"], answer.get("labels") or {}
+        lifetime = float(answer.get("expiresInSeconds") or 0)
+        if not isinstance(value, str) or not value.isprintable() or not value:
+            raise ValueError("no token")
+        if not all(isinstance(text, str) for text in (*labels, *labels.values())):
+            raise ValueError("malformed labels")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise AuthorizeError(
+            'expected JSON such as {"token": ..., "expiresInSeconds": ..., "labels": {...}} '
+            "from the server, saw something else"
+        ) from None
+    expires = now + lifetime - _MARGIN if lifetime >= _SHORT_LIFETIME else float("inf")
+    return Token(value, labels, expires)
+
+
+def retry_after_seconds(headers: Headers) -> float | None:
+    """What a Retry-After header says in seconds; None if there is none, or a date."""
+    value = (headers.getRawHeaders("Retry-After") or [""])[0]
+    return float(value) if value.isascii() and value.isdigit() and len(value) < 7 else None

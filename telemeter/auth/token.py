@@ -1,0 +1,121 @@
+"""The short-lived tokens (JWTs) that an agent gets at /authorize and shows at /upload."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import jwt
+
+from telemeter.auth.bearer import NotAuthorizedError
+from telemeter.auth.keys import SigningKey
+
+ISSUER: Final = "telemeter.selfsigned"
+AUDIENCE: Final = "telemeter-client"
+_PRIVATE_CLAIM = "telemeter.openshift.io"
+#: How far the clock of another replica may run ahead of ours, in seconds.
+_LEEWAY = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who a token says is calling.
+
+    Attributes:
+        subject: the account.
+        labels: the labels that every sample of this client must carry.
+        expires: until when the token holds, in seconds since the epoch.
+    """
+
+    subject: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    expires: float = 0.0
+
+
+class TokenIssuer:
+    """Signs tokens."""
+
+    def __init__(self, key: SigningKey, lifetime: int) -> None:
+        """Make an issuer.
+
+        Args:
+            key: what signs.
+            lifetime: for how many seconds a token holds.
+        """
+        self._key = key
+        self.lifetime = lifetime
+
+    def issue(self, subject: str, labels: Mapping[str, str], now: float) -> str:
+        """A token for an account that vouches for these labels."""
+        issued = int(now)
+        claims = {
+            "iss": ISSUER,
+            "aud": [AUDIENCE],
+            "sub": subject,
+            "iat": issued,
+            "nbf": issued,
+            "exp": issued + self.lifetime,
+            _PRIVATE_CLAIM: {"labels": dict(labels)},
+        }
+        return jwt.encode(claims, self._key.private, algorithm=self._key.algorithm)
+
+
+class TokenVerifier:
+    """Checks tokens against one or more keys, each with its own algorithm and no other."""
+
+    def __init__(self, keys: Sequence[SigningKey]) -> None:
+        self._keys = [(key.public, key.algorithm) for key in keys]
+
+    def verify(self, token: str, now: float) -> Client:
+        """Whom a token belongs to.
+
+        Args:
+            token: the encoded token.
+            now: the time, in seconds since the epoch.
+
+        Raises:
+            NotAuthorizedError: signature, issuer, audience or times are not right.
+        """
+        claims = self._decode(token)
+        try:
+            expires = float(claims["exp"])
+            not_before = max(float(claims.get("nbf", 0)), float(claims.get("iat", 0)))
+            private = claims.get(_PRIVATE_CLAIM) or {}
+            labels = dict(private.get("labels") or {})
+            subject = claims.get("sub") or ""
+        except (TypeError, ValueError, AttributeError):
+            raise NotAuthorizedError("the token has malformed claims") from None
+        if not all(isinstance(text, str) for text in (subject, *labels, *labels.values())):
+            raise NotAuthorizedError("the token has malformed claims")
+        if not now < expires:
+            raise NotAuthorizedError("the token has expired")
+        if not not_before <= now + _LEEWAY:
+            raise NotAuthorizedError("the token is not valid yet: check the clocks")
+        return Client(subject, labels, expires)
+
+    def _decode(self, token: str) -> dict[str, Any]:
+        reason = "the token could not be verified"
+        for key, algorithm in self._keys:
+            try:
+                return jwt.decode(
+                    token,
+                    key,
+                    algorithms=[algorithm],
+                    audience=AUDIENCE,
+                    issuer=ISSUER,
+                    # The times are checked against our own clock.
+                    options={
+                        "require": ["exp", "iss", "aud"],
+                        "verify_exp": False,
+                        "verify_nbf": False,
+                        "verify_iat": False,
+                    },
+                )
+            except jwt.InvalidAudienceError:
+                reason = "the token is for another audience"
+            except jwt.InvalidIssuerError:
+                reason = "the token is from another issuer"
+            except (jwt.PyJWTError, ValueError, RecursionError):
+                continue
+        raise NotAuthorizedError(reason)

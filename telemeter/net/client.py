@@ -1,0 +1,97 @@
+"""HTTP clients: pooled connections, and metrics by client."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from prometheus_client import Counter, Gauge, Histogram
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
+from zope.interface import implementer
+
+from telemeter import __version__
+
+USER_AGENT: Final = f"telemeter/{__version__}"
+
+IN_FLIGHT = Gauge(
+    "client_in_flight_requests", "Outgoing requests that wait for their answer.", ["client"]
+)
+REQUESTS = Counter(
+    "client_api_requests_total",
+    "Outgoing requests that were answered.",
+    ["code", "method", "client"],
+)
+DURATION = Histogram(
+    "request_duration_seconds", "How long outgoing requests took.", ["method", "client"]
+)
+
+_CONNECT_TIMEOUT = 10.0
+_IDLE_SECONDS = 30
+_MAX_IDLE_PER_HOST = 32
+
+
+def make_pool(reactor: Any) -> HTTPConnectionPool:
+    """A pool of persistent connections.
+
+    A connection is let go after 30 idle seconds: sooner than common servers do, so that a request
+    seldom meets one that is just being closed.
+    """
+    pool = HTTPConnectionPool(reactor, persistent=True)
+    pool.maxPersistentPerHost = _MAX_IDLE_PER_HOST
+    pool.cachedConnectionTimeout = _IDLE_SECONDS
+    return pool
+
+
+def make_agent(
+    reactor: Any,
+    name: str,
+    *,
+    pool: HTTPConnectionPool | None = None,
+    policy: IPolicyForHTTPS | None = None,
+) -> IAgent:
+    """An agent that opens connections as the pool and the TLS policy say.
+
+    Args:
+        reactor: opens the connections.
+        name: the value of the label `client` in the metrics.
+        pool: where connections wait for the next request; None: one connection a request.
+        policy: whom to trust; None: the system's certificate authorities.
+    """
+    extra = {} if policy is None else {"contextFactory": policy}
+    agent = Agent(reactor, pool=pool, connectTimeout=_CONNECT_TIMEOUT, **extra)
+    return InstrumentedAgent(agent, name, reactor)
+
+
+@implementer(IAgent)
+class InstrumentedAgent:
+    """Counts and times the requests of another agent."""
+
+    def __init__(self, agent: IAgent, name: str, clock: IReactorTime) -> None:
+        self._agent = agent
+        self._name = name
+        self._clock = clock
+        self._in_flight = IN_FLIGHT.labels(name)
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]:
+        began = self._clock.seconds()
+        self._in_flight.inc()
+        verb = method.decode("ascii").lower()
+
+        def answered(result: IResponse | Failure) -> IResponse | Failure:
+            self._in_flight.dec()
+            if not isinstance(result, Failure):
+                REQUESTS.labels(str(result.code), verb, self._name).inc()
+                DURATION.labels(verb, self._name).observe(self._clock.seconds() - began)
+            return result
+
+        return self._agent.request(method, uri, headers, bodyProducer).addBoth(answered)

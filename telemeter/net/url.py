@@ -1,0 +1,75 @@
+"""URLs as flags give them: taken apart, extended, and shown without their secrets."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit, urlunsplit
+
+
+def check_http_url(value: str) -> str:
+    """An absolute http or https URL.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        parts = urlsplit(value)
+        port_is_right = parts.port is None or parts.port > 0
+    except ValueError:
+        parts, port_is_right = urlsplit(""), False
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or not port_is_right
+        or not value.isascii()
+        or not value.isprintable()
+        or " " in value
+    ):
+        raise ValueError("expected a URL such as http://HOST:PORT/PATH or https://HOST/PATH")
+    return value
+
+
+def extend_path(url: str, segment: str) -> str:
+    """The URL of something below another; the query stays."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{segment}", fragment=""))
+
+
+def default_path(url: str, path: str) -> str:
+    """The URL with this path if it has none of its own; without a slash at the end."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(path=parts.path.rstrip("/") or path, fragment=""))
+
+
+def replace_path(url: str, path: str) -> str:
+    """Another path on the same server; the path may have a query."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}{path}"
+
+
+def add_query(url: str, fields: Iterable[tuple[str, str]]) -> str:
+    """The URL with more fields in its query."""
+    parts = urlsplit(url)
+    added = urlencode(list(fields), quote_via=quote)
+    return urlunsplit(parts._replace(query="&".join(filter(None, (parts.query, added)))))
+
+
+def split_credentials(url: str) -> tuple[str, str | None]:
+    """The URL without user and password, and the Authorization header that says the same."""
+    parts = urlsplit(url)
+    user_info, separator, _ = parts.netloc.rpartition("@")
+    if not separator:
+        return url, None
+    user, _, password = user_info.partition(":")
+    pair = f"{unquote(user)}:{unquote(password)}".encode()
+    return _bare(parts), f"Basic {base64.b64encode(pair).decode()}"
+
+
+def shown(url: str) -> str:
+    """The URL for a log line: without user, password and query, any of which may be secret."""
+    return _bare(urlsplit(url)._replace(query=""))
+
+
+def _bare(parts: SplitResult) -> str:
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -1,0 +1,73 @@
+"""Log lines: one event a line, as logfmt (`ts=... level=info msg="..." key=value`).
+
+Everything that is logged may come from an untrusted sender, so values are quoted and escaped: no
+value can start a line of its own or pass for another field.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Final, TextIO
+
+from twisted.logger import (
+    FileLogObserver,
+    FilteringLogObserver,
+    ILogObserver,
+    LogEvent,
+    LogLevel,
+    LogLevelFilterPredicate,
+    formatEvent,
+)
+
+#: What `--log-level` takes.
+LEVELS: Final = {
+    "debug": LogLevel.debug,
+    "info": LogLevel.info,
+    "warn": LogLevel.warn,
+    "error": LogLevel.error,
+}
+_PLAIN = re.compile(r"[^\s\"=\\\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_NOT_FIELDS = frozenset(("time", "message", "isError", "system", "format", "failure", "why"))
+_MAX_VALUE = 8192
+
+
+def logfmt(event: LogEvent) -> str | None:
+    """Write an event as one line."""
+    return " ".join(f"{key}={_quoted(value)}" for key, value in _fields(event)) + "\n"
+
+
+def _fields(event: LogEvent) -> Iterator[tuple[str, str]]:
+    stamp = datetime.fromtimestamp(event["log_time"], UTC)
+    yield "ts", stamp.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+    yield "level", event["log_level"].name
+    yield "component", event.get("log_namespace", "")
+    yield "msg", formatEvent(event)
+    for key, value in event.items():
+        if not key.startswith("log_") and key not in _NOT_FIELDS:
+            yield key, value if isinstance(value, str) else str(value)
+    failure = event.get("log_failure")
+    if failure is not None:
+        yield "traceback", failure.getTraceback()
+
+
+def _quoted(value: str) -> str:
+    if len(value) > _MAX_VALUE:
+        value = value[:_MAX_VALUE] + "..."
+    return value if _PLAIN.fullmatch(value) else json.dumps(value)
+
+
+def make_observer(stream: TextIO, level: str) -> ILogObserver:
+    """An observer that writes the events of a level and above.
+
+    What Twisted itself has to say (a port opened, a connection's factory started) is for whoever
+    asks for `debug`; its warnings and errors are for everybody.
+    """
+    predicate = LogLevelFilterPredicate(defaultLogLevel=LEVELS[level])
+    if level != "debug":
+        for namespace in ("twisted", "log_legacy"):
+            predicate.setLogLevelForNamespace(namespace, max(LEVELS[level], LogLevel.warn))
+    observer: ILogObserver = FilteringLogObserver(FileLogObserver(stream, logfmt), [predicate])
+    return observer

@@ -1,0 +1,75 @@
+"""telemeter-authorizer: a stub of the authorization server, for development, demos and tests."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, ClassVar
+
+from twisted.application.service import IService
+from twisted.logger import Logger
+from twisted.python.usage import UsageError
+
+from telemeter import __version__
+from telemeter.tap.flags import LOGGING, Flag, Flags, read_file, text
+from telemeter.tap.listen import endpoint_maker, listen_address
+from telemeter.tap.service import Daemon, Listener
+from telemeter.web.authorizer import StubAuthorizer
+from telemeter.web.routing import make_site
+
+log = Logger()
+
+
+class Options(Flags):
+    """The flags of telemeter-authorizer."""
+
+    program = "telemeter-authorizer"
+    synopsis = "[flags] [FILE]"
+    longdesc = (
+        "Answers whose a cluster is, from a file of tokens: not for production. FILE is the same "
+        "as --tokens."
+    )
+    flags: ClassVar = (
+        Flag("listen", listen_address, "localhost:9001", "HOST:PORT to listen on."),
+        Flag("tokens", text, "", 'JSON file with the tokens to accept: [{"token": "a"}, ...].'),
+        *LOGGING,
+    )
+
+    def parseArgs(self, *files: str) -> None:
+        """FILE, as the original takes it."""
+        if len(files) > 1:
+            raise UsageError(f"expected one FILE with tokens, saw {' '.join(files)}")
+        if files:
+            self["tokens"] = files[0]
+
+    def check(self) -> None:
+        """Read the tokens."""
+        if not self["tokens"]:
+            raise UsageError("--tokens is required: a JSON file with the tokens to accept")
+        try:
+            entries: Any = json.loads(read_file(self, "tokens"))
+            self.tokens = [entry["token"] for entry in entries]
+            if not all(isinstance(token, str) and token for token in self.tokens):
+                raise ValueError("a token is no text")
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise UsageError(
+                f'--tokens {self["tokens"]!r}: expected JSON such as [{{"token": "a"}}]'
+            ) from None
+
+
+def makeService(options: Options, reactor: Any = None) -> IService:
+    """The service of the stub."""
+    if reactor is None:
+        from twisted.internet import reactor
+    daemon = Daemon(options)
+    site = make_site([StubAuthorizer(options.tokens).route()], reactor)
+    Listener(
+        reactor,
+        endpoint_maker(options["listen"])(reactor),
+        site,
+        site,
+        flag="listen",
+        address=options["listen"],
+        program=options.program,
+    ).setServiceParent(daemon)
+    log.info("starting telemeter-authorizer", version=__version__, tokens=len(options.tokens))
+    return daemon

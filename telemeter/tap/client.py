@@ -1,0 +1,406 @@
+"""telemeter-client: its flags, and the service that they make."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from typing import Any, ClassVar
+
+from twisted.application.service import IService, Service
+from twisted.internet.defer import Deferred
+from twisted.internet.task import react
+from twisted.logger import Logger, globalLogBeginner
+from twisted.python.usage import UsageError
+
+from telemeter import __version__
+from telemeter.agent.cycle import Agent, CycleError, Plan, collect
+from telemeter.agent.federate import Source
+from telemeter.agent.token import TokenStore
+from telemeter.agent.upload import Destination
+from telemeter.metrics.exposition import render_text
+from telemeter.metrics.transform import Transforms
+from telemeter.net.client import make_agent
+from telemeter.net.tls import ClientPolicy
+from telemeter.net.url import (
+    add_query,
+    check_http_url,
+    default_path,
+    extend_path,
+    replace_path,
+    shown,
+)
+from telemeter.observe.log import make_observer
+from telemeter.tap.flags import (
+    LOGGING,
+    Flag,
+    Flags,
+    duration,
+    integer,
+    label_list,
+    pair_list,
+    read_file,
+    read_secret,
+    read_selectors,
+    selector,
+    text,
+    word_list,
+)
+from telemeter.tap.listen import endpoint_maker, listen_address
+from telemeter.tap.service import Daemon, Listener
+from telemeter.web.agent import federate_route, reload_route
+from telemeter.web.health import Health, index_route, metrics_route
+from telemeter.web.routing import make_site
+
+log = Logger()
+
+PATHS = ("/", "/metrics", "/healthz", "/healthz/ready", "/federate", "/-/reload")
+_SHORTEST_TIMEOUT = 10.0
+_DEFAULT_MATCH = '{__name__="up"}'
+
+
+def _path_or_url(value: str) -> str:
+    """A URL, or a path on the server of --to."""
+    if value.startswith("/") and value.isascii() and value.isprintable() and " " not in value:
+        return value
+    return check_http_url(value)
+
+
+def _interval(value: str) -> float:
+    seconds = duration(value)
+    if seconds <= 0:
+        raise ValueError("expected a duration above 0, such as 4m30s")
+    return seconds
+
+
+class Options(Flags):
+    """The flags of telemeter-client."""
+
+    program = "telemeter-client"
+    synopsis = "[flags]"
+    longdesc = (
+        "Collects metrics from a Prometheus server by federation, anonymizes and labels them, and "
+        "pushes them to a telemeter-server, every interval."
+    )
+    flags: ClassVar = (
+        Flag(
+            "listen",
+            listen_address,
+            "localhost:9002",
+            "HOST:PORT to listen on for health and metrics, or a Twisted endpoint description.",
+        ),
+        Flag(
+            "from",
+            check_http_url,
+            "",
+            "URL of the Prometheus server to collect from; its path defaults to /federate. "
+            "Required.",
+        ),
+        Flag("from-token", text, "", "Bearer token for --from.", secret=True),
+        Flag("from-token-file", text, "", "File with the bearer token for --from."),
+        Flag(
+            "from-ca-file",
+            text,
+            "",
+            "File with CA certificates (PEM) to trust for --from, in addition to the system's.",
+        ),
+        Flag("tls-cert-file", text, "", "File with a client certificate (PEM) to show to --from."),
+        Flag("tls-private-key-file", text, "", "File with its private key (PEM)."),
+        Flag(
+            "id",
+            text,
+            "",
+            "The cluster's identifier. The server labels all its metrics with it, so it should be "
+            "unique and hard to guess, such as a UUID.",
+        ),
+        Flag("to", check_http_url, "", "URL of the telemeter-server to push to."),
+        Flag(
+            "to-upload",
+            _path_or_url,
+            "",
+            "URL to upload to, or a path on the server of --to.",
+            shown="--to with /upload",
+        ),
+        Flag(
+            "to-auth",
+            _path_or_url,
+            "",
+            "URL to exchange the bearer token at, or a path on the server of --to.",
+            shown="--to with /authorize?id= and --id",
+        ),
+        Flag("to-token", text, "", "Bearer token for the server.", secret=True),
+        Flag("to-token-file", text, "", "File with the bearer token for the server."),
+        Flag(
+            "interval",
+            _interval,
+            270.0,
+            "The time from one cycle to the next. Prometheus federates the last 5 minutes.",
+            shown="4m30s",
+        ),
+        Flag(
+            "limit-bytes",
+            integer(1),
+            200 * 1024,
+            "How many bytes the answer of --from may have.",
+        ),
+        Flag(
+            "match",
+            selector,
+            [],
+            "A PromQL selector of what to collect.",
+            repeated=True,
+            shown=f"{_DEFAULT_MATCH}, without --match-file",
+        ),
+        Flag(
+            "match-file",
+            text,
+            "",
+            "File with more of them, one a line; blank lines and lines starting with # are "
+            "ignored.",
+        ),
+        Flag(
+            "label",
+            label_list,
+            [],
+            "NAME=VALUE labels to add to every metric, or to overwrite there.",
+            repeated=True,
+        ),
+        Flag(
+            "rename",
+            pair_list,
+            [("ALERTS", "alerts")],
+            "OLD=NEW metric names to replace before sending; empty for none.",
+            repeated=True,
+            shown="ALERTS=alerts",
+        ),
+        Flag(
+            "anonymize-labels",
+            word_list,
+            [],
+            "Labels whose values are replaced by salted hashes before sending.",
+            repeated=True,
+        ),
+        Flag(
+            "anonymize-salt",
+            text,
+            "",
+            "A secret that nobody can guess, to salt the hashes with.",
+            secret=True,
+        ),
+        Flag("anonymize-salt-file", text, "", "File with the salt."),
+        Flag(
+            "dry-run",
+            None,
+            False,
+            "Collect once, print what would be sent in the text format, and exit. Nothing is sent; "
+            "the labels that the server would ask for are not there.",
+        ),
+        *LOGGING,
+    )
+
+    def check(self) -> None:
+        """Make a plan, so that what is wrong is known before anything starts."""
+        if not self["from"]:
+            raise UsageError(
+                "--from is required: the URL of a Prometheus server such as http://localhost:9090"
+            )
+        self.urls()
+        self.settings()
+
+    def urls(self) -> tuple[str, str]:
+        """Where to authorize and where to upload; raises `UsageError`."""
+        to = self["to"]
+        targets = []
+        for flag in ("to-auth", "to-upload"):
+            target = self[flag]
+            if target.startswith("/"):
+                if not to:
+                    raise UsageError(f"--{flag} {target!r}: a path needs --to too")
+                target = replace_path(to, target)
+            targets.append(target)
+        authorize, upload = targets
+        if to and not authorize:
+            authorize = extend_path(to, "authorize")
+            if self["id"]:
+                authorize = add_query(authorize, [("id", self["id"])])
+        if to and not upload:
+            upload = extend_path(to, "upload")
+        if not authorize or not upload:
+            raise UsageError("--to, or both --to-auth and --to-upload, must be given")
+        return authorize, upload
+
+    def settings(self) -> dict[str, Any]:
+        """What depends on files, read now; raises `UsageError`."""
+        self.require_both("tls-cert-file", "tls-private-key-file")
+        files = {
+            name: read_file(self, name) if self[name] else b""
+            for name in ("from-ca-file", "tls-cert-file", "tls-private-key-file")
+        }
+        try:
+            policy = ClientPolicy(*files.values())
+        except ValueError as error:
+            given = ", ".join(f"--{name} {self[name]!r}" for name in files if self[name])
+            raise UsageError(f"{given}: {error}") from None
+        to_token = read_secret(self, "to-token")
+        if not to_token and not self["dry-run"]:
+            raise UsageError("--to-token or --to-token-file is required, to authorize with")
+        salt = read_secret(self, "anonymize-salt")
+        if self["anonymize-labels"] and not salt:
+            raise UsageError(
+                "--anonymize-labels needs --anonymize-salt or --anonymize-salt-file, "
+                "and neither was given"
+            )
+        return {
+            "policy": policy,
+            "from_token": read_secret(self, "from-token"),
+            "to_token": to_token,
+            "salt": salt,
+            "matches": self._matches(),
+        }
+
+    def _matches(self) -> list[str]:
+        selectors = list(self["match"])
+        if self["match-file"]:
+            selectors += read_selectors(self, "match-file")
+        for each in selectors:
+            if not each.selects_something_named:
+                raise UsageError(
+                    f"--match {each.text!r}: Prometheus expects a matcher that does not match the "
+                    "empty string"
+                )
+        return [each.text for each in selectors] or [_DEFAULT_MATCH]
+
+
+def make_plan(options: Options, reactor: Any, previous: Plan | None = None) -> Plan:
+    """Read all files again and make a plan of them; raises `UsageError`."""
+    settings = options.settings()
+    authorize_url, upload_url = options.urls()
+    timeout = max(options["interval"], _SHORTEST_TIMEOUT)
+    to_agent = make_agent(reactor, "federate_to")
+    tokens = previous.tokens if previous else None
+    if tokens is None or not tokens.serves(authorize_url, settings["to_token"]):
+        tokens = TokenStore(to_agent, reactor, authorize_url, settings["to_token"])
+    from_url = default_path(options["from"], "/federate")
+    return Plan(
+        Source(
+            make_agent(reactor, "federate_from", policy=settings["policy"]),
+            reactor,
+            add_query(from_url, [("match[]", match) for match in settings["matches"]]),
+            token=settings["from_token"],
+            limit=options["limit-bytes"],
+            timeout=timeout,
+        ),
+        Transforms(
+            dict(options["label"]),
+            dict(options["rename"]),
+            frozenset(options["anonymize-labels"]),
+            settings["salt"],
+        ),
+        tokens,
+        Destination(to_agent, reactor, upload_url, timeout),
+        options["interval"],
+    )
+
+
+class Reloader(Service):
+    """Reads all files again, on SIGHUP and for POST /-/reload; a bad one changes nothing."""
+
+    def __init__(self, options: Options, reactor: Any, agent: Agent, plan: Plan) -> None:
+        self._options = options
+        self._reactor = reactor
+        self._agent = agent
+        self._plan = plan
+        self._old_handler: Any = None
+
+    def startService(self) -> None:
+        super().startService()
+        if hasattr(signal, "SIGHUP"):
+            self._old_handler = signal.signal(signal.SIGHUP, self._signalled)
+
+    def stopService(self) -> None:
+        super().stopService()
+        if self._old_handler is not None:
+            signal.signal(signal.SIGHUP, self._old_handler)
+
+    def reload(self) -> None:
+        """Do it; raises ValueError with the reason why not."""
+        try:
+            self._plan = make_plan(self._options, self._reactor, self._plan)
+        except UsageError as error:
+            log.error("not reloaded, the old configuration stays", reason=str(error))
+            raise ValueError(str(error)) from None
+        log.info("reloaded")
+        self._agent.reload(self._plan)
+
+    def _signalled(self, number: int, frame: Any) -> None:
+        self._reactor.callFromThread(self._reload_quietly)
+
+    def _reload_quietly(self) -> None:
+        with contextlib.suppress(ValueError):  # logged; a signal has nobody to tell
+            self.reload()
+
+
+def makeService(options: Options, reactor: Any = None) -> IService:
+    """The service of an agent: its cycle, and a listener."""
+    if reactor is None:
+        from twisted.internet import reactor
+    if options["dry-run"]:
+        level = "debug" if options["verbose"] else options["log-level"]
+        globalLogBeginner.beginLoggingTo(
+            [make_observer(sys.stderr, level)], redirectStandardIO=False
+        )
+        react(lambda reactor: Deferred.fromCoroutine(dry_run(options, reactor)))
+    daemon = Daemon(options)
+    plan = make_plan(options, reactor)
+    agent = Agent(plan, reactor)
+    agent.setServiceParent(daemon)
+    reloader = Reloader(options, reactor, agent, plan)
+    reloader.setServiceParent(daemon)
+    if options["listen"]:
+        health = Health()
+        site = make_site(
+            [
+                index_route(PATHS),
+                *health.routes(),
+                metrics_route(),
+                federate_route(lambda: agent.last),
+                reload_route(reloader.reload),
+            ],
+            reactor,
+        )
+        Listener(
+            reactor,
+            endpoint_maker(options["listen"])(reactor),
+            site,
+            site,
+            flag="listen",
+            address=options["listen"],
+            program=options.program,
+        ).setServiceParent(daemon)
+    authorize_url, upload_url = options.urls()
+    log.info(
+        "starting telemeter-client",
+        version=__version__,
+        **{"from": shown(options["from"])},
+        authorize=shown(authorize_url),
+        upload=shown(upload_url),
+    )
+    if not options["anonymize-labels"]:
+        log.warn("no --anonymize-labels: label values are sent as they are")
+    if options["to"] and not options["id"] and not options["to-auth"]:
+        log.warn("no --id: a telemeter-server refuses to authorize without one")
+    return daemon
+
+
+async def dry_run(options: Options, reactor: Any) -> None:
+    """Collect once and print what would be sent; ends the program."""
+    try:
+        families, received = await collect(make_plan(options, reactor), reactor.seconds)
+    except CycleError as error:
+        raise SystemExit(f"telemeter-client: --from {shown(options['from'])}: {error}") from None
+    sys.stdout.write(render_text(families))
+    log.info(
+        "dry run: nothing was sent",
+        collected=received,
+        left=sum(len(family.metric) for family in families),
+    )

@@ -1,0 +1,290 @@
+"""Command-line flags: one table per daemon, parsed and checked before anything starts.
+
+A daemon that is told something it cannot do says so in one line, naming the flag, the value and
+what was expected, and exits with status 1.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+from twisted.python.usage import Options, UsageError
+
+from telemeter import __version__
+from telemeter.metrics.errors import BadInputError
+from telemeter.metrics.selector import NAME, Selector, parse_rules, parse_selector
+
+_UNITS: Final = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "µs": 1e-6,
+    "μs": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "m": 60.0,
+    "h": 3600.0,
+}
+_DURATION_PART = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag.
+
+    Attributes:
+        name: without the dashes.
+        parse: from the text to the value; raises ValueError with what was expected. None: the flag
+            takes no value and is False or True.
+        default: the value if the flag is not given.
+        help: what it does.
+        repeated: whether it may be given several times; its value is then a list, to which each
+            occurrence adds what `parse` returns (a list if it is `comma_separated`).
+        shown: how the help shows the default, if not as it is.
+        short: a one-letter form.
+        secret: whether no message may show its value.
+    """
+
+    name: str
+    parse: Callable[[str], Any] | None
+    default: Any
+    help: str
+    repeated: bool = False
+    shown: str = ""
+    short: str = ""
+    secret: bool = False
+
+    @property
+    def description(self) -> str:
+        """The help with the default and whether it repeats."""
+        if self.parse is None:
+            return self.help
+        default = self.shown or (str(self.default) if self.default not in ("", []) else "none")
+        repeated = "; repeatable" if self.repeated else ""
+        return f"{self.help} [default: {default}{repeated}]"
+
+
+class Flags(Options):
+    """Options made from a table of flags.
+
+    Attributes:
+        program: the name that errors start with.
+        flags: the table.
+    """
+
+    program: ClassVar[str]
+    flags: ClassVar[Sequence[Flag]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Turn the flags into what `Options` looks for: methods named `opt_...`."""
+        super().__init_subclass__(**kwargs)
+        for flag in cls.flags:
+            method = _value_method(flag) if flag.parse else _switch_method(flag)
+            method.__doc__ = flag.description
+            setattr(cls, "opt_" + flag.name.replace("-", "_"), method)
+            if flag.short:
+                setattr(cls, "opt_" + flag.short, method)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: set[str] = set()
+        for flag in self.flags:
+            self[flag.name] = list(flag.default) if flag.repeated else flag.default
+
+    def opt_version(self) -> None:
+        """Print the version and exit."""
+        print(f"telemeter {__version__}")
+        sys.exit(0)
+
+    def parseOptions(self, options: Any = None) -> None:
+        """Parse and check; every error ends the program with one line."""
+        try:
+            super().parseOptions(options)
+            self.check()
+        except UsageError as error:
+            raise SystemExit(f"{self.program}: {' '.join(str(error).split())}") from None
+
+    def check(self) -> None:
+        """Check what no single flag can know; raises `UsageError`."""
+
+    def require_both(self, one: str, other: str) -> None:
+        """Refuse one half of a pair of flags."""
+        for present, missing in ((one, other), (other, one)):
+            if self[present] and not self[missing]:
+                raise UsageError(
+                    f"--{present} {self[present]!r} needs --{missing} too, which was not given"
+                )
+
+
+def _value_method(flag: Flag) -> Callable[[Flags, str], None]:
+    def take(self: Flags, text: str) -> None:
+        assert flag.parse is not None
+        try:
+            value = flag.parse(text)
+        except ValueError as error:
+            shown = "(a secret)" if flag.secret else repr(text)
+            raise UsageError(f"--{flag.name} {shown}: {error}") from None
+        if not flag.repeated:
+            self[flag.name] = value
+        else:
+            if flag.name not in self.given:
+                self[flag.name] = []
+            self[flag.name] += value if isinstance(value, list) else [value]
+        self.given.add(flag.name)
+
+    return take
+
+
+def _switch_method(flag: Flag) -> Callable[[Flags], None]:
+    def take(self: Flags) -> None:
+        self[flag.name] = True
+
+    return take
+
+
+def text(value: str) -> str:
+    """Any text."""
+    return value
+
+
+def duration(value: str) -> float:
+    """A Go duration, in seconds: `4m30s`, `1.5h`, `0`."""
+    if value == "0":
+        return 0.0
+    seconds, at = 0.0, 0
+    while part := _DURATION_PART.match(value, at):
+        seconds += float(part[1]) * _UNITS[part[2]]
+        at = part.end()
+    if not value or at < len(value):
+        raise ValueError("expected a duration such as 4m30s, 15s or 0")
+    return seconds
+
+
+def integer(low: int, high: int = 2**63 - 1) -> Callable[[str], int]:
+    """A parser of whole numbers within bounds."""
+
+    def parse(value: str) -> int:
+        if not re.fullmatch(r"[-+]?[0-9]{1,19}", value) or not low <= int(value) <= high:
+            raise ValueError(f"expected a whole number from {low} to {high}")
+        return int(value)
+
+    return parse
+
+
+def fraction(value: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise ValueError("expected a number from 0 to 1")
+    return number
+
+
+def choice(*words: str) -> Callable[[str], str]:
+    """A parser of one of some words."""
+
+    def parse(value: str) -> str:
+        if value.lower() not in words:
+            raise ValueError(f"expected one of {', '.join(words)}")
+        return value.lower()
+
+    return parse
+
+
+def word_list(value: str) -> list[str]:
+    """A comma-separated list; a word with a comma in it stands in double quotes."""
+    if not value:
+        return []
+    return [word.strip() for word in next(csv.reader([value]))]
+
+
+def pair_list(value: str) -> list[tuple[str, str]]:
+    """A comma-separated list of NAME=VALUE."""
+    pairs = []
+    for word in word_list(value):
+        name, separator, rest = word.partition("=")
+        if not separator or not name:
+            raise ValueError("expected NAME=VALUE, or several with commas between them")
+        pairs.append((name, rest))
+    return pairs
+
+
+def label_list(value: str) -> list[tuple[str, str]]:
+    """A comma-separated list of NAME=VALUE for labels."""
+    pairs = pair_list(value)
+    for name, _ in pairs:
+        label_name(name)
+    return pairs
+
+
+def label_name(value: str) -> str:
+    """A label that may be added or removed."""
+    if not value or value == NAME:
+        raise ValueError(f"expected the name of a label other than {NAME}")
+    return value
+
+
+def selector(value: str) -> Selector:
+    """A PromQL vector selector."""
+    try:
+        return parse_selector(value.strip())
+    except BadInputError as error:
+        raise ValueError(str(error)) from None
+
+
+def read_file(flags: Flags, name: str) -> bytes:
+    """The content of the file that a flag names; raises `UsageError`."""
+    try:
+        return Path(flags[name]).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"--{name} {flags[name]!r}: expected a readable file: {reason}") from None
+
+
+def read_text(flags: Flags, name: str) -> str:
+    """The content of a text file; raises `UsageError`."""
+    try:
+        return read_file(flags, name).decode()
+    except UnicodeDecodeError:
+        raise UsageError(f"--{name} {flags[name]!r}: expected UTF-8 text") from None
+
+
+def read_secret(flags: Flags, name: str) -> str:
+    """A secret, given by its flag or in the file that the flag `NAME-file` names."""
+    file_flag = f"{name}-file"
+    if flags[name] or not flags[file_flag]:
+        return str(flags[name]).strip()
+    secret = read_text(flags, file_flag).strip()
+    if not secret:
+        raise UsageError(
+            f"--{file_flag} {flags[file_flag]!r}: expected a secret, the file is empty"
+        )
+    if not secret.isprintable():
+        raise UsageError(f"--{file_flag} {flags[file_flag]!r}: expected one line of printable text")
+    return secret
+
+
+def read_selectors(flags: Flags, name: str) -> list[Selector]:
+    """The selectors in a file, one a line; raises `UsageError`."""
+    try:
+        return parse_rules(read_text(flags, name))
+    except BadInputError as error:
+        raise UsageError(f"--{name} {flags[name]!r}: {error}") from None
+
+
+LOGGING: Final = (
+    Flag(
+        "log-level",
+        choice("debug", "info", "warn", "error"),
+        "info",
+        "What to log: debug, info, warn or error and above.",
+    ),
+    Flag("verbose", None, False, "The same as --log-level=debug.", short="v"),
+)

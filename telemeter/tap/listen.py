@@ -1,0 +1,50 @@
+"""Where to listen: HOST:PORT, or any of Twisted's endpoint descriptions."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
+from twisted.internet.interfaces import IStreamServerEndpoint
+
+_HOST_PORT = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]+)")
+_ENDPOINT = re.compile(r"(?:tcp|tcp6|ssl|tls|unix|systemd|fd|haproxy)(?::|$)")
+
+#: Makes the endpoint, given a reactor.
+EndpointMaker = Callable[[Any], IStreamServerEndpoint]
+
+
+def listen_address(value: str) -> str:
+    """Check an address; raises ValueError."""
+    endpoint_maker(value)
+    return value
+
+
+def endpoint_maker(value: str) -> EndpointMaker:
+    """What makes the endpoint of an address.
+
+    Raises:
+        ValueError: it is no address.
+    """
+    if _ENDPOINT.match(value):
+        return lambda reactor: serverFromString(reactor, value)
+    parts = _HOST_PORT.fullmatch(value)
+    if parts is None or int(parts["port"]) > 65535:
+        raise ValueError(
+            "expected HOST:PORT such as 0.0.0.0:9003, or an endpoint such as tcp:9003 or "
+            "unix:/run/telemeter.sock"
+        )
+    port, host = int(parts["port"]), parts["six"] or parts["host"]
+    if not host:
+        host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - what ":9003" asks for
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise ValueError(f"the host {host!r} is not known here: {error.strerror}") from None
+    # As the original: an IPv4 address of a name before its IPv6 address.
+    family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    kind = TCP6ServerEndpoint if family == socket.AF_INET6 else TCP4ServerEndpoint
+    return lambda reactor: kind(reactor, port, interface=str(address[0]), backlog=1024)

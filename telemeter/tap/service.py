@@ -1,0 +1,153 @@
+"""What the daemons are made of: listeners, and a parent that starts and stops them in order."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import IServiceCollection, MultiService, Service
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError  # noqa: A004
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IProtocolFactory,
+    IStreamServerEndpoint,
+)
+from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
+from twisted.python.failure import Failure
+from twisted.python.logfile import LogFile
+
+from telemeter.observe.log import make_observer
+from telemeter.tap.flags import Flags
+from telemeter.web.site import Site
+
+log = Logger()
+
+#: For how many seconds a stop waits for the requests that are under way.
+GRACE_SECONDS = 10.0
+
+
+class Daemon(MultiService):
+    """The service of a whole daemon.
+
+    It logs as logfmt, and stops its children one after the other, the last one first: a listener is
+    done with its requests before what answers them goes away.
+    """
+
+    def __init__(self, options: Flags) -> None:
+        super().__init__()
+        self.setName(options.program)
+        self._options = options
+
+    def setServiceParent(self, parent: IServiceCollection) -> None:
+        """Join the application, and be its log observer unless the user chose another."""
+        super().setServiceParent(parent)
+        runner = getattr(self._options, "parent", None) or {}
+        if isinstance(parent, Componentized) and not (runner.get("logger") or runner.get("syslog")):
+            level = "debug" if self._options["verbose"] else self._options["log-level"]
+            parent.setComponent(ILogObserver, make_observer(_log_stream(runner), level))
+
+    def stopService(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        Service.stopService(self)
+        for child in reversed(list(self)):
+            try:
+                await _deferred(child.stopService())
+            except Exception:
+                log.failure("a part of the daemon did not stop as it should")
+
+
+def _deferred(result: Any) -> Deferred[Any]:
+    if isinstance(result, Deferred):
+        return result
+    done: Deferred[Any] = Deferred()
+    done.callback(result)
+    return done
+
+
+def _log_stream(runner: Any) -> Any:
+    """Where twistd was told to log: a file, or standard error."""
+    name = runner.get("logfile")
+    if name and name != "-":
+        return LogFile.fromFullPath(name)
+    if not name and not runner.get("nodaemon", True):
+        return LogFile.fromFullPath("twistd.log")
+    return sys.stderr
+
+
+class Listener(Service):
+    """Serves a site at an address, and lets its requests finish when it stops."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        endpoint: IStreamServerEndpoint,
+        site: Site,
+        factory: IProtocolFactory,
+        *,
+        flag: str,
+        address: str,
+        program: str,
+    ) -> None:
+        self._reactor = reactor
+        self._endpoint = endpoint
+        self._site = site
+        self._factory = factory
+        self._flag = flag
+        self._address = address
+        self._program = program
+        self._port: IListeningPort | None = None
+
+    def privilegedStartService(self) -> None:
+        """Listen; while twistd still has the rights to open low ports."""
+        failures: list[Failure] = []
+        self._endpoint.listen(self._factory).addCallbacks(self._listening, failures.append)
+        if failures:
+            raise SystemExit(f"{self._program}: {self._cannot_listen(failures[0].value)}")
+        super().privilegedStartService()
+
+    def _listening(self, port: IListeningPort) -> None:
+        self._port = port
+        host = port.getHost()
+        where = str(host)
+        if isinstance(host, IPv4Address | IPv6Address):
+            where = f"{host.host}:{host.port}"
+        log.info("listening", flag=f"--{self._flag}", address=where)
+
+    def _cannot_listen(self, error: BaseException | None) -> str:
+        reason = error.socketError if isinstance(error, CannotListenError) else error
+        return f"--{self._flag} {self._address!r}: cannot listen there: {reason}"
+
+    def stopService(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        await _deferred(super().stopService())
+        if self._port is None:
+            return
+        await _deferred(self._port.stopListening())
+        try:
+            await self._site.drain().addTimeout(GRACE_SECONDS, self._reactor)
+        except (TimeoutError, CancelledError):
+            log.warn(
+                "requests were still under way when the time to stop was over",
+                requests=len(self._site.active),
+                seconds=GRACE_SECONDS,
+            )
+        self._site.abort()
+
+
+class OnStop(Service):
+    """Calls something when the daemon stops: the last child is the first to know."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._call = call
+
+    def stopService(self) -> Any:
+        super().stopService()
+        return self._call()

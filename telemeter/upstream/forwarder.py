@@ -1,0 +1,135 @@
+"""Remote write to the upstream: specification section 6.
+
+Protocol: https://prometheus.io/docs/specs/prw/remote_write_spec/
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Histogram
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionClosed
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.web._newclient import RequestTransmissionFailed
+from twisted.web.client import ResponseNeverReceived
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IResponse
+
+from telemeter.metrics.compression import compress_block
+from telemeter.net.body import BytesBody, read_body
+from telemeter.net.client import USER_AGENT
+from telemeter.net.errors import explain
+from telemeter.net.url import split_credentials
+
+SAMPLES = Counter(
+    "telemeter_v1_forward_samples_total", "Samples of /upload that the upstream accepted."
+)
+REQUESTS = Counter(
+    "telemeter_v1_forward_requests_total",
+    "Uploads by what became of them: success and error say what the upstream answered, "
+    "telemeter_error that the upload could not be converted.",
+    ["result"],
+)
+DURATION = Histogram(
+    "telemeter_v1_forward_request_duration_seconds",
+    "How long the upstream took to answer, by its status.",
+    ["status_code"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+for _result in ("success", "error", "telemeter_error"):
+    REQUESTS.labels(_result)
+
+_TIMEOUT = 5.0
+_ANSWER_LIMIT = 4096
+_SHOWN = 500
+
+log = Logger()
+
+
+class ForwardError(Exception):
+    """The upstream did not take the samples.
+
+    Attributes:
+        status: what to answer the sender.
+        retry_after: the upstream's own Retry-After header, if it sent one.
+    """
+
+    def __init__(self, status: int, reason: str, retry_after: str | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class Forwarder:
+    """Sends remote-write requests over pooled connections."""
+
+    def __init__(self, agent: IAgent, clock: IReactorTime, url: str, tenant: str) -> None:
+        self._agent = agent
+        self._clock = clock
+        bare, credentials = split_credentials(url)
+        self._url = bare.encode("ascii")
+        self._headers = Headers(
+            {
+                "Content-Type": ["application/x-protobuf"],
+                "Content-Encoding": ["snappy"],
+                "X-Prometheus-Remote-Write-Version": ["0.1.0"],
+                "User-Agent": [USER_AGENT],
+                "THANOS-TENANT": [tenant],
+            }
+        )
+        if credentials:
+            self._headers.setRawHeaders("Authorization", [credentials])
+
+    async def forward(self, payload: bytes, samples: int) -> None:
+        """Send an encoded `WriteRequest`; returns when the upstream has accepted it.
+
+        Args:
+            payload: the request, not compressed.
+            samples: how many samples it holds.
+
+        Raises:
+            ForwardError: it was not accepted.
+        """
+        try:
+            await self._send(compress_block(payload))
+        except ForwardError:
+            REQUESTS.labels("error").inc()
+            raise
+        REQUESTS.labels("success").inc()
+        SAMPLES.inc(samples)
+
+    async def _send(self, body: bytes) -> None:
+        began = self._clock.seconds()
+        exchange = Deferred.fromCoroutine(self._exchange(body))
+        try:
+            response, text = await exchange.addTimeout(_TIMEOUT, self._clock)
+        except Exception as error:
+            log.warn("the upstream did not answer", reason=explain(error))
+            raise ForwardError(502, "the upstream did not answer") from error
+        DURATION.labels(str(response.code)).observe(self._clock.seconds() - began)
+        if not 200 <= response.code < 300:
+            log.warn(
+                "the upstream refused",
+                status=response.code,
+                answer=text[:_SHOWN].decode("utf-8", "replace"),
+            )
+            retry_after = response.headers.getRawHeaders("Retry-After") or [None]
+            raise ForwardError(
+                response.code,
+                f"the upstream refused the samples with status {response.code}",
+                retry_after[0],
+            )
+
+    async def _exchange(self, body: bytes) -> tuple[IResponse, bytes]:
+        try:
+            response = await self._post(body)
+        except (ResponseNeverReceived, RequestTransmissionFailed) as error:
+            # A pooled connection may be closed by the upstream just as it is used again. Sending
+            # the same samples twice does no harm, so this is worth a second try.
+            if not any(reason.check(ConnectionClosed) for reason in error.reasons):
+                raise
+            response = await self._post(body)
+        return response, await read_body(response, _ANSWER_LIMIT, truncate=True)
+
+    def _post(self, body: bytes) -> Deferred[IResponse]:
+        return self._agent.request(b"POST", self._url, self._headers, BytesBody(body))

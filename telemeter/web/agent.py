@@ -1,0 +1,39 @@
+"""What the agent's own listener adds: /federate and /-/reload."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from twisted.web.iweb import IRequest
+
+from telemeter.metrics.exposition import render_text
+from telemeter.metrics.family import TEXT_CONTENT_TYPE, Family
+from telemeter.web.refused import Refused
+from telemeter.web.routing import Route
+
+
+def federate_route(last: Callable[[], Sequence[Family]]) -> Route:
+    """/federate: what was sent last, in the text format."""
+
+    def federate(request: IRequest) -> bytes:
+        request.setHeader("Content-Type", f"{TEXT_CONTENT_TYPE}; charset=utf-8")
+        return render_text(last()).encode()
+
+    return Route("/federate", federate)
+
+
+def reload_route(reload: Callable[[], None]) -> Route:
+    """POST /-/reload: read all files again.
+
+    Args:
+        reload: does it; raises ValueError with the reason why the old configuration stays.
+    """
+
+    def post(request: IRequest) -> bytes:
+        try:
+            reload()
+        except ValueError as error:
+            raise Refused(500, f"not reloaded, the old configuration stays: {error}") from None
+        return b"reloaded\n"
+
+    return Route("/-/reload", post, ("POST",))

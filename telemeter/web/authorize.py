@@ -1,0 +1,128 @@
+"""POST /authorize: a cluster's bearer token for a short-lived JWT (specification section 3)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from urllib.parse import parse_qsl
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.web.iweb import IRequest
+
+from telemeter.auth.authorizer import Authorizer, RefusedError, UnavailableError
+from telemeter.auth.token import TokenIssuer
+from telemeter.web.credentials import bearer_token
+from telemeter.web.refused import Refused
+from telemeter.web.routing import Route
+from telemeter.web.site import admit, internal_error, note
+
+_BODY_LIMIT = 4 * 1024
+_MAX_FIELDS = 100
+_BUSY_SECONDS = 300
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_FORM = "application/x-www-form-urlencoded"
+
+log = Logger()
+
+
+class _Form:
+    """Takes the body of a request, which may be a form."""
+
+    def __init__(self, length: int | None, *, wanted: bool) -> None:
+        if length is not None and length > _BODY_LIMIT:
+            raise _too_long(length)
+        self._wanted = wanted
+        self._size = 0
+        self.data = b""
+
+    def write(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > _BODY_LIMIT:
+            raise _too_long(self._size)
+        if self._wanted:
+            self.data += data
+
+    def abandoned(self) -> None:
+        """There is nothing to undo."""
+
+
+def _too_long(size: int) -> Refused:
+    return Refused(400, f"the body may have {_BODY_LIMIT} bytes, it has {size} or more")
+
+
+class Authorize:
+    """The endpoint."""
+
+    def __init__(
+        self,
+        authorizer: Authorizer,
+        issuer: TokenIssuer,
+        clock: IReactorTime,
+        partition_label: str,
+        required_labels: Mapping[str, str],
+    ) -> None:
+        self._authorizer = authorizer
+        self._issuer = issuer
+        self._clock = clock
+        self._partition_label = partition_label
+        self._required_labels = dict(required_labels)
+
+    def route(self) -> Route:
+        return Route("/authorize", self.post, ("POST",), "authorize", self.gate)
+
+    def gate(self, request: IRequest, length: int | None) -> _Form:
+        """Take a short body; without credentials not even that is kept."""
+        return _Form(length, wanted=request.getHeader("Authorization") is not None)
+
+    async def post(self, request: IRequest) -> bytes:
+        form = admit(request, self.gate)
+        cluster = _cluster_id(request, form.data)
+        note(request, cluster=cluster)
+        token = bearer_token(request)
+        account = await self._account(token, cluster)
+        labels = {self._partition_label: cluster, **self._required_labels}
+        answer = {
+            "version": 1,
+            "token": self._issuer.issue(account, labels, self._clock.seconds()),
+            "expiresInSeconds": self._issuer.lifetime,
+            "labels": labels,
+        }
+        request.setHeader("Content-Type", "application/json")
+        request.setHeader("Cache-Control", "no-store")
+        return json.dumps(answer).encode()
+
+    async def _account(self, token: str, cluster: str) -> str:
+        try:
+            return await self._authorizer.authorize(token, cluster)
+        except RefusedError as error:
+            headers = {"Retry-After": str(_BUSY_SECONDS)} if error.status == 429 else {}
+            raise Refused(error.status, error.reason, headers) from None
+        except UnavailableError as error:
+            raise internal_error(detail=str(error)) from None
+
+
+def _cluster_id(request: IRequest, body: bytes) -> str:
+    """The parameter `id`, from the form before the query."""
+    fields = []
+    content_type = (request.getHeader("Content-Type") or "").partition(";")[0].strip().lower()
+    if content_type == _FORM:
+        fields += _parse_form(body, "the form")
+    fields += _parse_form(request.uri.partition(b"?")[2], "the query")
+    cluster = next((value for name, value in fields if name == "id"), "")
+    if not cluster:
+        raise Refused(
+            400, "the parameter 'id' must be given, in the URL's query or in a url-encoded form"
+        )
+    return cluster
+
+
+def _parse_form(data: bytes, what: str) -> list[tuple[str, str]]:
+    try:
+        text = data.decode("utf-8")
+        if _BAD_ESCAPE.search(text) or ";" in text:
+            raise ValueError("a malformed escape or a semicolon")
+        return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=_MAX_FIELDS)
+    except ValueError as error:
+        raise Refused(400, f"{what} cannot be parsed: {error}") from None

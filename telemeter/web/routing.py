@@ -1,0 +1,82 @@
+"""Routes: one table that both Klein and the site's gates read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from klein import Klein
+from twisted.python.failure import Failure
+from twisted.web.iweb import IRequest
+from twisted.web.resource import IResource
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from telemeter.web.refused import Refused
+from telemeter.web.site import (
+    Gate,
+    Site,
+    answer_failure,
+    answer_refused,
+    method_not_allowed,
+    not_found,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One path.
+
+    Attributes:
+        path: the path, as `/upload`.
+        handler: answers a request; may be a coroutine function, and may raise `Refused`.
+        methods: the methods it takes.
+        name: the value of the label `handler` in the metrics; empty: not counted.
+        gate: decides on the headers; None for routes that ignore bodies.
+        branch: whether everything below the path belongs to it; for the path / only.
+    """
+
+    path: str
+    handler: Callable[[IRequest], Any]
+    methods: tuple[str, ...] = ("GET", "HEAD")
+    name: str = ""
+    gate: Gate | None = None
+    branch: bool = False
+
+
+def make_resource(routes: Iterable[Route]) -> IResource:
+    """A Klein resource that serves routes, and answers everything else in plain text."""
+    app = Klein()
+    app.url_map.merge_slashes = False
+    for route in routes:
+        app.route(
+            route.path, methods=list(route.methods), endpoint=route.path, branch=route.branch
+        )(lambda request, *_, handler=route.handler: handler(request))
+
+    @app.handle_errors(Refused)
+    def refused(request: IRequest, failure: Failure) -> bytes:
+        return answer_refused(request, failure.value)  # type: ignore[arg-type]
+
+    @app.handle_errors(HTTPException)
+    def routing_failed(request: IRequest, failure: Failure) -> bytes:
+        error = failure.value
+        if isinstance(error, MethodNotAllowed):
+            return answer_refused(
+                request, method_not_allowed(tuple(sorted(error.valid_methods or ())))
+            )
+        return answer_refused(request, not_found())
+
+    @app.handle_errors(Exception)
+    def failed(request: IRequest, failure: Failure) -> bytes:
+        return answer_failure(request, failure)
+
+    resource: IResource = app.resource()
+    return resource
+
+
+def make_site(routes: Iterable[Route], reactor: Any) -> Site:
+    """A site that serves routes."""
+    table = list(routes)
+    by_path = {route.path.encode(): route for route in table}
+    rest = next((route for route in table if route.branch), None)
+    return Site(make_resource(table), by_path, reactor, rest)

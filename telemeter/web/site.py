@@ -1,0 +1,453 @@
+"""The HTTP site: decides on a request's headers before its body is held.
+
+Twisted reads a request's body whole before a resource sees the request. Here a route may have a
+gate, which is asked as soon as the headers are there. It admits the request, and then takes the
+body piece by piece; or it refuses, and then the answer goes out at once and the body is thrown away
+as it arrives. So nobody makes the server hold a body that it has not agreed to.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from typing import Any, Final, Protocol, TypeVar
+from urllib.parse import unquote_to_bytes
+
+from prometheus_client import Counter, Histogram
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger, LogLevel
+from twisted.python.failure import Failure
+from twisted.web import server
+from twisted.web.http import HTTPChannel, datetimeToString
+from twisted.web.iweb import IRequest
+from twisted.web.resource import IResource
+
+from telemeter.web.refused import Refused
+
+REQUESTS = Counter(
+    "http_requests_total", "Requests by handler, method and status.", ["code", "handler", "method"]
+)
+DURATION = Histogram(
+    "http_request_duration_seconds",
+    "How long requests took, from their headers to the end of the answer.",
+    ["code", "handler", "method"],
+)
+SIZE = Histogram(
+    "http_request_size_bytes",
+    "The size of the bodies of requests, as they arrived.",
+    ["code", "handler", "method"],
+    buckets=(1024, 8192, 65536, 262144, 524288, 1048576, 2097152),
+)
+
+TEXT: Final = "text/plain; charset=utf-8"
+#: How many bytes of a body nobody wants are read, for the sender to see the answer.
+_DRAIN_BYTES = 16 << 20
+#: For how many seconds.
+_DRAIN_SECONDS = 10.0
+#: The largest body that a route without a gate ignores.
+_IGNORED_BODY = 65536
+#: For how many seconds a connection may be silent.
+_IDLE_SECONDS = 60
+_CLIENT_WENT_AWAY = 499
+_METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE"))
+
+log = Logger()
+
+
+class Admission(Protocol):
+    """A request that was admitted by its headers, and takes its body."""
+
+    def write(self, data: bytes) -> None:
+        """Take a piece of the body.
+
+        Raises:
+            Refused: the body is too long, say.
+        """
+
+    def abandoned(self) -> None:
+        """The sender went away before the body was complete: undo what admitting it did."""
+
+
+class Gate(Protocol):
+    """Decides on a request by its headers."""
+
+    def __call__(self, request: IRequest, length: int | None) -> Admission:
+        """Admit a request.
+
+        Args:
+            request: with its headers; its body is not there yet.
+            length: of the body in bytes; None if the sender does not say.
+
+        Raises:
+            Refused: it is not admitted.
+        """
+        ...
+
+
+class SiteRoute(Protocol):
+    """What the site needs to know of a route."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def methods(self) -> tuple[str, ...]: ...
+    @property
+    def gate(self) -> Gate | None: ...
+
+
+_Admitted = TypeVar("_Admitted", bound=Admission)
+
+
+def admit(request: IRequest, gate: Callable[[IRequest, int | None], _Admitted]) -> _Admitted:
+    """The admission of a request whose body is complete.
+
+    The site has asked the gate already, unless there was no body to guard against (or another site
+    serves the resource, as in tests); then the gate is asked now.
+    """
+    admission: _Admitted | None = getattr(request, "admission", None)
+    if admission is None:
+        body = request.content.read()
+        admission = gate(request, len(body))
+        admission.write(body)
+    return admission
+
+
+def note(request: IRequest, **fields: object) -> None:
+    """Remember something about a request for its line in the log."""
+    notes: dict[str, object] | None = getattr(request, "notes", None)
+    if notes is not None:
+        notes.update(fields)
+
+
+def answer_refused(request: IRequest, refused: Refused) -> bytes:
+    """Fill in an answer from a refusal, and return its body."""
+    note(request, reason=refused.reason)
+    if refused.detail:
+        note(request, detail=refused.detail)
+    request.setResponseCode(refused.status)
+    request.setHeader("Content-Type", TEXT)
+    for name, value in refused.headers.items():
+        request.setHeader(name, value)
+    return refused.reason.encode() + b"\n"
+
+
+def answer_failure(request: IRequest, failure: Failure) -> bytes:
+    """Answer that something of ours broke: a number for the client, the details for the log."""
+    number = random.getrandbits(63)
+    log.failure("internal server error", failure, requestid=number)
+    return answer_refused(request, internal_error(number))
+
+
+def internal_error(number: int | None = None, detail: str = "") -> Refused:
+    """The refusal that tells the client nothing but a number to ask about."""
+    if number is None:
+        number = random.getrandbits(63)
+    return Refused(
+        500, f"Internal server error, requestid={number}", detail=f"{detail} requestid={number}"
+    )
+
+
+class Request(server.Request):
+    """A request whose body goes to its admission, not to a buffer."""
+
+    site: Site
+    channel: Channel
+    admission: Admission | None = None
+    defaultContentType = TEXT.encode()
+
+    def __init__(self, channel: HTTPChannel, *args: Any, **kwargs: Any) -> None:
+        super().__init__(channel, *args, **kwargs)
+        self.notes: dict[str, object] = {}
+        self.route: SiteRoute | None = None
+        self.body_size = 0
+        self._complete = False
+        self._refused = False
+        self._began = 0.0
+
+    def parseCookies(self) -> None:
+        """No route uses cookies."""
+
+    def gotLength(self, length: int | None) -> None:
+        """The headers are complete: decide whether a body may come."""
+        self.site = self.channel.site
+        self._began = self.site.reactor.seconds()
+        self.site.active.add(self)
+        self.content = BytesIO()
+        self._set_line(*self.channel.request_line())
+        self.route = self.site.routes.get(unquote_to_bytes(self.path), self.site.rest)
+        if length == 0:
+            return  # nothing to hold: the resource answers, refusals included
+        try:
+            self.admission = self._ask_gate(length)
+        except Refused as refused:
+            self._refuse_early(refused)
+
+    def _set_line(self, method: bytes, uri: bytes, version: bytes) -> None:
+        self.method, self.uri, self.clientproto = method, uri, version
+        path, _, _ = uri.partition(b"?")
+        if not path.startswith(b"/") and b"://" in path:  # the absolute form, as proxies send it
+            path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
+        self.path = path
+        self.args = {}
+
+    def _ask_gate(self, length: int | None) -> Admission | None:
+        if self.route is None:
+            raise not_found()
+        if self.method.decode("latin-1") not in self.route.methods:
+            raise method_not_allowed(self.route.methods)
+        if self.route.gate is None:
+            return None
+        return self.route.gate(self, length)
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """A piece of the body."""
+        self.body_size += len(data)
+        if self._refused:
+            return
+        try:
+            if self.admission is not None:
+                self.admission.write(data)
+            elif self.body_size > _IGNORED_BODY:
+                raise Refused(413, "no body is expected here")
+        except Refused as refused:
+            self._refuse_early(refused)
+
+    def _refuse_early(self, refused: Refused) -> None:
+        """Answer now, though the body is still to come."""
+        self._refused = True
+        self.requestHeaders.removeHeader("Expect")  # no "100 Continue" behind the answer
+        self.channel.drain()
+        self._set_default_headers()
+        self.setHeader("Connection", "close")
+        body = answer_refused(self, refused)
+        self.setHeader("Content-Length", str(len(body)))
+        self.write(body)
+        self.finish()
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """The request is complete: let the resource answer it."""
+        self._complete = True
+        self.process()
+
+    def process(self) -> None:
+        self._set_default_headers()
+        self.prepath = []
+        self.postpath = unquote_to_bytes(self.path)[1:].split(b"/")
+        try:
+            self.render(self.site.resource)
+        except BaseException:
+            self.processingFailed(Failure())
+
+    def _set_default_headers(self) -> None:
+        self.setHeader("Server", "telemeter")
+        self.setHeader("Date", datetimeToString())
+        self.setHeader("X-Content-Type-Options", "nosniff")
+        if self.site.stopping:
+            self.setHeader("Connection", "close")
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        if not self.startedWriting:
+            body = answer_failure(self, reason)
+            self.setHeader("Content-Length", str(len(body)))
+            self.write(body)
+        self.finish()
+        return reason
+
+    def getRequestHostname(self) -> bytes:
+        """One name for all: no route depends on the Host header, which may hold anything."""
+        return b"telemeter"
+
+    def finish(self) -> None:
+        self._account(self.code)
+        super().finish()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if not self._complete and self.admission is not None and not self._refused:
+            self.admission.abandoned()
+        self._account(_CLIENT_WENT_AWAY)
+        super().connectionLost(reason)
+
+    def _account(self, code: int) -> None:
+        """Count and log the request, once."""
+        if self not in self.site.active:
+            return
+        self.site.active.discard(self)
+        took = self.site.reactor.seconds() - self._began
+        if self.route is not None and self.route.name:
+            method = self.method.decode().lower() if self.method in _METHODS else "unknown"
+            labels = (str(code), self.route.name, method)
+            REQUESTS.labels(*labels).inc()
+            DURATION.labels(*labels).observe(took)
+            SIZE.labels(*labels).observe(self.body_size)
+        log.emit(
+            _level_of(code),
+            "request",
+            method=self.method.decode("latin-1"),
+            path=self.path.decode("latin-1"),
+            status=code,
+            seconds=f"{took:.4f}",
+            bytes=self.body_size,
+            peer=getattr(self.client, "host", ""),
+            **self.notes,
+        )
+        self.site.request_done()
+
+
+def _level_of(code: int) -> Any:
+    if code >= 500 and code != _CLIENT_WENT_AWAY:
+        return LogLevel.warn
+    return LogLevel.info if code >= 400 else LogLevel.debug
+
+
+def not_found() -> Refused:
+    """The refusal of a path that nothing is at."""
+    return Refused(404, "not found")
+
+
+def method_not_allowed(methods: tuple[str, ...]) -> Refused:
+    """The refusal of a method that a path does not take."""
+    allowed = ", ".join(methods)
+    return Refused(405, f"this path takes {allowed} only", {"Allow": allowed})
+
+
+class Channel(HTTPChannel):
+    """A connection. It can go on reading a body that nobody wants, for a while.
+
+    Closing at once would reset the connection while the sender is still writing, and the sender
+    would see the reset instead of the answer.
+    """
+
+    site: Site
+    factory: Site
+    transport: Any
+    requestFactory = Request
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._drained: int | None = None
+        self._drain_end: IDelayedCall | None = None
+
+    def connectionMade(self) -> None:
+        self.site = self.factory
+        self.site.channels.add(self)
+        super().connectionMade()
+
+    def request_line(self) -> tuple[bytes, bytes, bytes]:
+        """The method, URI and version of the request whose headers are complete.
+
+        Twisted tells a request these only together with its whole body.
+        """
+        return self._command, self._path, self._version
+
+    def drain(self) -> None:
+        """From now on, read and forget; then close."""
+        self.persistent = 0
+        self._drained = 0
+        self._drain_end = self.site.reactor.callLater(
+            _DRAIN_SECONDS, self.transport.abortConnection
+        )
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._drained is not None:
+            self._drained += len(data)
+            if self._drained > _DRAIN_BYTES:
+                self.transport.abortConnection()
+                return
+        super().dataReceived(data)
+
+    def requestDone(self, request: Request) -> None:
+        if self._drained is None:
+            super().requestDone(request)
+        else:
+            self.requests.remove(request)
+
+    def allContentReceived(self) -> None:
+        if self._drained is None:
+            super().allContentReceived()
+        else:
+            self.loseConnection()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        if self._drained is None:
+            super()._respondToBadRequestAndDisconnect()
+        else:  # the answer has gone out already
+            self.loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.site.channels.discard(self)
+        if self._drain_end is not None and self._drain_end.active():
+            self._drain_end.cancel()
+        super().connectionLost(reason)
+
+    def stop(self) -> None:
+        """Close, after the request that is being answered, if there is one."""
+        self.persistent = 0
+        if not self.requests:
+            self.loseConnection()
+
+
+class Site(server.Site):
+    """Serves a resource to guarded requests.
+
+    Attributes:
+        routes: by path, without the query.
+        rest: the route of all other paths, if there is one.
+        active: the requests that are under way.
+        channels: the connections that are open.
+        stopping: whether no more requests are wanted.
+    """
+
+    protocol = Channel  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        resource: IResource,
+        routes: Mapping[bytes, SiteRoute],
+        reactor: Any,
+        rest: SiteRoute | None = None,
+    ) -> None:
+        super().__init__(resource, requestFactory=Request, timeout=_IDLE_SECONDS, reactor=reactor)
+        self.routes = routes
+        self.rest = rest
+        self.active: set[Request] = set()
+        self.channels: set[Channel] = set()
+        self.stopping = False
+        self._idle: list[Deferred[None]] = []
+
+    def startFactory(self) -> None:
+        """No access log in Apache's format: requests log themselves."""
+
+    def stopFactory(self) -> None:
+        """See `startFactory`."""
+
+    def log(self, request: Any) -> None:
+        """See `startFactory`."""
+
+    def drain(self) -> Deferred[None]:
+        """Take no more requests; fires when those under way are answered."""
+        self.stopping = True
+        for channel in list(self.channels):
+            channel.stop()
+        if not self.active:
+            return succeed(None)
+        waiting: Deferred[None] = Deferred(self._idle_cancelled)
+        self._idle.append(waiting)
+        return waiting
+
+    def _idle_cancelled(self, waiting: Deferred[None]) -> None:
+        self._idle.remove(waiting)
+
+    def request_done(self) -> None:
+        """A request is not under way any more."""
+        if self.stopping and not self.active:
+            waiting, self._idle = self._idle, []
+            for deferred in waiting:
+                deferred.callback(None)
+
+    def abort(self) -> None:
+        """Close all connections at once."""
+        for channel in list(self.channels):
+            channel.transport.abortConnection()

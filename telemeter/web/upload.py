@@ -1,0 +1,244 @@
+"""POST /upload: metric families from an agent (specification section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from io import BytesIO
+from typing import Any, Final, TypeAlias
+
+from prometheus_client import Counter
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.iweb import IRequest
+
+from telemeter.auth.bearer import NotAuthorizedError
+from telemeter.auth.token import Client, TokenVerifier
+from telemeter.metrics.compression import decompress_framed, max_framed_size
+from telemeter.metrics.errors import BadInputError, TooLargeError
+from telemeter.metrics.format import EXPECTED, Decoder, decoder_for
+from telemeter.metrics.upload import Converted, UploadRules, convert_upload
+from telemeter.upstream import forwarder
+from telemeter.upstream.forwarder import Forwarder, ForwardError
+from telemeter.web.credentials import bearer_token, unauthorized
+from telemeter.web.ratelimit import RateLimitedError, RateLimiter, Slot
+from telemeter.web.refused import Refused
+from telemeter.web.routing import Route
+from telemeter.web.site import admit, note
+
+RECEIVED = Counter("telemeter_v1_received_samples_total", "Metrics that valid uploads held.")
+OVERWRITTEN = Counter(
+    "telemeter_overwritten_timestamps_total",
+    "Timestamps of /upload, all of which are overwritten, by where they lay: within 5 minutes of "
+    "now is present.",
+    ["tense"],
+)
+FUTURE = Counter(
+    "telemeter_v1_forward_overwritten_timestamps_total",
+    "Timestamps of /upload that lay after now, by any amount, and were overwritten.",
+)
+DROPPED = Counter(
+    "telemeter_elide_transform_dropped_total", "Metrics of /upload that no whitelist rule allowed."
+)
+DUPLICATES = Counter(
+    "telemeter_v1_forward_duplicate_series_total",
+    "Series of /upload left out because an earlier one of the same upload had the same labels.",
+)
+for _tense in ("past", "present", "future"):
+    OVERWRITTEN.labels(_tense)
+
+#: Calls a function with arguments where it does not keep the reactor from its work.
+Runner: TypeAlias = Callable[..., Awaitable[Any]]
+
+#: Bodies of up to so many bytes are converted at once: handing them to a thread costs more.
+_SMALL_BODY: Final = 4096
+
+
+class Upload:
+    """An upload whose sender is known: takes the body."""
+
+    def __init__(self, client: Client, cluster: str, slot: Slot) -> None:
+        self.client = client
+        self.cluster = cluster
+        self.slot = slot
+        self.decode: Decoder
+        self.is_compressed = False
+        self._limit = 0
+        self._room = 0
+        self._body = BytesIO()
+
+    def expect(
+        self, content_type: str | None, encoding: str, length: int | None, limit: int
+    ) -> None:
+        """Learn from the headers what body will come.
+
+        Raises:
+            Refused: 415 for a type or an encoding that we do not speak, 413 for a length that is
+                over the limit.
+        """
+        decode = decoder_for(content_type or "")
+        if decode is None:
+            raise Refused(415, f"expected Content-Type {EXPECTED}; saw {content_type or 'none'}")
+        if encoding not in ("", "identity", "snappy"):
+            raise Refused(415, f"expected Content-Encoding snappy (framed) or none; saw {encoding}")
+        self.decode = decode
+        self.is_compressed = encoding == "snappy"
+        self._limit = limit
+        self._room = max_framed_size(limit) if self.is_compressed else limit
+        if length is not None:
+            self._check(length)
+
+    def write(self, data: bytes) -> None:
+        self._body.write(data)
+        self._check(self._body.tell())
+
+    def abandoned(self) -> None:
+        self.slot.give_back()
+
+    def _check(self, size: int) -> None:
+        if size >= self._room:
+            what = "compressed bytes" if self.is_compressed else "bytes"
+            raise too_large("--limit-bytes", self._limit, f"{size} {what} or more")
+
+    @property
+    def body(self) -> bytes:
+        """The body as it arrived."""
+        return self._body.getvalue()
+
+
+def too_large(flag: str, limit: int, seen: str) -> Refused:
+    """The refusal of a body that is over the limit of a flag."""
+    return Refused(413, f"the body must be under {limit} bytes ({flag}), it has {seen}")
+
+
+class UploadEndpoint:
+    """The endpoint."""
+
+    def __init__(
+        self,
+        verifier: TokenVerifier,
+        limiter: RateLimiter,
+        rules: UploadRules,
+        upstream: Forwarder | None,
+        clock: IReactorTime,
+        run: Runner,
+        *,
+        partition_label: str,
+        limit_bytes: int,
+    ) -> None:
+        """Make the endpoint.
+
+        Args:
+            verifier: checks the agents' tokens.
+            limiter: allows a cluster one upload per interval.
+            rules: what is done with every upload.
+            upstream: takes what is left; None: nothing is configured, so uploads get 502.
+            clock: tells the time.
+            run: runs the conversion of a body.
+            partition_label: the label that tells clusters apart.
+            limit_bytes: the limit of a decompressed body.
+        """
+        self._verifier = verifier
+        self._limiter = limiter
+        self._rules = rules
+        self._upstream = upstream
+        self._clock = clock
+        self._run = run
+        self._partition_label = partition_label
+        self._limit = limit_bytes
+
+    def route(self) -> Route:
+        return Route("/upload", self.post, ("POST",), "upload", self.gate)
+
+    def gate(self, request: IRequest, length: int | None) -> Upload:
+        """Steps 1 and 2: who is it, and is it its turn? Then what the headers say of the body."""
+        now = self._clock.seconds()
+        try:
+            client = self._verifier.verify(bearer_token(request), now)
+        except NotAuthorizedError as error:
+            raise unauthorized(error) from None
+        cluster = client.labels.get(self._partition_label, "")
+        if not cluster:
+            raise Refused(
+                401,
+                f"Not authorized: the token carries no label {self._partition_label}, "
+                "which this server tells clusters apart by; ask /authorize for a new one",
+            )
+        note(request, cluster=cluster)
+        try:
+            slot = self._limiter.take(cluster, now)
+        except RateLimitedError as error:
+            raise Refused(
+                429,
+                f"cluster {cluster} has uploaded less than the interval of --ratelimit ago; "
+                f"retry after {error.retry_after} seconds",
+                {"Retry-After": str(error.retry_after)},
+            ) from None
+        upload = Upload(client, cluster, slot)
+        encoding = (request.getHeader("Content-Encoding") or "").strip().lower()
+        upload.expect(request.getHeader("Content-Type"), encoding, length, self._limit)
+        return upload
+
+    async def post(self, request: IRequest) -> bytes:
+        """Steps 3 to 10."""
+        upload = admit(request, self.gate)
+        converted = await self._converted(upload)
+        note(
+            request,
+            received=converted.received,
+            forwarded=converted.series,
+            dropped=converted.dropped,
+        )
+        if converted.series:
+            try:
+                await self._forward(converted)
+            except Exception:
+                upload.slot.give_back()
+                raise
+        return b""
+
+    async def _converted(self, upload: Upload) -> Converted:
+        body = upload.body
+        now_ms = int(self._clock.seconds() * 1000)
+        arguments = (body, upload, self._rules, self._limit, now_ms)
+        try:
+            if len(body) <= _SMALL_BODY:
+                converted = convert(*arguments)
+            else:
+                converted = await self._run(convert, *arguments)
+        except TooLargeError as error:
+            raise too_large("--limit-bytes", error.limit, f"{error.seen} bytes: {error}") from None
+        except BadInputError as error:
+            forwarder.REQUESTS.labels("telemeter_error").inc()
+            raise Refused(400, str(error)) from None
+        _count(converted)
+        return converted
+
+    async def _forward(self, converted: Converted) -> None:
+        if self._upstream is None:
+            raise Refused(502, "this server has nowhere to forward samples to (--forward-url)")
+        try:
+            await self._upstream.forward(converted.payload, converted.series)
+        except ForwardError as error:
+            headers = {"Retry-After": error.retry_after} if error.retry_after else {}
+            raise Refused(error.status, str(error), headers) from None
+
+
+def convert(body: bytes, upload: Upload, rules: UploadRules, limit: int, now_ms: int) -> Converted:
+    """Steps 3 to 9, which need nothing but the processor.
+
+    Raises:
+        BadInputError: the upload is refused.
+    """
+    if upload.is_compressed:
+        body = decompress_framed(body, limit)
+    labels: Mapping[str, str] = upload.client.labels
+    return convert_upload(body, upload.decode, labels, rules, now_ms)
+
+
+def _count(converted: Converted) -> None:
+    RECEIVED.inc(converted.received)
+    DROPPED.inc(converted.dropped)
+    DUPLICATES.inc(converted.duplicates)
+    FUTURE.inc(converted.overwritten_future)
+    OVERWRITTEN.labels("past").inc(converted.past)
+    OVERWRITTEN.labels("present").inc(converted.present)
+    OVERWRITTEN.labels("future").inc(converted.future)
