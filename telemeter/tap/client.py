@@ -44,17 +44,20 @@ from telemeter.tap.flags import (
     read_selectors,
     selector,
     text,
+    tracing_flags,
+    warn_of_tracing,
     word_list,
 )
 from telemeter.tap.listen import endpoint_maker, listen_address
 from telemeter.tap.service import Daemon, Listener
 from telemeter.web.agent import federate_route, reload_route
+from telemeter.web.debug import debug_routes
 from telemeter.web.health import Health, index_route, metrics_route
 from telemeter.web.routing import make_site
 
 log = Logger()
 
-PATHS = ("/", "/metrics", "/healthz", "/healthz/ready", "/federate", "/-/reload")
+PATHS = ("/", "/metrics", "/debug/", "/healthz", "/healthz/ready", "/federate", "/-/reload")
 _SHORTEST_TIMEOUT = 10.0
 _DEFAULT_MATCH = '{__name__="up"}'
 
@@ -101,6 +104,8 @@ class Options(Flags):
         Flag(
             "from-ca-file",
             text,
+            tracing_flags,
+            warn_of_tracing,
             "",
             "File with CA certificates (PEM) to trust for --from, in addition to the system's.",
         ),
@@ -109,6 +114,8 @@ class Options(Flags):
         Flag(
             "id",
             text,
+            tracing_flags,
+            warn_of_tracing,
             "",
             "The cluster's identifier. The server labels all its metrics with it, so it should be "
             "unique and hard to guess, such as a UUID.",
@@ -154,6 +161,8 @@ class Options(Flags):
         Flag(
             "match-file",
             text,
+            tracing_flags,
+            warn_of_tracing,
             "",
             "File with more of them, one a line; blank lines and lines starting with # are "
             "ignored.",
@@ -183,6 +192,8 @@ class Options(Flags):
         Flag(
             "anonymize-salt",
             text,
+            tracing_flags,
+            warn_of_tracing,
             "",
             "A secret that nobody can guess, to salt the hashes with.",
             secret=True,
@@ -196,6 +207,7 @@ class Options(Flags):
             "the labels that the server would ask for are not there.",
         ),
         *LOGGING,
+        *tracing_flags("telemeter-client"),
     )
 
     def check(self) -> None:
@@ -363,6 +375,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
                 index_route(PATHS),
                 *health.routes(),
                 metrics_route(),
+                *debug_routes(reactor),
                 federate_route(lambda: agent.last),
                 reload_route(reloader.reload),
             ],
@@ -385,6 +398,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         authorize=shown(authorize_url),
         upload=shown(upload_url),
     )
+    warn_of_tracing(options)
     if not options["anonymize-labels"]:
         log.warn("no --anonymize-labels: label values are sent as they are")
     if options["to"] and not options["id"] and not options["to-auth"]:

@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
+from twisted.logger import Logger
 from twisted.python.usage import Options, UsageError
 
 from telemeter import __version__
 from telemeter.metrics.errors import BadInputError
 from telemeter.metrics.selector import NAME, Selector, parse_rules, parse_selector
+
+log = Logger()
 
 _UNITS: Final = {
     "ns": 1e-9,
@@ -277,6 +280,30 @@ def read_selectors(flags: Flags, name: str) -> list[Selector]:
         return parse_rules(read_text(flags, name))
     except BadInputError as error:
         raise UsageError(f"--{name} {flags[name]!r}: {error}") from None
+
+
+def tracing_flags(service_name: str) -> tuple[Flag, ...]:
+    """The original's flags for traces, so that its manifests keep working.
+
+    Traces are not written yet: see `warn_of_tracing`.
+    """
+    return (
+        Flag("internal.tracing.service-name", text, service_name, "Reserved for traces."),
+        Flag("internal.tracing.endpoint", text, "", "Reserved for traces; none are written yet."),
+        Flag("internal.tracing.sampling-fraction", fraction, 0.1, "Reserved for traces."),
+        Flag(
+            "internal.tracing.endpoint-type",
+            choice("agent", "collector"),
+            "agent",
+            "Reserved for traces.",
+        ),
+    )
+
+
+def warn_of_tracing(flags: Flags) -> None:
+    """Say that somebody who asks for traces gets none."""
+    if flags["internal.tracing.endpoint"]:
+        log.warn("--internal.tracing.endpoint is ignored: traces are not written yet")
 
 
 LOGGING: Final = (

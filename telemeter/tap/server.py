@@ -32,11 +32,14 @@ from telemeter.tap.flags import (
     read_selectors,
     selector,
     text,
+    tracing_flags,
+    warn_of_tracing,
 )
 from telemeter.tap.listen import endpoint_maker, listen_address
 from telemeter.tap.service import Daemon, Listener, OnStop
 from telemeter.upstream.forwarder import Forwarder
 from telemeter.web.authorize import Authorize
+from telemeter.web.debug import debug_routes
 from telemeter.web.health import Health, index_route, metrics_route
 from telemeter.web.ratelimit import RateLimiter
 from telemeter.web.routing import make_site
@@ -52,7 +55,7 @@ EXTERNAL_PATHS = (
     "/healthz/ready",
     "/metrics/v1/receive",
 )
-INTERNAL_PATHS = ("/", "/metrics", "/healthz", "/healthz/ready")
+INTERNAL_PATHS = ("/", "/metrics", "/debug/", "/healthz", "/healthz/ready")
 
 
 class Options(Flags):
@@ -97,6 +100,8 @@ class Options(Flags):
         Flag(
             "shared-key",
             text,
+            tracing_flags,
+            warn_of_tracing,
             "",
             "File with the private key that signs the agents' tokens: RSA, or EC on P-256, P-384 "
             "or P-521; PEM or DER. Servers that share it accept each other's tokens.",
@@ -117,6 +122,8 @@ class Options(Flags):
         Flag(
             "tenant-id",
             text,
+            tracing_flags,
+            warn_of_tracing,
             "FB870BF3-9F3A-44FF-9BF7-D7A047A52F43",
             "The tenant to forward as (header THANOS-TENANT).",
         ),
@@ -149,6 +156,8 @@ class Options(Flags):
         Flag(
             "whitelist-file",
             text,
+            tracing_flags,
+            warn_of_tracing,
             "",
             "File with more of them, one a line; blank lines and lines starting with # are "
             "ignored.",
@@ -167,6 +176,7 @@ class Options(Flags):
             "The size in bytes, decompressed, that an upload must stay under.",
         ),
         *LOGGING,
+        *tracing_flags("telemeter-server"),
     )
 
     def check(self) -> None:
@@ -228,7 +238,15 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     external = make_site(
         [index_route(EXTERNAL_PATHS), *health.routes(), authorize.route(), upload.route()], reactor
     )
-    internal = make_site([index_route(INTERNAL_PATHS), *health.routes(), metrics_route()], reactor)
+    internal = make_site(
+        [
+            index_route(INTERNAL_PATHS),
+            *health.routes(),
+            metrics_route(),
+            *debug_routes(reactor),
+        ],
+        reactor,
+    )
     for site, flag, tls in (
         (internal, "listen-internal", options.internal_tls),
         (external, "listen", options.tls),
@@ -278,6 +296,7 @@ def _announce(options: Options) -> None:
         authorize=shown(options["authorize"]),
         whitelist_rules=options.whitelist.size,
     )
+    warn_of_tracing(options)
     if options.key is None:
         log.warn(
             "no --shared-key: using a fresh one, so agents must authorize again after a restart, "

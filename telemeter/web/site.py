@@ -131,7 +131,9 @@ def answer_refused(request: IRequest, refused: Refused) -> bytes:
     request.setHeader("Content-Type", TEXT)
     for name, value in refused.headers.items():
         request.setHeader(name, value)
-    return refused.reason.encode() + b"\n"
+    body = refused.reason.encode() + b"\n"
+    request.setHeader("Content-Length", str(len(body)))
+    return body
 
 
 def answer_failure(request: IRequest, failure: Failure) -> bytes:
@@ -222,9 +224,7 @@ class Request(server.Request):
         self.channel.drain()
         self._set_default_headers()
         self.setHeader("Connection", "close")
-        body = answer_refused(self, refused)
-        self.setHeader("Content-Length", str(len(body)))
-        self.write(body)
+        self.write(answer_refused(self, refused))
         self.finish()
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
@@ -250,9 +250,7 @@ class Request(server.Request):
 
     def processingFailed(self, reason: Failure) -> Failure:
         if not self.startedWriting:
-            body = answer_failure(self, reason)
-            self.setHeader("Content-Length", str(len(body)))
-            self.write(body)
+            self.write(answer_failure(self, reason))
         self.finish()
         return reason
 
@@ -400,6 +398,7 @@ class Site(server.Site):
         stopping: whether no more requests are wanted.
     """
 
+    noisy = False
     protocol = Channel  # type: ignore[assignment]
 
     def __init__(
