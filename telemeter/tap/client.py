@@ -104,8 +104,6 @@ class Options(Flags):
         Flag(
             "from-ca-file",
             text,
-            tracing_flags,
-            warn_of_tracing,
             "",
             "File with CA certificates (PEM) to trust for --from, in addition to the system's.",
         ),
@@ -114,8 +112,6 @@ class Options(Flags):
         Flag(
             "id",
             text,
-            tracing_flags,
-            warn_of_tracing,
             "",
             "The cluster's identifier. The server labels all its metrics with it, so it should be "
             "unique and hard to guess, such as a UUID.",
@@ -161,8 +157,6 @@ class Options(Flags):
         Flag(
             "match-file",
             text,
-            tracing_flags,
-            warn_of_tracing,
             "",
             "File with more of them, one a line; blank lines and lines starting with # are "
             "ignored.",
@@ -192,8 +186,6 @@ class Options(Flags):
         Flag(
             "anonymize-salt",
             text,
-            tracing_flags,
-            warn_of_tracing,
             "",
             "A secret that nobody can guess, to salt the hashes with.",
             secret=True,

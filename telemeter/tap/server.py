@@ -100,8 +100,6 @@ class Options(Flags):
         Flag(
             "shared-key",
             text,
-            tracing_flags,
-            warn_of_tracing,
             "",
             "File with the private key that signs the agents' tokens: RSA, or EC on P-256, P-384 "
             "or P-521; PEM or DER. Servers that share it accept each other's tokens.",
@@ -122,8 +120,6 @@ class Options(Flags):
         Flag(
             "tenant-id",
             text,
-            tracing_flags,
-            warn_of_tracing,
             "FB870BF3-9F3A-44FF-9BF7-D7A047A52F43",
             "The tenant to forward as (header THANOS-TENANT).",
         ),
@@ -156,8 +152,6 @@ class Options(Flags):
         Flag(
             "whitelist-file",
             text,
-            tracing_flags,
-            warn_of_tracing,
             "",
             "File with more of them, one a line; blank lines and lines starting with # are "
             "ignored.",
