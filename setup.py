@@ -53,6 +53,7 @@ setup(
     package_data={"telemeter": ["py.typed"], "telemeter.metrics.proto": ["*.proto", "*.pyi"]},
     install_requires=RUNTIME,
     extras_require={"test": TEST, "dev": DEVELOP},
+    entry_points={"console_scripts": ["telemeter-token = telemeter.tap.token:main"]},
     zip_safe=False,
     classifiers=[
         "Framework :: Twisted",

@@ -13,7 +13,7 @@ from telemeter.agent.federate import HTTP_REQUESTS
 from telemeter.agent.token import Token, retry_after_seconds
 from telemeter.metrics.compression import compress_framed
 from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE
-from telemeter.net.body import read_body
+from telemeter.net.body import BytesBody, read_body
 from telemeter.net.client import USER_AGENT
 from telemeter.net.errors import explain
 from telemeter.net.url import split_credentials
@@ -81,7 +81,7 @@ class Destination:
     async def _exchange(self, body: bytes, token: Token) -> None:
         response = await self._client.post(
             self._url,
-            data=body,
+            data=BytesBody(body),
             headers=Headers(
                 {
                     "Authorization": [f"Bearer {token.value}"],

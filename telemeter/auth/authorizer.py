@@ -18,7 +18,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 from telemeter.auth.fnv import fnv1a_base32
-from telemeter.net.body import read_body
+from telemeter.net.body import BytesBody, read_body
 from telemeter.net.client import USER_AGENT
 from telemeter.net.errors import explain
 from telemeter.net.url import split_credentials
@@ -144,7 +144,7 @@ class AuthorizationServer:
     async def _exchange(self, question: bytes) -> Answer:
         response = await self._client.post(
             self._url,
-            data=question,
+            data=BytesBody(question),
             headers=self._headers,
             allow_redirects=False,
             unbuffered=True,

@@ -12,12 +12,10 @@ import struct
 from collections.abc import Iterable
 from typing import Final
 
-from prometheus_client.utils import floatToGoString
-
 from telemeter.metrics.errors import BadInputError
 from telemeter.metrics.family import VALUE_FIELD, Family
 from telemeter.metrics.proto import metrics_pb2
-from telemeter.metrics.series import is_native, parts_of
+from telemeter.metrics.series import is_native, number_text, parts_of
 
 #: What Prometheus stores for a NaN that it reads from text.
 NORMAL_NAN: Final[float] = struct.unpack("<d", (0x7FF8000000000001).to_bytes(8, "little"))[0]
@@ -42,8 +40,10 @@ _LABEL = re.compile(
 )
 _START_OF_LABELS = re.compile(r"[ \t]*\{")
 _END_OF_LABELS = re.compile(r"[ \t]*\}")
-_VALUE = re.compile(r"[ \t]*([^ \t_]+)(?:[ \t]+([-+]?[0-9]{1,19}))?[ \t]*\Z")
+# Printable ASCII, and no "_": float() would take other alphabets' digits, and 1_000.
+_VALUE = re.compile(r"[ \t]*([!-^`-~]+)(?:[ \t]+([-+]?[0-9]{1,19}))?[ \t]*\Z")
 _ESCAPE = re.compile(r"\\(.)")
+_HELP_ESCAPE = re.compile(r"\\([\\n])")
 _UNESCAPED = {"\\": "\\", '"': '"', "n": "\n"}
 _SHOWN = 60
 
@@ -90,7 +90,7 @@ def _read_comment(line: str, number: int, types: dict[str, int], helps: dict[str
         if kind in _TYPES:
             types[name] = _TYPES[kind]
     elif keyword == "HELP" and rest:
-        helps[name] = rest[0].replace("\\n", "\n").replace("\\\\", "\\")
+        helps[name] = _HELP_ESCAPE.sub(lambda escape: _UNESCAPED[escape[1]], rest[0])
 
 
 def _read_sample(
@@ -160,15 +160,13 @@ def render_text(families: Iterable[Family]) -> str:
             stamp = f" {metric.timestamp_ms}" if metric.HasField("timestamp_ms") else ""
             for suffix, label, value in parts_of(metric, family.type):
                 own = [*labels, label] if label else labels
-                lines.append(_sample(family.name + suffix, own) + floatToGoString(value) + stamp)
+                lines.append(_sample(family.name + suffix, own) + number_text(value) + stamp)
             if is_native(metric, family.type) and not metric.histogram.bucket:
                 for suffix, value in (
                     ("_sum", metric.histogram.sample_sum),
                     ("_count", float(metric.histogram.sample_count)),
                 ):
-                    lines.append(
-                        _sample(family.name + suffix, labels) + floatToGoString(value) + stamp
-                    )
+                    lines.append(_sample(family.name + suffix, labels) + number_text(value) + stamp)
     return "".join(line + "\n" for line in lines)
 
 

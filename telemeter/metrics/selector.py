@@ -24,7 +24,8 @@ _MAX_REMEMBERED = 4096
 #: Stands at the start of a string that is a regex, so that the parser takes it for plain text.
 _REGEX_MARK = "\ufdd0re2\ufdd0"
 #: Makes every selector one that "contains a non-empty matcher"; taken out again after parsing.
-_NOT_EMPTY = '__any__="\ufdd1",'
+_NOT_EMPTY_NAME = "__any__\ufdd1"
+_NOT_EMPTY = f'"{_NOT_EMPTY_NAME}"="x",'
 _TOKEN = re.compile(
     r"""(?P<operator>=~|!~|!=|=)?(?P<space>\s*)
         (?P<quoted>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`[^`]*`)
@@ -147,7 +148,7 @@ def parse_selector(text: str) -> Selector:
         )
     matchers = [Matcher(NAME, "=", parsed.name)] if parsed.name else []
     for matcher in parsed.matchers.matchers:
-        if matcher.value == "\ufdd1":
+        if matcher.name == _NOT_EMPTY_NAME:
             continue
         negative = matcher.op == promql_parser.MatchOp.NotEqual
         operator = "!=" if negative else "="

@@ -10,8 +10,6 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from prometheus_client.utils import floatToGoString
-
 from telemeter.metrics.family import SCALAR_TYPES, VALUE_FIELD, Metric
 from telemeter.metrics.proto import metrics_pb2, remote_pb2
 
@@ -42,11 +40,28 @@ def parts_of(metric: Metric, family_type: int) -> Iterator[Part]:
     elif family_type == metrics_pb2.SUMMARY:
         summary = metric.summary
         for quantile in summary.quantile:
-            yield Part("", ("quantile", floatToGoString(quantile.quantile)), quantile.value)
+            yield Part("", ("quantile", number_text(quantile.quantile)), quantile.value)
         yield Part("_sum", None, summary.sample_sum)
         yield Part("_count", None, float(summary.sample_count))
     elif not is_native(metric, family_type) or metric.histogram.bucket:
         yield from _classic_parts(metric.histogram)
+
+
+def number_text(value: float) -> str:
+    """A number as Prometheus writes it in the labels `le` and `quantile`: `1.0`, `1e+06`."""
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    text = repr(value)
+    if abs(value) < 1e6 or "e" in text:
+        return text
+    # Prometheus changes to exponents at a million, Python much later.
+    sign = "-" if value < 0 else ""
+    whole, fraction = repr(abs(value)).split(".")
+    digits = (whole + fraction).rstrip("0")
+    point = "." if len(digits) > 1 else ""
+    return f"{sign}{digits[0]}{point}{digits[1:]}e+{len(whole) - 1:02}"
 
 
 def _classic_parts(histogram: metrics_pb2.Histogram) -> Iterator[Part]:
@@ -56,7 +71,7 @@ def _classic_parts(histogram: metrics_pb2.Histogram) -> Iterator[Part]:
         infinite = infinite or bucket.upper_bound == math.inf
         yield Part(
             "_bucket",
-            ("le", floatToGoString(bucket.upper_bound)),
+            ("le", number_text(bucket.upper_bound)),
             bucket.cumulative_count_float or float(bucket.cumulative_count),
         )
     if not infinite:

@@ -122,7 +122,7 @@ class _Conversion:
             )
         if family.type not in VALUE_FIELD:
             _refuse(family, f"metric type {family.type} is not known")
-        previous = 0
+        previous = family.metric[0].timestamp_ms
         for metric in family.metric:
             labels = self._checked_labels(family, metric)
             self._check_sample(family, metric, previous)
@@ -133,7 +133,10 @@ class _Conversion:
         self._result.received += len(family.metric)
 
     def _checked_labels(self, family: Family, metric: Metric) -> dict[str, str]:
-        """The labels with the metric's name first; of labels with one name, the first."""
+        """The labels with the metric's name first; of labels with one name, the first.
+
+        An empty label is no label.
+        """
         labels = {NAME: family.name}
         for pair in metric.label:
             name, value = pair.name, pair.value
@@ -145,12 +148,13 @@ class _Conversion:
                     f"label {name[:_SHOWN]!r}: its name and its value may have "
                     f"{MAX_NAME_LENGTH} bytes each",
                 )
-            labels.setdefault(name, value)
+            if name and value:
+                labels.setdefault(name, value)
         for name, value in self._required.items():
-            seen = labels.get(name)
-            if seen is None:
-                _refuse(family, f"a required label is missing: {name}={value!r}")
+            seen = labels.get(name, "")
             if seen != value:
+                if not seen:
+                    _refuse(family, f"a required label is missing: {name}={value!r}")
                 _refuse(family, f"label {name} must be {value!r}, it is {seen!r}")
         return labels
 
@@ -215,10 +219,7 @@ class _Conversion:
             final.pop(name, None)
         # Code points sort as their UTF-8 does, so this is the order by bytes.
         pairs = tuple(sorted((name, value) for name, value in final.items() if name and value))
-        if pairs in self._seen:
-            self._result.duplicates += 1
-            return
-        self._seen.add(pairs)
+        # Duplicates count too: they take as much work.
         self._output += sum(len(name) + len(value) for name, value in pairs) + _SERIES_OVERHEAD
         if self._output > MAX_OUTPUT:
             raise TooLargeError(
@@ -226,6 +227,10 @@ class _Conversion:
                 limit=MAX_OUTPUT,
                 seen=self._output,
             )
+        if pairs in self._seen:
+            self._result.duplicates += 1
+            return
+        self._seen.add(pairs)
         for name, value in pairs:
             series.labels.add(name=name, value=value)
         self._request.timeseries.append(series)

@@ -34,7 +34,7 @@ class Whitelist:
         """Whether a series with these labels (`__name__` among them) may pass."""
         if not self.size:
             return True
-        for selector in self._by_name.get(labels[NAME], ()):
+        for selector in self._by_name.get(labels.get(NAME, ""), ()):
             if selector.matches(labels):
                 return True
         return any(selector.matches(labels) for selector in self._any_name)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
+from urllib.parse import urlsplit
 
 from twisted.logger import Logger
 from twisted.python.usage import Options, UsageError
@@ -206,6 +207,21 @@ def word_list(value: str) -> list[str]:
     if not value:
         return []
     return [word.strip() for word in next(csv.reader([value]))]
+
+
+def memcached_list(value: str) -> list[tuple[str, int]]:
+    """A comma-separated list of HOST:PORT; the port defaults to 11211."""
+    found = []
+    for word in word_list(value):
+        parts = urlsplit(f"//{word}")
+        try:
+            host, port = parts.hostname, parts.port or 11211
+        except ValueError:
+            host, port = None, 0
+        if not host or parts.netloc != word or parts.username is not None:
+            raise ValueError("expected HOST:PORT, or several with commas between them")
+        found.append((host, port))
+    return found
 
 
 def pair_list(value: str) -> list[tuple[str, str]]:

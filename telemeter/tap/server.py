@@ -6,17 +6,21 @@ from collections.abc import Awaitable
 from typing import Any, ClassVar
 
 from twisted.application.service import IService
+from twisted.internet.defer import succeed
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.usage import UsageError
 
 from telemeter import __version__
-from telemeter.auth.authorizer import AcceptEveryone, AuthorizationServer, Authorizer
+from telemeter.auth.authorizer import AcceptEveryone, AuthorizationServer, RefusedError
+from telemeter.auth.cache import CachingAsker, Expiring, MemoryStore, Store
 from telemeter.auth.keys import SigningKey, generate_key, load_key
+from telemeter.auth.memcached import Memcached
 from telemeter.auth.token import TokenIssuer, TokenVerifier
 from telemeter.metrics.upload import UploadRules
 from telemeter.metrics.whitelist import Whitelist
+from telemeter.metrics.write import WriteRules
 from telemeter.net.client import make_agent, make_pool
 from telemeter.net.tls import server_options
 from telemeter.net.url import check_http_url, shown
@@ -24,10 +28,12 @@ from telemeter.tap.flags import (
     LOGGING,
     Flag,
     Flags,
+    choice,
     duration,
     integer,
     label_list,
     label_name,
+    memcached_list,
     read_file,
     read_selectors,
     selector,
@@ -42,6 +48,7 @@ from telemeter.web.authorize import Authorize
 from telemeter.web.debug import debug_routes
 from telemeter.web.health import Health, index_route, metrics_route
 from telemeter.web.ratelimit import RateLimiter
+from telemeter.web.receive import Check, ReceiveEndpoint, ReceiveSettings
 from telemeter.web.routing import make_site
 from telemeter.web.upload import UploadEndpoint
 
@@ -64,7 +71,7 @@ class Options(Flags):
     program = "telemeter-server"
     synopsis = "[flags]"
     longdesc = (
-        "Takes metrics pushed by telemeter-client (and soon any Prometheus), checks whose they "
+        "Takes metrics pushed by telemeter-client or written by any Prometheus, checks whose they "
         "are, limits, filters and labels them, and forwards them by remote write."
     )
     flags: ClassVar = (
@@ -118,6 +125,52 @@ class Options(Flags):
             "URL of the authorization server. Without it every token is accepted.",
         ),
         Flag(
+            "authorize-cache-expire",
+            duration,
+            300.0,
+            "For how long a yes of the authorization server to a remote-write token is remembered "
+            "in this process; 0 for not at all. Not used with --memcached.",
+            shown="5m",
+        ),
+        Flag(
+            "authorize-cache-size",
+            integer(1),
+            100_000,
+            "How many of its answers are remembered, yeses and noes each.",
+        ),
+        Flag(
+            "authorize-refused-expire",
+            duration,
+            10.0,
+            "For how long a no to a remote-write token is remembered; 0 for not at all.",
+            shown="10s",
+        ),
+        Flag(
+            "memcached",
+            memcached_list,
+            [],
+            "HOST:PORT of memcached servers to remember yeses in, for servers with replicas.",
+            repeated=True,
+        ),
+        Flag(
+            "memcached-expire",
+            integer(0, 2**31 - 1),
+            24 * 60 * 60,
+            "For how many seconds memcached remembers a yes; 0 for as long as it can.",
+        ),
+        Flag(
+            "memcached-interval",
+            integer(0, 2**31 - 1),
+            10,
+            "Seconds between look-ups of the addresses of --memcached; 0 for only once.",
+        ),
+        Flag(
+            "tenant-key",
+            text,
+            "",
+            "The field of a remote-write token that names the tenant, for the log.",
+        ),
+        Flag(
             "tenant-id",
             text,
             "FB870BF3-9F3A-44FF-9BF7-D7A047A52F43",
@@ -169,6 +222,25 @@ class Options(Flags):
             500 * 1024,
             "The size in bytes, decompressed, that an upload must stay under.",
         ),
+        Flag(
+            "limit-receive-bytes",
+            integer(1),
+            128 * 1024,
+            "The size in bytes, compressed, that a remote-write request must stay under.",
+        ),
+        Flag(
+            "receive-foreign-ids",
+            None,
+            False,
+            "Let a remote-write sender write for other clusters than the one of its token, as a "
+            "gateway does.",
+        ),
+        Flag(
+            "forward-protocol",
+            choice("1.0", "2.0"),
+            "1.0",
+            "The version in which remote write 2.0 is forwarded: 1.0, or 2.0 as it came.",
+        ),
         *LOGGING,
         *tracing_flags("telemeter-server"),
     )
@@ -212,8 +284,11 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     OnStop(pool.closeCachedConnections).setServiceParent(daemon)
     health = Health()
     key = options.key or generate_key()
+    authorizer = _authorizer(options, reactor, pool)
+    upstream = _forwarder(options, reactor, pool)
+    run = _thread_runner(reactor)
     authorize = Authorize(
-        _authorizer(options, reactor, pool),
+        authorizer,
         TokenIssuer(key, options["token-expire-seconds"]),
         reactor,
         options["partition-label"],
@@ -223,14 +298,37 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         TokenVerifier([key]),
         RateLimiter(options["ratelimit"]),
         UploadRules(options.whitelist, dict(options["label"]), frozenset(options["elide-label"])),
-        _forwarder(options, reactor, pool),
+        upstream,
         reactor,
-        _thread_runner(reactor),
+        run,
         partition_label=options["partition-label"],
         limit_bytes=options["limit-bytes"],
     )
+    receive = ReceiveEndpoint(
+        ReceiveSettings(
+            WriteRules(
+                options.whitelist,
+                frozenset(options["elide-label"]),
+                options["partition-label"],
+            ),
+            options["limit-receive-bytes"],
+            tenant_key=options["tenant-key"],
+            foreign_ids=options["receive-foreign-ids"],
+            keep_version=options["forward-protocol"] == "2.0",
+        ),
+        _token_check(options, reactor, authorizer, daemon),
+        upstream,
+        run,
+    )
     external = make_site(
-        [index_route(EXTERNAL_PATHS), *health.routes(), authorize.route(), upload.route()], reactor
+        [
+            index_route(EXTERNAL_PATHS),
+            *health.routes(),
+            authorize.route(),
+            upload.route(),
+            receive.route(),
+        ],
+        reactor,
     )
     internal = make_site(
         [
@@ -259,12 +357,36 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     return daemon
 
 
-def _authorizer(options: Options, reactor: Any, pool: Any) -> Authorizer:
+def _authorizer(options: Options, reactor: Any, pool: Any) -> AcceptEveryone | AuthorizationServer:
     if not options["authorize"]:
         return AcceptEveryone()
     return AuthorizationServer(
         make_agent(reactor, "authorize", pool=pool), reactor, options["authorize"]
     )
+
+
+def _token_check(
+    options: Options,
+    reactor: Any,
+    authorizer: AcceptEveryone | AuthorizationServer,
+    daemon: Daemon,
+) -> Check:
+    """What checks the tokens of remote-write senders."""
+    if isinstance(authorizer, AcceptEveryone):
+        return lambda question: succeed(None)
+    size = options["authorize-cache-size"]
+    store: Store = MemoryStore(reactor, options["authorize-cache-expire"], size)
+    if options["memcached"]:
+        memcached = Memcached(
+            reactor,
+            options["memcached"],
+            options["memcached-expire"],
+            options["memcached-interval"],
+        )
+        memcached.setServiceParent(daemon)
+        store = memcached
+    refused: Expiring[RefusedError] = Expiring(reactor, options["authorize-refused-expire"], size)
+    return CachingAsker(authorizer, store, refused).check
 
 
 def _forwarder(options: Options, reactor: Any, pool: Any) -> Forwarder | None:

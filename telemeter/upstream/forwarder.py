@@ -5,6 +5,9 @@ Protocol: https://prometheus.io/docs/specs/prw/remote_write_spec/
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
 from prometheus_client import Counter, Histogram
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionClosed
@@ -46,18 +49,46 @@ _SHOWN = 500
 log = Logger()
 
 
+#: The Content-Type and the version header of a protocol.
+Protocol: TypeAlias = tuple[str, str]
+V1: Final[Protocol] = ("application/x-protobuf", "0.1.0")
+V2: Final[Protocol] = ("application/x-protobuf;proto=io.prometheus.write.v2.Request", "2.0.0")
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What the upstream answered to a request that it accepted.
+
+    Attributes:
+        status: 200 to 299.
+        headers: those of the answer.
+    """
+
+    status: int
+    headers: Headers
+
+
 class ForwardError(Exception):
     """The upstream did not take the samples.
 
     Attributes:
         status: what to answer the sender.
         retry_after: the upstream's own Retry-After header, if it sent one.
+        answered: whether the status is the upstream's own.
     """
 
-    def __init__(self, status: int, reason: str, retry_after: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        retry_after: str | None = None,
+        *,
+        answered: bool = False,
+    ) -> None:
         super().__init__(reason)
         self.status = status
         self.retry_after = retry_after
+        self.answered = answered
 
 
 class Forwarder:
@@ -68,20 +99,12 @@ class Forwarder:
         self._clock = clock
         bare, credentials = split_credentials(url)
         self._url = bare.encode("ascii")
-        self._headers = Headers(
-            {
-                "Content-Type": ["application/x-protobuf"],
-                "Content-Encoding": ["snappy"],
-                "X-Prometheus-Remote-Write-Version": ["0.1.0"],
-                "User-Agent": [USER_AGENT],
-                "THANOS-TENANT": [tenant],
-            }
-        )
-        if credentials:
-            self._headers.setRawHeaders("Authorization", [credentials])
+        self._headers = {
+            protocol: _make_headers(protocol, tenant, credentials) for protocol in (V1, V2)
+        }
 
     async def forward(self, payload: bytes, samples: int) -> None:
-        """Send an encoded `WriteRequest`; returns when the upstream has accepted it.
+        """Send what is left of an upload, as a 1.0 request, and count it.
 
         Args:
             payload: the request, not compressed.
@@ -90,23 +113,35 @@ class Forwarder:
         Raises:
             ForwardError: it was not accepted.
         """
+        began = self._clock.seconds()
         try:
-            await self._send(compress_block(payload))
-        except ForwardError:
+            sent = await self.send(payload)
+        except ForwardError as error:
             REQUESTS.labels("error").inc()
+            if error.answered:
+                DURATION.labels(str(error.status)).observe(self._clock.seconds() - began)
             raise
+        DURATION.labels(str(sent.status)).observe(self._clock.seconds() - began)
         REQUESTS.labels("success").inc()
         SAMPLES.inc(samples)
 
-    async def _send(self, body: bytes) -> None:
-        began = self._clock.seconds()
-        exchange = Deferred.fromCoroutine(self._exchange(body))
+    async def send(self, payload: bytes, protocol: Protocol = V1) -> Sent:
+        """Send an encoded request; returns when the upstream has accepted it.
+
+        Args:
+            payload: the request, not compressed.
+            protocol: which version it is of.
+
+        Raises:
+            ForwardError: it was not accepted.
+        """
+        headers = self._headers[protocol]
+        exchange = Deferred.fromCoroutine(self._exchange(compress_block(payload), headers))
         try:
             response, text = await exchange.addTimeout(_TIMEOUT, self._clock)
         except Exception as error:
             log.warn("the upstream did not answer", reason=explain(error))
             raise ForwardError(502, "the upstream did not answer") from error
-        DURATION.labels(str(response.code)).observe(self._clock.seconds() - began)
         if not 200 <= response.code < 300:
             log.warn(
                 "the upstream refused",
@@ -118,18 +153,36 @@ class Forwarder:
                 response.code,
                 f"the upstream refused the samples with status {response.code}",
                 retry_after[0],
+                answered=True,
             )
+        return Sent(response.code, response.headers)
 
-    async def _exchange(self, body: bytes) -> tuple[IResponse, bytes]:
+    async def _exchange(self, body: bytes, headers: Headers) -> tuple[IResponse, bytes]:
         try:
-            response = await self._post(body)
+            response = await self._post(body, headers)
         except (ResponseNeverReceived, RequestTransmissionFailed) as error:
             # A pooled connection may be closed by the upstream just as it is used again. Sending
             # the same samples twice does no harm, so this is worth a second try.
             if not any(reason.check(ConnectionClosed) for reason in error.reasons):
                 raise
-            response = await self._post(body)
+            response = await self._post(body, headers)
         return response, await read_body(response, _ANSWER_LIMIT, truncate=True)
 
-    def _post(self, body: bytes) -> Deferred[IResponse]:
-        return self._agent.request(b"POST", self._url, self._headers, BytesBody(body))
+    def _post(self, body: bytes, headers: Headers) -> Deferred[IResponse]:
+        return self._agent.request(b"POST", self._url, headers, BytesBody(body))
+
+
+def _make_headers(protocol: Protocol, tenant: str, credentials: str | None) -> Headers:
+    content_type, version = protocol
+    headers = Headers(
+        {
+            "Content-Type": [content_type],
+            "Content-Encoding": ["snappy"],
+            "X-Prometheus-Remote-Write-Version": [version],
+            "User-Agent": [USER_AGENT],
+            "THANOS-TENANT": [tenant],
+        }
+    )
+    if credentials:
+        headers.setRawHeaders("Authorization", [credentials])
+    return headers

@@ -9,6 +9,7 @@ from typing import Any
 
 from klein import Klein
 from twisted.python.failure import Failure
+from twisted.web.http import NO_BODY_CODES
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
@@ -82,7 +83,8 @@ def _endpoint(handler: Callable[[IRequest], Any]) -> Callable[..., Any]:
         body = handler(request)
         if isawaitable(body):
             body = await body
-        request.setHeader("Content-Length", str(len(body)))
+        if request.code not in NO_BODY_CODES:
+            request.setHeader("Content-Length", str(len(body)))
         return body  # type: ignore[no-any-return]
 
     return endpoint

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from io import BytesIO
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, AnyStr, Final, Protocol, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from prometheus_client import Counter, Histogram
@@ -58,7 +58,11 @@ log = Logger()
 
 
 class Admission(Protocol):
-    """A request that was admitted by its headers, and takes its body."""
+    """A request that was admitted by its headers, and takes its body.
+
+    It may have an attribute `allowed`, a Deferred: then no more of the body is read before that has
+    fired, and its failure, `Refused`, is the answer.
+    """
 
     def write(self, data: bytes) -> None:
         """Take a piece of the body.
@@ -138,9 +142,13 @@ def answer_refused(request: IRequest, refused: Refused) -> bytes:
 
 def answer_failure(request: IRequest, failure: Failure) -> bytes:
     """Answer that something of ours broke: a number for the client, the details for the log."""
+    return answer_refused(request, _broken(failure))
+
+
+def _broken(failure: Failure) -> Refused:
     number = random.getrandbits(63)
     log.failure("internal server error", failure, requestid=number)
-    return answer_refused(request, internal_error(number))
+    return internal_error(number)
 
 
 def internal_error(number: int | None = None, detail: str = "") -> Refused:
@@ -162,19 +170,28 @@ class Request(server.Request):
 
     def __init__(self, channel: HTTPChannel, *args: Any, **kwargs: Any) -> None:
         super().__init__(channel, *args, **kwargs)
+        self.site = self.channel.site
         self.notes: dict[str, object] = {}
         self.route: SiteRoute | None = None
         self.body_size = 0
         self._complete = False
         self._refused = False
+        self._gone = False
         self._began = 0.0
 
     def parseCookies(self) -> None:
         """No route uses cookies."""
 
+    def getHeader(self, key: AnyStr) -> AnyStr | None:
+        """The last value of a header; what is not UTF-8 in it is replaced."""
+        name = key.encode() if isinstance(key, str) else key
+        value = super().getHeader(name)
+        if value is None or isinstance(key, bytes):
+            return value
+        return value.decode("utf-8", "replace")
+
     def gotLength(self, length: int | None) -> None:
         """The headers are complete: decide whether a body may come."""
-        self.site = self.channel.site
         self._began = self.site.reactor.seconds()
         self.site.active.add(self)
         self.content = BytesIO()
@@ -186,6 +203,28 @@ class Request(server.Request):
             self.admission = self._ask_gate(length)
         except Refused as refused:
             self._refuse_early(refused)
+            return
+        except Exception:
+            self._refuse_early(_broken(Failure()))
+            return
+        allowed: Deferred[None] | None = getattr(self.admission, "allowed", None)
+        if allowed is not None and not allowed.called:
+            self.channel.hold()
+            allowed.addCallbacks(self._allowed, self._not_allowed)
+
+    def _allowed(self, result: None) -> None:
+        """The answer that the body had to wait for is there."""
+        if not self._complete and not self._refused and not self._gone:
+            self.channel.release()
+
+    def _not_allowed(self, failure: Failure) -> Failure | None:
+        """No body is wanted after all; a handler that is waiting for the answer says so itself."""
+        if self._complete:
+            return failure
+        if not self._refused and not self._gone:
+            refused = failure.value
+            self._refuse_early(refused if isinstance(refused, Refused) else _broken(failure))
+        return None
 
     def _set_line(self, method: bytes, uri: bytes, version: bytes) -> None:
         self.method, self.uri, self.clientproto = method, uri, version
@@ -236,6 +275,10 @@ class Request(server.Request):
         self._set_default_headers()
         self.prepath = []
         self.postpath = unquote_to_bytes(self.path)[1:].split(b"/")
+        if self.route is None:
+            self.write(answer_refused(self, not_found()))
+            self.finish()
+            return
         try:
             self.render(self.site.resource)
         except BaseException:
@@ -263,6 +306,7 @@ class Request(server.Request):
         super().finish()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._gone = True
         if not self._complete and self.admission is not None and not self._refused:
             self.admission.abandoned()
         self._account(_CLIENT_WENT_AWAY)
@@ -340,16 +384,27 @@ class Channel(HTTPChannel):
         """
         return self._command, self._path, self._version
 
+    def hold(self) -> None:
+        """Read no more for now."""
+        self.transport.pauseProducing()
+
+    def release(self) -> None:
+        """Read again."""
+        self.transport.resumeProducing()
+
     def drain(self) -> None:
         """From now on, read and forget; then close."""
         self.persistent = 0
         self._drained = 0
+        self.release()
         self._drain_end = self.site.reactor.callLater(
             _DRAIN_SECONDS, self.transport.abortConnection
         )
 
     def dataReceived(self, data: bytes) -> None:
         if self._drained is not None:
+            if self.transport.disconnecting:
+                return  # TLS hands on what it has read already, also after loseConnection
             self._drained += len(data)
             if self._drained > _DRAIN_BYTES:
                 self.transport.abortConnection()

@@ -1,0 +1,193 @@
+"""Remembering what the authorization server said, so that it is not asked with every request."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from typing import Final, Generic, Protocol, TypeVar
+
+from prometheus_client import Counter
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from telemeter.auth.authorizer import Answer, RefusedError
+
+READS: Final = Counter(
+    "cache_reads_total",
+    "Look-ups of authorizations by result: hit, or miss, when the authorization server has to be "
+    "asked. Those misses that a broken cache caused count as error too.",
+    ["result"],
+)
+WRITES: Final = Counter("cache_writes_total", "Authorizations stored, by result.", ["result"])
+for _result in ("hit", "miss", "error"):
+    READS.labels(_result)
+for _result in ("success", "error"):
+    WRITES.labels(_result)
+
+_TOO_MANY_REQUESTS = 429
+
+log = Logger()
+
+_Value = TypeVar("_Value")
+
+
+class Asker(Protocol):
+    """Answers whether a question gets a yes."""
+
+    async def ask(self, question: bytes) -> Answer:
+        """The answer, if it is a yes.
+
+        Raises:
+            RefusedError: it is a no.
+            UnavailableError: nobody can say at present.
+        """
+        ...
+
+
+class Store(Protocol):
+    """Where yeses are kept."""
+
+    async def get(self, key: str) -> bool:
+        """Whether there was a yes; raises any exception if the store is broken."""
+        ...
+
+    async def put(self, key: str, answer: Answer) -> None:
+        """Remember a yes; raises any exception if the store is broken."""
+        ...
+
+
+class Expiring(Generic[_Value]):
+    """A bounded map whose entries are forgotten: after a while, or the oldest when it is full."""
+
+    def __init__(self, clock: IReactorTime, lifetime: float, size: int) -> None:
+        """Make a map.
+
+        Args:
+            clock: tells the time.
+            lifetime: for how many seconds an entry is kept.
+            size: how many entries are kept.
+        """
+        self._clock = clock
+        self._lifetime = lifetime
+        self._size = size
+        self._entries: OrderedDict[str, tuple[float, _Value]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: str) -> _Value | None:
+        """The value of an entry that has not expired."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        expires, value = entry
+        if expires <= self._clock.seconds():
+            del self._entries[key]
+            return None
+        return value
+
+    def put(self, key: str, value: _Value) -> None:
+        """Add an entry, or renew it."""
+        if self._lifetime <= 0 or self._size <= 0:
+            return
+        self._entries.pop(key, None)
+        while len(self._entries) >= self._size:
+            self._entries.popitem(last=False)
+        self._entries[key] = (self._clock.seconds() + self._lifetime, value)
+
+
+class MemoryStore:
+    """Keeps yeses in this process."""
+
+    def __init__(self, clock: IReactorTime, lifetime: float, size: int) -> None:
+        self._entries: Expiring[bool] = Expiring(clock, lifetime, size)
+
+    async def get(self, key: str) -> bool:
+        return self._entries.get(key) is not None
+
+    async def put(self, key: str, answer: Answer) -> None:
+        self._entries.put(key, True)
+
+
+class CachingAsker:
+    """Asks only what it does not know, and asks it once however many wait for the answer."""
+
+    def __init__(self, asker: Asker, store: Store, refused: Expiring[RefusedError]) -> None:
+        """Make one.
+
+        Args:
+            asker: is asked what is not known.
+            store: remembers yeses.
+            refused: remembers noes, briefly, so that a misconfigured sender in a hot loop does not
+                become a load on the authorization server.
+        """
+        self._asker = asker
+        self._store = store
+        self._refused = refused
+        self._under_way: dict[str, list[Deferred[None]]] = {}
+
+    def check(self, question: bytes) -> Deferred[None]:
+        """Whether a question gets a yes.
+
+        Returns:
+            None, or a failure: `RefusedError` or `UnavailableError`. Cancelling it leaves the
+            question to the others who wait for its answer.
+        """
+        key = hashlib.sha256(question).hexdigest()
+        waiting: Deferred[None] = Deferred(lambda mine: self._forget(key, mine))
+        if key in self._under_way:
+            self._under_way[key].append(waiting)
+            return waiting
+        self._under_way[key] = [waiting]
+        Deferred.fromCoroutine(self._find_out(key, question)).addBoth(self._tell, key)
+        return waiting
+
+    def _forget(self, key: str, waiting: Deferred[None]) -> None:
+        if waiting in self._under_way.get(key, ()):
+            self._under_way[key].remove(waiting)
+
+    def _tell(self, result: Failure | None, key: str) -> None:
+        for waiting in self._under_way.pop(key):
+            if isinstance(result, Failure):
+                waiting.errback(result)
+            else:
+                waiting.callback(None)
+
+    async def _find_out(self, key: str, question: bytes) -> None:
+        refused = self._refused.get(key)
+        if refused is not None:
+            raise RefusedError(refused.status)
+        if await self._is_stored(key):
+            READS.labels("hit").inc()
+            return
+        READS.labels("miss").inc()
+        try:
+            answer = await self._asker.ask(question)
+        except RefusedError as error:
+            if error.status != _TOO_MANY_REQUESTS:
+                self._refused.put(key, error)
+            raise
+        await self._remember(key, answer)
+
+    async def _is_stored(self, key: str) -> bool:
+        try:
+            return await self._store.get(key)
+        except Exception as error:
+            READS.labels("error").inc()
+            log.warn("cannot read from the cache of authorizations", reason=_reason(error))
+            return False
+
+    async def _remember(self, key: str, answer: Answer) -> None:
+        try:
+            await self._store.put(key, answer)
+        except Exception as error:
+            WRITES.labels("error").inc()
+            log.warn("cannot write to the cache of authorizations", reason=_reason(error))
+        else:
+            WRITES.labels("success").inc()
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

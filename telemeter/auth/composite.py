@@ -1,0 +1,84 @@
+"""The bearer token of remote-write senders: base64 of JSON that names a cluster and its token."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from telemeter.auth.bearer import NotAuthorizedError, parse_bearer
+
+_EXPECTED = 'base64 of {"authorization_token": "...", "cluster_id": "..."}'
+_MAX_TOKEN = 16 * 1024
+
+
+class MalformedTokenError(ValueError):
+    """The token cannot be read; the message says why, and holds nothing of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompositeToken:
+    """Who a remote-write sender says it is.
+
+    Attributes:
+        question: the decoded JSON, which is what the authorization server is asked.
+        cluster: the cluster's identifier.
+        tenant: the field that `--tenant-key` names, for logs.
+    """
+
+    question: bytes
+    cluster: str
+    tenant: str
+
+
+def parse_composite(header: str | None, tenant_key: str = "") -> CompositeToken:
+    """Read an `Authorization` header.
+
+    The base64 may be the standard or the URL-safe kind, with or without padding.
+
+    Raises:
+        MalformedTokenError: it does not hold such a token.
+    """
+    try:
+        encoded = parse_bearer(header)
+    except NotAuthorizedError as error:
+        raise MalformedTokenError(str(error)) from None
+    if len(encoded) > _MAX_TOKEN:
+        raise MalformedTokenError(f"the token is longer than {_MAX_TOKEN} characters")
+    try:
+        plain = encoded.translate({ord("-"): "+", ord("_"): "/"}).rstrip("=")
+        question = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise MalformedTokenError(f"the token is not base64; expected {_EXPECTED}") from None
+    fields = _parse_fields(question)
+    cluster, secret = fields.get("cluster_id"), fields.get("authorization_token")
+    if not isinstance(cluster, str) or not isinstance(secret, str) or not cluster or not secret:
+        raise MalformedTokenError(
+            "the token's JSON must have the texts authorization_token and cluster_id; "
+            f"expected {_EXPECTED}"
+        )
+    tenant = fields.get(tenant_key, "") if tenant_key else ""
+    return CompositeToken(question, cluster, tenant if isinstance(tenant, str) else "")
+
+
+def _parse_fields(question: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(question)
+    except (ValueError, RecursionError):
+        if question.lstrip()[:2].replace(b" ", b"").startswith(b"{'"):
+            raise MalformedTokenError(
+                "the token holds single quotes where JSON has double quotes, as an old version of "
+                f"the documentation showed; expected {_EXPECTED}"
+            ) from None
+        raise MalformedTokenError(f"the token holds no JSON; expected {_EXPECTED}") from None
+    if not isinstance(fields, dict):
+        raise MalformedTokenError(f"the token holds no JSON object; expected {_EXPECTED}")
+    return fields
+
+
+def make_composite(cluster: str, authorization_token: str) -> str:
+    """The token for a cluster."""
+    fields = {"authorization_token": authorization_token, "cluster_id": cluster}
+    return base64.b64encode(json.dumps(fields).encode()).decode("ascii")

@@ -1,0 +1,182 @@
+"""Authorizations in memcached, for servers that have several replicas."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
+from twisted.internet.task import LoopingCall
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.protocols.memcache import MemCacheProtocol
+
+from telemeter.auth.authorizer import Answer
+
+#: How many seconds a memcached may take for anything.
+TIMEOUT: Final = 1.0
+#: For how many seconds a memcached that failed is left alone.
+PAUSE: Final = 2.0
+#: memcached takes a lifetime of more seconds than these for a time of day.
+_LONGEST_RELATIVE = 30 * 24 * 3600
+
+log = Logger()
+
+
+class DownError(Exception):
+    """A memcached does not answer."""
+
+
+class _Server:
+    """One memcached, with a connection that is made when it is needed."""
+
+    def __init__(self, reactor: Any, host: str, port: int) -> None:
+        self.address = (host, port)
+        self._reactor = reactor
+        self._endpoint = HostnameEndpoint(reactor, host, port, timeout=TIMEOUT)
+        self._connection: MemCacheProtocol | None = None
+        self._connecting: list[Deferred[None]] | None = None
+        self._down_until = 0.0
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the protocol; raises if the memcached does not answer in time."""
+        if self._reactor.seconds() < self._down_until:
+            raise DownError(f"memcached {self.address} did not answer a moment ago")
+        try:
+            connection = await self._connect()
+            return await getattr(connection, method)(*arguments).addTimeout(TIMEOUT, self._reactor)
+        except Exception:
+            self._down_until = self._reactor.seconds() + PAUSE
+            self.close()
+            raise
+
+    async def _connect(self) -> MemCacheProtocol:
+        connection = self._connection
+        if connection is None or not connection.connected:
+            attempt = connectProtocol(self._endpoint, MemCacheProtocol(timeOut=int(TIMEOUT) + 1))
+            connection = await attempt.addTimeout(TIMEOUT, self._reactor)
+            if self._connection is not None and self._connection.connected:
+                connection.transport.loseConnection()  # another request was quicker
+                return self._connection
+            self._connection = connection
+        return connection
+
+    def close(self) -> None:
+        """Let the connection go."""
+        connection, self._connection = self._connection, None
+        if connection is not None and connection.transport is not None:
+            connection.transport.loseConnection()
+
+
+class Memcached(Service):
+    """Keeps yeses in one or more memcached servers; each key has its server.
+
+    The names are looked up anew every interval, and a name may stand for several servers. When the
+    set of servers changes, only the keys of the servers that came or went move (rendezvous
+    hashing).
+    """
+
+    def __init__(
+        self, reactor: Any, names: Sequence[tuple[str, int]], lifetime: int, interval: float
+    ) -> None:
+        """Make a store.
+
+        Args:
+            reactor: makes the connections.
+            names: host and port of each.
+            lifetime: for how many seconds a yes is kept.
+            interval: seconds between look-ups of the names; 0: only once.
+        """
+        self._reactor = reactor
+        self._names = list(names)
+        self._lifetime = lifetime
+        self._interval = interval
+        self._servers: dict[tuple[str, int], _Server] = {}
+        self._looking_up = LoopingCall(self._look_up)
+        self._looking_up.clock = reactor
+
+    def startService(self) -> None:
+        super().startService()
+        if self._interval > 0:
+            self._looking_up.start(self._interval).addErrback(
+                lambda failure: log.failure("memcached names are not looked up any more", failure)
+            )
+        else:
+            self._look_up()
+
+    def stopService(self) -> None:
+        super().stopService()
+        if self._looking_up.running:
+            self._looking_up.stop()
+        self._use([])
+
+    def _look_up(self) -> Deferred[None]:
+        looked_up: Deferred[list[tuple[str, int]]] = deferToThreadPool(
+            self._reactor, self._reactor.getThreadPool(), _addresses, self._names
+        )
+        return looked_up.addCallback(self._use)
+
+    def _use(self, addresses: Sequence[tuple[str, int]]) -> None:
+        """Use the servers at these addresses; none found leaves those that were known."""
+        if not addresses and self.running:
+            return
+        for address in set(self._servers) - set(addresses):
+            self._servers.pop(address).close()
+        for address in addresses:
+            if address not in self._servers:
+                self._servers[address] = _Server(self._reactor, *address)
+
+    def _server(self, key: str) -> _Server:
+        if not self._servers:
+            raise DownError("no memcached is known by its address yet")
+        return max(self._servers.values(), key=lambda server: _weight(server.address, key))
+
+    async def get(self, key: str) -> bool:
+        _, value = await self._server(key).call("get", key.encode("ascii"))
+        return value is not None
+
+    async def put(self, key: str, answer: Answer) -> None:
+        lifetime = self._lifetime
+        if lifetime > _LONGEST_RELATIVE:
+            lifetime += int(self._reactor.seconds())
+        stored = await self._server(key).call(
+            "set", key.encode("ascii"), _as_http(answer), 0, lifetime
+        )
+        if not stored:
+            raise DownError("memcached did not store the value")
+
+
+def _addresses(names: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """The addresses that names stand for; may wait for a name server."""
+    found: dict[tuple[str, int], None] = {}
+    for host, port in names:
+        try:
+            entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            log.warn("cannot look up a memcached", host=host, reason=str(error))
+            continue
+        # One family of a host that has both: its two addresses are one server.
+        family = min(entries, key=lambda entry: entry[0] != socket.AF_INET)[0]
+        for entry in entries:
+            if entry[0] == family:
+                found[str(entry[4][0]), port] = None
+    return list(found)
+
+
+def _weight(address: tuple[str, int], key: str) -> bytes:
+    return hashlib.sha256(f"{address[0]}:{address[1]} {key}".encode()).digest()
+
+
+def _as_http(answer: Answer) -> bytes:
+    """The answer as the original stores it: both can share a memcached during a migration."""
+    phrase = HTTPStatus(answer.status).phrase
+    head = (
+        f"HTTP/1.1 {answer.status} {phrase}\r\nContent-Type: {answer.content_type}\r\n"
+        f"Content-Length: {len(answer.body)}\r\n\r\n"
+    )
+    return head.encode("latin-1", "replace") + answer.body

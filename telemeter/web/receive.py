@@ -1,0 +1,327 @@
+"""POST /metrics/v1/receive: remote write from any Prometheus (specification section 5)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from io import BytesIO
+from typing import Final
+
+from prometheus_client import Counter
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from twisted.web.iweb import IRequest
+
+from telemeter.auth.authorizer import RefusedError, UnavailableError
+from telemeter.auth.composite import CompositeToken, MalformedTokenError, parse_composite
+from telemeter.metrics.compression import decompress_block
+from telemeter.metrics.errors import BadInputError, TooLargeError
+from telemeter.metrics.format import split_content_type
+from telemeter.metrics.write import (
+    ForeignIdError,
+    MissingLabelError,
+    WriteRules,
+    Written,
+    sift_write,
+    sift_write_v2,
+)
+from telemeter.upstream.forwarder import V1, V2, Forwarder, ForwardError, Sent
+from telemeter.web.refused import Refused
+from telemeter.web.routing import Route
+from telemeter.web.site import admit, note
+from telemeter.web.upload import Runner, too_large
+
+FORWARDED: Final = Counter(
+    "telemeter_forward_requests_total", "Remote-write requests forwarded, by result.", ["result"]
+)
+SIZE_LIMITED: Final = Counter(
+    "telemeter_receive_size_limited_total", "Remote-write requests refused because of their size."
+)
+MISSING_LABELS: Final = Counter(
+    "telemeter_receive_request_missing_labels_total",
+    "Remote-write requests refused because a series lacked the partition label.",
+)
+FOREIGN_IDS: Final = Counter(
+    "telemeter_receive_request_incorrect_label_values_total",
+    "Remote-write requests refused because a series carried another cluster's identifier.",
+)
+REFUSED: Final = Counter(
+    "telemeter_receive_requests_refused_total",
+    "Remote-write requests refused, by reason.",
+    ["reason"],
+)
+SERIES: Final = Counter(
+    "telemeter_receive_series_processed_total", "Series of remote-write requests let pass."
+)
+DROPPED: Final = Counter(
+    "telemeter_receive_series_dropped_total",
+    "Series of remote-write requests that no whitelist rule allowed.",
+)
+DUPLICATES: Final = Counter(
+    "telemeter_receive_duplicate_series_total",
+    "Series of remote-write requests left out because another had become identical.",
+)
+METADATA: Final = Counter(
+    "telemeter_receive_metadata_requests_total",
+    "Remote-write requests with metadata only, which are accepted and discarded.",
+)
+for _result in ("success", "error"):
+    FORWARDED.labels(_result)
+_REASONS = (
+    "token",
+    "unauthorized",
+    "unavailable",
+    "content",
+    "size",
+    "malformed",
+    "missing_label",
+    "foreign_id",
+    "nothing_left",
+)
+for _reason in _REASONS:
+    REFUSED.labels(_reason)
+
+_V2_MESSAGE = "io.prometheus.write.v2.Request"
+_V1_MESSAGE = "prometheus.WriteRequest"
+_BUSY_SECONDS = 60
+_DOWN_SECONDS = 30
+#: Requests up to this many bytes are sifted at once: handing them to a thread costs more.
+_SMALL_BODY = 1024
+#: snappy stores at best 64 bytes in 3: a block that declares more than this is lying.
+_MOST_COMPRESSION = 32
+
+#: Asks whether a token is good; fails with `RefusedError` or `UnavailableError`.
+Check = Callable[[bytes], Deferred[None]]
+
+
+def _refused(reason: str, refused: Refused) -> Refused:
+    REFUSED.labels(reason).inc()
+    return refused
+
+
+class Write:
+    """A remote-write request: takes the body, once its token has turned out to be good."""
+
+    def __init__(self, token: CompositeToken, version: int, limit: int) -> None:
+        self.token = token
+        self.version = version
+        self.allowed: Deferred[None]
+        self._limit = limit
+        self._body = BytesIO()
+
+    def expect(self, length: int | None) -> None:
+        """Refuse a length that is over the limit."""
+        if length is not None and length >= self._limit:
+            raise self._too_long(length)
+
+    def write(self, data: bytes) -> None:
+        self._body.write(data)
+        if self._body.tell() >= self._limit:
+            raise self._too_long(self._body.tell())
+
+    def abandoned(self) -> None:
+        self.allowed.addErrback(lambda _: None)
+        self.allowed.cancel()
+
+    def _too_long(self, size: int) -> Refused:
+        SIZE_LIMITED.inc()
+        return _refused(
+            "size", too_large("--limit-receive-bytes", self._limit, f"{size} compressed or more")
+        )
+
+    @property
+    def body(self) -> bytes:
+        """The body as it arrived."""
+        return self._body.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveSettings:
+    """How the endpoint is configured.
+
+    Attributes:
+        rules: for every request; the cluster is filled in from its token.
+        limit_bytes: the limit of a compressed body.
+        tenant_key: the field of the token that names the tenant in logs.
+        foreign_ids: whether a sender may write for other clusters than its own.
+        keep_version: whether 2.0 requests are forwarded as such, rather than as 1.0.
+    """
+
+    rules: WriteRules
+    limit_bytes: int
+    tenant_key: str = ""
+    foreign_ids: bool = False
+    keep_version: bool = False
+
+
+class ReceiveEndpoint:
+    """The endpoint."""
+
+    def __init__(
+        self, settings: ReceiveSettings, check: Check, upstream: Forwarder | None, run: Runner
+    ) -> None:
+        """Make the endpoint.
+
+        Args:
+            settings: how it is configured.
+            check: asks whether a token is good.
+            upstream: takes what is left; None: nothing is configured, so requests get 502.
+            run: sifts a body where it does not keep the reactor from its work.
+        """
+        self._settings = settings
+        self._check = check
+        self._upstream = upstream
+        self._run = run
+
+    def route(self) -> Route:
+        return Route("/metrics/v1/receive", self.post, ("POST",), "receive", self.gate)
+
+    def gate(self, request: IRequest, length: int | None) -> Write:
+        """Read the token, and ask about it; until the answer is there, no body is read."""
+        try:
+            token = parse_composite(request.getHeader("Authorization"), self._settings.tenant_key)
+        except MalformedTokenError as error:
+            raise _refused("token", Refused(400, str(error))) from None
+        note(request, cluster=token.cluster)
+        if token.tenant:
+            note(request, tenant=token.tenant)
+        write = Write(token, _version_of(request), self._settings.limit_bytes)
+        write.expect(length)
+        write.allowed = self._check(token.question).addErrback(_not_allowed)
+        return write
+
+    async def post(self, request: IRequest) -> bytes:
+        write = admit(request, self.gate)
+        await write.allowed
+        written = await self._sifted(write)
+        note(
+            request,
+            received=written.received,
+            forwarded=written.series,
+            dropped=written.dropped,
+        )
+        SERIES.inc(written.series)
+        DROPPED.inc(written.dropped)
+        DUPLICATES.inc(written.duplicates)
+        if written.only_metadata:
+            METADATA.inc()
+            request.setHeader("Content-Type", "application/json")
+            return json.dumps({"message": "metadata is accepted and discarded"}).encode()
+        if not written.series:
+            raise _refused(
+                "nothing_left",
+                Refused(400, "nothing is left to forward: no series, or none is whitelisted"),
+            )
+        sent = await self._forward(write, written)
+        if write.version == 2:
+            _tell_written(request, written, sent)
+        request.setResponseCode(sent.status)
+        return b""
+
+    async def _sifted(self, write: Write) -> Written:
+        settings = self._settings
+        cluster = None if settings.foreign_ids else write.token.cluster
+        rules = replace(settings.rules, cluster=cluster)
+        body = write.body
+        arguments = (body, write.version, rules, settings.keep_version)
+        try:
+            if len(body) <= _SMALL_BODY:
+                return sift(*arguments)
+            written: Written = await self._run(sift, *arguments)
+        except MissingLabelError as error:
+            MISSING_LABELS.inc()
+            raise _refused("missing_label", Refused(400, str(error))) from None
+        except ForeignIdError as error:
+            FOREIGN_IDS.inc()
+            raise _refused("foreign_id", Refused(400, str(error))) from None
+        except TooLargeError as error:
+            SIZE_LIMITED.inc()
+            raise _refused("size", Refused(413, str(error))) from None
+        except BadInputError as error:
+            raise _refused("malformed", Refused(400, str(error))) from None
+        return written
+
+    async def _forward(self, write: Write, written: Written) -> Sent:
+        if self._upstream is None:
+            raise Refused(502, "this server has nowhere to forward samples to (--forward-url)")
+        keep = write.version == 2 and self._settings.keep_version
+        try:
+            sent = await self._upstream.send(written.payload, V2 if keep else V1)
+        except ForwardError as error:
+            FORWARDED.labels("error").inc()
+            headers = {"Retry-After": error.retry_after} if error.retry_after else {}
+            raise Refused(error.status, str(error), headers) from None
+        FORWARDED.labels("success").inc()
+        return sent
+
+
+def _version_of(request: IRequest) -> int:
+    """The version of the protocol, by the headers.
+
+    Raises:
+        Refused: 415, they name something that we do not speak.
+    """
+    content_type = request.getHeader("Content-Type") or "application/x-protobuf"
+    media_type, parameters = split_content_type(content_type)
+    message = parameters.get("proto", _V1_MESSAGE)
+    if media_type != "application/x-protobuf" or message not in (_V1_MESSAGE, _V2_MESSAGE):
+        raise _refused(
+            "content",
+            Refused(
+                415,
+                f"expected Content-Type application/x-protobuf, alone or with proto={_V1_MESSAGE} "
+                f"or proto={_V2_MESSAGE}; saw {content_type}",
+            ),
+        )
+    encoding = (request.getHeader("Content-Encoding") or "snappy").strip().lower()
+    if encoding != "snappy":
+        raise _refused("content", Refused(415, f"expected Content-Encoding snappy; saw {encoding}"))
+    return 2 if message == _V2_MESSAGE else 1
+
+
+def _not_allowed(failure: Failure) -> Failure:
+    """What a sender is told whose token the authorization server did not accept.
+
+    A Prometheus drops its samples on most 4xx statuses and keeps them on 429 and 5xx, so a server
+    that is only busy or down must not become a 401.
+    """
+    error = failure.value
+    if isinstance(error, RefusedError) and error.status == 429:
+        busy = {"Retry-After": str(_BUSY_SECONDS)}
+        return Failure(_refused("unavailable", Refused(429, error.reason, busy)))
+    if isinstance(error, RefusedError):
+        refused = Refused(401, f"the token was refused: {error.reason}")
+        return Failure(_refused("unauthorized", refused))
+    if isinstance(error, UnavailableError):
+        refused = Refused(
+            503,
+            "the authorization server gives no answer at present",
+            {"Retry-After": str(_DOWN_SECONDS)},
+            detail=str(error),
+        )
+        return Failure(_refused("unavailable", refused))
+    return failure
+
+
+def sift(body: bytes, version: int, rules: WriteRules, keep_version: bool) -> Written:
+    """Decompress and sift, which needs nothing but the processor.
+
+    Raises:
+        BadInputError: the request is refused.
+    """
+    plain = decompress_block(body, _MOST_COMPRESSION * len(body))
+    if version == 2:
+        return sift_write_v2(plain, rules, keep_version=keep_version)
+    return sift_write(plain, rules)
+
+
+def _tell_written(request: IRequest, written: Written, sent: Sent) -> None:
+    """Say what was written: what the upstream says, if it speaks 2.0, or all that was forwarded."""
+    for kind, count in (
+        ("Samples", written.samples),
+        ("Histograms", written.histograms),
+        ("Exemplars", written.exemplars),
+    ):
+        name = f"X-Prometheus-Remote-Write-{kind}-Written"
+        request.setHeader(name, sent.headers.getRawHeaders(name, [str(count)])[0])
