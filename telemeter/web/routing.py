@@ -83,7 +83,7 @@ def _endpoint(handler: Callable[[IRequest], Any]) -> Callable[..., Any]:
         body = handler(request)
         if isawaitable(body):
             body = await body
-        if request.code not in NO_BODY_CODES:
+        if getattr(request, "code", 200) not in NO_BODY_CODES:
             request.setHeader("Content-Length", str(len(body)))
         return body  # type: ignore[no-any-return]
 
