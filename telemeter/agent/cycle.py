@@ -84,11 +84,21 @@ class Agent(Service):
         plan: Plan,
         clock: IReactorTime,
         jitter: Callable[[float, float], float] = random.uniform,
+        refresh: Callable[[], Plan] | None = None,
     ) -> None:
+        """Make an agent.
+
+        Args:
+            plan: what its cycles do.
+            clock: tells the time.
+            jitter: a random number between two others.
+            refresh: is asked for the plan before every cycle; None: the plan stays until a reload.
+        """
         self.last: list[Family] = []
         self._plan = plan
         self._clock = clock
         self._jitter = jitter
+        self._refresh = refresh
         self._loop: LoopingCall | None = None
         self._retry: IDelayedCall | None = None
         self._under_way: Deferred[None] | None = None
@@ -151,6 +161,8 @@ class Agent(Service):
 
     async def _guarded_cycle(self) -> None:
         TOTAL.inc()
+        if self._refresh is not None:
+            self._plan = self._refresh()
         try:
             await self._cycle(self._plan)
         except CancelledError:

@@ -132,5 +132,5 @@ def _parse_token(body: bytes, now: float) -> Token:
 
 def retry_after_seconds(headers: Headers) -> float | None:
     """What a Retry-After header says in seconds; None if there is none, or a date."""
-    value = (headers.getRawHeaders("Retry-After") or [""])[0]
-    return float(value) if value.isascii() and value.isdigit() and len(value) < 7 else None
+    value = (headers.getRawHeaders(b"Retry-After") or [b""])[0]
+    return float(value) if value.isdigit() and len(value) < 7 else None

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import binascii
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, TypeAlias
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
     load_der_private_key,
     load_pem_private_key,
 )
@@ -20,12 +24,18 @@ _CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES51
 _EXPECTED = "expected an RSA key or an EC key on P-256, P-384 or P-521, in PEM or DER"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SigningKey:
     """A private key and the JWT algorithm that goes with it."""
 
     private: PrivateKey
     algorithm: str
+
+    @cached_property
+    def identifier(self) -> str:
+        """What tells the key from others in a token's header `kid`; the same on every server."""
+        public = self.public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return hashlib.sha256(public).hexdigest()[:16]
 
     @property
     def public(self) -> PublicKey:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import jwt
 
 from telemeter.auth.bearer import NotAuthorizedError
-from telemeter.auth.keys import SigningKey
+from telemeter.auth.keys import PublicKey, SigningKey
 
 ISSUER: Final = "telemeter.selfsigned"
 AUDIENCE: Final = "telemeter-client"
@@ -58,14 +58,16 @@ class TokenIssuer:
             "exp": issued + self.lifetime,
             _PRIVATE_CLAIM: {"labels": dict(labels)},
         }
-        return jwt.encode(claims, self._key.private, algorithm=self._key.algorithm)
+        key = self._key
+        headers = {"kid": key.identifier}
+        return jwt.encode(claims, key.private, algorithm=key.algorithm, headers=headers)
 
 
 class TokenVerifier:
     """Checks tokens against one or more keys, each with its own algorithm and no other."""
 
     def __init__(self, keys: Sequence[SigningKey]) -> None:
-        self._keys = [(key.public, key.algorithm) for key in keys]
+        self._keys = {key.identifier: (key.public, key.algorithm) for key in keys}
 
     def verify(self, token: str, now: float) -> Client:
         """Whom a token belongs to.
@@ -94,9 +96,19 @@ class TokenVerifier:
             raise NotAuthorizedError("the token is not valid yet: check the clocks")
         return Client(subject, labels, expires)
 
+    def _candidates(self, token: str) -> Iterable[tuple[PublicKey, str]]:
+        """The keys that may have signed a token: the one that it names, or all if it names none."""
+        try:
+            named = jwt.get_unverified_header(token).get("kid")
+        except (jwt.PyJWTError, ValueError, RecursionError):
+            return ()
+        if isinstance(named, str):
+            return [self._keys[named]] if named in self._keys else ()
+        return self._keys.values()
+
     def _decode(self, token: str) -> dict[str, Any]:
         reason = "the token could not be verified"
-        for key, algorithm in self._keys:
+        for key, algorithm in self._candidates(token):
             try:
                 return jwt.decode(
                     token,

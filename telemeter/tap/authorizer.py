@@ -46,7 +46,7 @@ class Options(Flags):
         if not self["tokens"]:
             raise UsageError("--tokens is required: a JSON file with the tokens to accept")
         try:
-            entries: Any = json.loads(read_file(self, "tokens"))
+            entries: Any = json.loads(read_file("tokens", self["tokens"]))
             self.tokens = [entry["token"] for entry in entries]
             if not all(isinstance(token, str) and token for token in self.tokens):
                 raise ValueError("a token is no text")

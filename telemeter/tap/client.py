@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
 from typing import Any, ClassVar
 
-from twisted.application.service import IService, Service
+from twisted.application.service import IService
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 from twisted.logger import Logger, globalLogBeginner
@@ -21,7 +19,6 @@ from telemeter.agent.upload import Destination
 from telemeter.metrics.exposition import render_text
 from telemeter.metrics.transform import Transforms
 from telemeter.net.client import make_agent
-from telemeter.net.tls import ClientPolicy
 from telemeter.net.url import (
     add_query,
     check_http_url,
@@ -39,7 +36,7 @@ from telemeter.tap.flags import (
     integer,
     label_list,
     pair_list,
-    read_file,
+    read_policy,
     read_secret,
     read_selectors,
     selector,
@@ -49,10 +46,12 @@ from telemeter.tap.flags import (
     word_list,
 )
 from telemeter.tap.listen import endpoint_maker, listen_address
+from telemeter.tap.reload import Reloader, signature
 from telemeter.tap.service import Daemon, Listener
-from telemeter.web.agent import federate_route, reload_route
+from telemeter.web.agent import federate_route
 from telemeter.web.debug import debug_routes
 from telemeter.web.health import Health, index_route, metrics_route
+from telemeter.web.reload import reload_route
 from telemeter.web.routing import make_site
 
 log = Logger()
@@ -130,6 +129,12 @@ class Options(Flags):
             "",
             "URL to exchange the bearer token at, or a path on the server of --to.",
             shown="--to with /authorize?id= and --id",
+        ),
+        Flag(
+            "to-ca-file",
+            text,
+            "",
+            "File with CA certificates (PEM) to trust for --to, in addition to the system's.",
         ),
         Flag("to-token", text, "", "Bearer token for the server.", secret=True),
         Flag("to-token-file", text, "", "File with the bearer token for the server."),
@@ -235,16 +240,7 @@ class Options(Flags):
 
     def settings(self) -> dict[str, Any]:
         """What depends on files, read now; raises `UsageError`."""
-        self.require_both("tls-cert-file", "tls-private-key-file")
-        files = {
-            name: read_file(self, name) if self[name] else b""
-            for name in ("from-ca-file", "tls-cert-file", "tls-private-key-file")
-        }
-        try:
-            policy = ClientPolicy(*files.values())
-        except ValueError as error:
-            given = ", ".join(f"--{name} {self[name]!r}" for name in files if self[name])
-            raise UsageError(f"{given}: {error}") from None
+        policy = read_policy(self, "from-ca-file", "tls-cert-file", "tls-private-key-file")
         to_token = read_secret(self, "to-token")
         if not to_token and not self["dry-run"]:
             raise UsageError("--to-token or --to-token-file is required, to authorize with")
@@ -256,11 +252,24 @@ class Options(Flags):
             )
         return {
             "policy": policy,
+            "to_policy": read_policy(self, "to-ca-file"),
             "from_token": read_secret(self, "from-token"),
             "to_token": to_token,
             "salt": salt,
             "matches": self._matches(),
         }
+
+    def rotating_paths(self) -> list[str]:
+        """The files with tokens and certificates."""
+        names = (
+            "from-token-file",
+            "from-ca-file",
+            "tls-cert-file",
+            "tls-private-key-file",
+            "to-token-file",
+            "to-ca-file",
+        )
+        return [self[name] for name in names if self[name]]
 
     def _matches(self) -> list[str]:
         selectors = list(self["match"])
@@ -280,7 +289,7 @@ def make_plan(options: Options, reactor: Any, previous: Plan | None = None) -> P
     settings = options.settings()
     authorize_url, upload_url = options.urls()
     timeout = max(options["interval"], _SHORTEST_TIMEOUT)
-    to_agent = make_agent(reactor, "federate_to")
+    to_agent = make_agent(reactor, "federate_to", policy=settings["to_policy"])
     tokens = previous.tokens if previous else None
     if tokens is None or not tokens.serves(authorize_url, settings["to_token"]):
         tokens = TokenStore(to_agent, reactor, authorize_url, settings["to_token"])
@@ -306,42 +315,35 @@ def make_plan(options: Options, reactor: Any, previous: Plan | None = None) -> P
     )
 
 
-class Reloader(Service):
-    """Reads all files again, on SIGHUP and for POST /-/reload; a bad one changes nothing."""
+class Planner:
+    """Makes the agent's plan anew: on request, and when tokens or certificates have changed.
 
-    def __init__(self, options: Options, reactor: Any, agent: Agent, plan: Plan) -> None:
+    Kubernetes, for one, replaces such files while the agent runs.
+    """
+
+    def __init__(self, options: Options, reactor: Any) -> None:
         self._options = options
         self._reactor = reactor
-        self._agent = agent
-        self._plan = plan
-        self._old_handler: Any = None
+        self._signature = signature(options.rotating_paths())
+        self.plan = make_plan(options, reactor)
 
-    def startService(self) -> None:
-        super().startService()
-        if hasattr(signal, "SIGHUP"):
-            self._old_handler = signal.signal(signal.SIGHUP, self._signalled)
+    def reload(self, agent: Agent) -> None:
+        """Read all files again and have the agent use them; raises `UsageError`."""
+        self.plan = make_plan(self._options, self._reactor, self.plan)
+        agent.reload(self.plan)
 
-    def stopService(self) -> None:
-        super().stopService()
-        if self._old_handler is not None:
-            signal.signal(signal.SIGHUP, self._old_handler)
-
-    def reload(self) -> None:
-        """Do it; raises ValueError with the reason why not."""
-        try:
-            self._plan = make_plan(self._options, self._reactor, self._plan)
-        except UsageError as error:
-            log.error("not reloaded, the old configuration stays", reason=str(error))
-            raise ValueError(str(error)) from None
-        log.info("reloaded")
-        self._agent.reload(self._plan)
-
-    def _signalled(self, number: int, frame: Any) -> None:
-        self._reactor.callFromThread(self._reload_quietly)
-
-    def _reload_quietly(self) -> None:
-        with contextlib.suppress(ValueError):  # logged; a signal has nobody to tell
-            self.reload()
+    def current(self) -> Plan:
+        """The plan for the next cycle."""
+        state = signature(self._options.rotating_paths())
+        if state != self._signature:
+            self._signature = state
+            try:
+                self.plan = make_plan(self._options, self._reactor, self.plan)
+            except UsageError as error:
+                log.error("changed files are not used yet", reason=str(error))
+            else:
+                log.info("changed files are used from now on")
+        return self.plan
 
 
 def makeService(options: Options, reactor: Any = None) -> IService:
@@ -355,10 +357,10 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         )
         react(lambda reactor: Deferred.fromCoroutine(dry_run(options, reactor)))
     daemon = Daemon(options)
-    plan = make_plan(options, reactor)
-    agent = Agent(plan, reactor)
+    planner = Planner(options, reactor)
+    agent = Agent(planner.plan, reactor, refresh=planner.current)
     agent.setServiceParent(daemon)
-    reloader = Reloader(options, reactor, agent, plan)
+    reloader = Reloader(reactor, lambda: planner.reload(agent))
     reloader.setServiceParent(daemon)
     if options["listen"]:
         health = Health()

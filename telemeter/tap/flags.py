@@ -21,6 +21,7 @@ from twisted.python.usage import Options, UsageError
 from telemeter import __version__
 from telemeter.metrics.errors import BadInputError
 from telemeter.metrics.selector import NAME, Selector, parse_rules, parse_selector
+from telemeter.net.tls import ClientPolicy
 
 log = Logger()
 
@@ -34,6 +35,8 @@ _UNITS: Final = {
     "m": 60.0,
     "h": 3600.0,
 }
+#: The flags that name the servers that `policy_flags` are about.
+_TARGETS: Final = {"forward": "forward-url", "authorize": "authorize"}
 _DURATION_PART = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
 
 
@@ -258,19 +261,19 @@ def selector(value: str) -> Selector:
         raise ValueError(str(error)) from None
 
 
-def read_file(flags: Flags, name: str) -> bytes:
-    """The content of the file that a flag names; raises `UsageError`."""
+def read_file(name: str, path: str) -> bytes:
+    """The content of the file that the flag `name` names; raises `UsageError`."""
     try:
-        return Path(flags[name]).read_bytes()
+        return Path(path).read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"--{name} {flags[name]!r}: expected a readable file: {reason}") from None
+        raise UsageError(f"--{name} {path!r}: expected a readable file: {reason}") from None
 
 
 def read_text(flags: Flags, name: str) -> str:
     """The content of a text file; raises `UsageError`."""
     try:
-        return read_file(flags, name).decode()
+        return read_file(name, flags[name]).decode()
     except UnicodeDecodeError:
         raise UsageError(f"--{name} {flags[name]!r}: expected UTF-8 text") from None
 
@@ -320,6 +323,45 @@ def warn_of_tracing(flags: Flags) -> None:
     """Say that somebody who asks for traces gets none."""
     if flags["internal.tracing.endpoint"]:
         log.warn("--internal.tracing.endpoint is ignored: traces are not written yet")
+
+
+def policy_flags(target: str) -> tuple[Flag, ...]:
+    """The flags for TLS towards a server."""
+    return (
+        Flag(
+            f"{target}-ca-file",
+            text,
+            "",
+            f"File with CA certificates (PEM) to trust for --{_TARGETS[target]}, in addition to "
+            "the system's.",
+        ),
+        Flag(
+            f"{target}-tls-crt",
+            text,
+            "",
+            f"File with a client certificate (PEM) to show to --{_TARGETS[target]}.",
+        ),
+        Flag(f"{target}-tls-key", text, "", "File with its private key (PEM)."),
+    )
+
+
+def read_policy(flags: Flags, authorities: str, *pair: str) -> ClientPolicy:
+    """Whom to trust, and what to show, by the files that flags name; raises `UsageError`.
+
+    Args:
+        flags: the flags.
+        authorities: the flag for CA certificates.
+        pair: the flags for a certificate to show, and its key.
+    """
+    if pair:
+        flags.require_both(*pair)
+    names = (authorities, *pair)
+    contents = [read_file(name, flags[name]) if flags[name] else b"" for name in names]
+    try:
+        return ClientPolicy(*contents)
+    except ValueError as error:
+        given = ", ".join(f"--{name} {flags[name]!r}" for name in names if flags[name])
+        raise UsageError(f"{given}: {error}") from None
 
 
 LOGGING: Final = (

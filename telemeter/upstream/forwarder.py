@@ -148,11 +148,11 @@ class Forwarder:
                 status=response.code,
                 answer=text[:_SHOWN].decode("utf-8", "replace"),
             )
-            retry_after = response.headers.getRawHeaders("Retry-After") or [None]
+            retry_after = response.headers.getRawHeaders(b"Retry-After")
             raise ForwardError(
                 response.code,
                 f"the upstream refused the samples with status {response.code}",
-                retry_after[0],
+                retry_after[0].decode("ascii", "replace") if retry_after else None,
                 answered=True,
             )
         return Sent(response.code, response.headers)

@@ -1,4 +1,4 @@
-"""What the agent's own listener adds: /federate and /-/reload."""
+"""What the agent's own listener adds: /federate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from twisted.web.iweb import IRequest
 
 from telemeter.metrics.exposition import render_text
 from telemeter.metrics.family import TEXT_CONTENT_TYPE, Family
-from telemeter.web.refused import Refused
 from telemeter.web.routing import Route
 
 
@@ -20,20 +19,3 @@ def federate_route(last: Callable[[], Sequence[Family]]) -> Route:
         return render_text(last()).encode()
 
     return Route("/federate", federate)
-
-
-def reload_route(reload: Callable[[], None]) -> Route:
-    """POST /-/reload: read all files again.
-
-    Args:
-        reload: does it; raises ValueError with the reason why the old configuration stays.
-    """
-
-    def post(request: IRequest) -> bytes:
-        try:
-            reload()
-        except ValueError as error:
-            raise Refused(500, f"not reloaded, the old configuration stays: {error}") from None
-        return b"reloaded\n"
-
-    return Route("/-/reload", post, ("POST",))

@@ -174,6 +174,10 @@ class ReceiveEndpoint:
         self._upstream = upstream
         self._run = run
 
+    def use(self, settings: ReceiveSettings) -> None:
+        """Work with other settings from now on."""
+        self._settings = settings
+
     def route(self) -> Route:
         return Route("/metrics/v1/receive", self.post, ("POST",), "receive", self.gate)
 

@@ -8,6 +8,7 @@ from inspect import isawaitable
 from typing import Any
 
 from klein import Klein
+from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 from twisted.web.http import NO_BODY_CODES
 from twisted.web.iweb import IRequest
@@ -80,9 +81,14 @@ def _endpoint(handler: Callable[[IRequest], Any]) -> Callable[..., Any]:
     """A handler as Klein calls it, whose answer tells its length."""
 
     async def endpoint(request: IRequest, *_: Any) -> bytes:
-        body = handler(request)
-        if isawaitable(body):
-            body = await body
+        try:
+            body = handler(request)
+            if isawaitable(body):
+                body = await body
+        except Refused:
+            if getattr(request, "channel", None) is None:  # the client is gone: nobody to tell
+                raise CancelledError from None
+            raise
         if getattr(request, "code", 200) not in NO_BODY_CODES:
             request.setHeader("Content-Length", str(len(body)))
         return body  # type: ignore[no-any-return]

@@ -145,6 +145,11 @@ class UploadEndpoint:
         self._partition_label = partition_label
         self._limit = limit_bytes
 
+    def use(self, verifier: TokenVerifier, rules: UploadRules) -> None:
+        """Check tokens and convert uploads in another way from now on."""
+        self._verifier = verifier
+        self._rules = rules
+
     def route(self) -> Route:
         return Route("/upload", self.post, ("POST",), "upload", self.gate)
 
@@ -180,7 +185,13 @@ class UploadEndpoint:
     async def post(self, request: IRequest) -> bytes:
         """Steps 3 to 10."""
         upload = admit(request, self.gate)
-        converted = await self._converted(upload)
+        try:
+            converted = await self._converted(upload)
+        except Refused:
+            raise  # the upload is at fault: that was the cluster's turn
+        except Exception:
+            upload.slot.give_back()
+            raise
         note(
             request,
             received=converted.received,

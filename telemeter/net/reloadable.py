@@ -1,0 +1,42 @@
+"""TLS settings that can be replaced while connections are open; those keep what they began with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from OpenSSL import SSL
+from twisted.internet.interfaces import IOpenSSLContextFactory
+from twisted.internet.ssl import CertificateOptions
+from twisted.web.iweb import IPolicyForHTTPS
+from zope.interface import implementer
+
+
+@implementer(IOpenSSLContextFactory)
+class ReloadableServerContext:
+    """What a listener shows, for `TLSMemoryBIOFactory`."""
+
+    def __init__(self, options: CertificateOptions | None) -> None:
+        self._options = options
+
+    def use(self, options: CertificateOptions | None) -> None:
+        """Show something else to those who connect from now on."""
+        self._options = options
+
+    def getContext(self) -> SSL.Context:
+        assert self._options is not None
+        return self._options.getContext()
+
+
+@implementer(IPolicyForHTTPS)
+class ReloadablePolicy:
+    """Whom a client trusts, and what it shows."""
+
+    def __init__(self, policy: IPolicyForHTTPS) -> None:
+        self._policy = policy
+
+    def use(self, policy: IPolicyForHTTPS) -> None:
+        """Trust and show something else from the next connection on."""
+        self._policy = policy
+
+    def creatorForNetloc(self, hostname: bytes, port: int) -> Any:
+        return self._policy.creatorForNetloc(hostname, port)

@@ -1,0 +1,123 @@
+"""Reading files again while the daemon runs: all or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, TypeAlias
+
+from prometheus_client import Gauge
+from twisted.application.service import Service
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.usage import UsageError
+
+SUCCESSFUL: Final = Gauge(
+    "telemeter_config_last_reload_successful",
+    "Whether the files could be used when they were last read: 1 or 0.",
+)
+SUCCESS_TIME: Final = Gauge(
+    "telemeter_config_last_reload_success_timestamp_seconds",
+    "When the files were last read and could be used.",
+)
+#: How often files are looked at for changes, in seconds.
+WATCH_SECONDS: Final = 5.0
+
+#: What tells one state of some files from another.
+Signature: TypeAlias = tuple[tuple[str, int, int, int], ...]
+
+log = Logger()
+
+
+def signature(paths: Iterable[str]) -> Signature:
+    """The state of some files; those that are not there are left out."""
+    found = []
+    for path in paths:
+        with contextlib.suppress(OSError):
+            status = os.stat(path)  # noqa: PTH116 - follows links, as Kubernetes' volumes need
+            found.append((path, status.st_ino, status.st_size, status.st_mtime_ns))
+    return tuple(found)
+
+
+class Reloader(Service):
+    """Reloads on SIGHUP, on request, and some files when they change."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        reload: Callable[[], None],
+        watched: Sequence[str] = (),
+        reload_watched: Callable[[], None] | None = None,
+    ) -> None:
+        """Make a reloader.
+
+        Args:
+            reactor: tells the time, and takes the signal into its thread.
+            reload: reads all files again and uses them; raises `UsageError`, and then has changed
+                nothing.
+            watched: paths to look at for changes.
+            reload_watched: the same as `reload`, for the watched files only.
+        """
+        self._reactor = reactor
+        self._reload = reload
+        self._watched = [path for path in watched if path]
+        self._reload_watched = reload_watched
+        self._signature = signature(self._watched)
+        self._watch = LoopingCall(self._look)
+        self._watch.clock = reactor
+        self._failing: set[Callable[[], None]] = set()
+        self._old_handler: Any = None
+
+    def startService(self) -> None:
+        super().startService()
+        self._succeeded(self._reload)
+        self._old_handler = signal.signal(signal.SIGHUP, self._signalled)
+        if self._watched:
+            self._watch.start(WATCH_SECONDS, now=False).addErrback(
+                lambda failure: log.failure("files are not watched any more", failure)
+            )
+
+    def stopService(self) -> None:
+        super().stopService()
+        signal.signal(signal.SIGHUP, self._old_handler or signal.SIG_DFL)
+        if self._watch.running:
+            self._watch.stop()
+
+    def reload(self) -> None:
+        """Reload now; raises ValueError with the reason if the old configuration stays."""
+        self._attempt(self._reload)
+
+    def _attempt(self, reload: Callable[[], None]) -> None:
+        try:
+            reload()
+        except UsageError as error:
+            self._failing.add(reload)
+            SUCCESSFUL.set(0)
+            log.error("not reloaded, the old configuration stays", reason=str(error))
+            raise ValueError(str(error)) from None
+        self._succeeded(reload)
+        log.info("reloaded")
+
+    def _succeeded(self, reload: Callable[[], None]) -> None:
+        """Reading all files makes up for anything before; the watched ones only for themselves."""
+        if reload is self._reload:
+            self._failing.clear()
+        self._failing.discard(reload)
+        if not self._failing:
+            SUCCESSFUL.set(1)
+            SUCCESS_TIME.set(self._reactor.seconds())
+
+    def _signalled(self, number: int, frame: Any) -> None:
+        self._reactor.callFromThread(self._attempt_quietly, self._reload)
+
+    def _attempt_quietly(self, reload: Callable[[], None]) -> None:
+        with contextlib.suppress(ValueError):  # logged; nobody is waiting for an answer
+            self._attempt(reload)
+
+    def _look(self) -> None:
+        state = signature(self._watched)
+        if state != self._signature and self._reload_watched is not None:
+            self._signature = state
+            self._attempt_quietly(self._reload_watched)

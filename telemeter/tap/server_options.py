@@ -1,0 +1,289 @@
+"""The flags of telemeter-server, and what they say is in files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from twisted.internet.ssl import CertificateOptions
+from twisted.python.usage import UsageError
+
+from telemeter.auth.keys import SigningKey, load_key
+from telemeter.metrics.whitelist import Whitelist
+from telemeter.net.tls import ClientPolicy, server_options
+from telemeter.net.url import check_http_url
+from telemeter.tap.flags import (
+    LOGGING,
+    Flag,
+    Flags,
+    choice,
+    duration,
+    integer,
+    label_list,
+    label_name,
+    memcached_list,
+    policy_flags,
+    read_file,
+    read_policy,
+    read_selectors,
+    selector,
+    text,
+    tracing_flags,
+)
+from telemeter.tap.listen import listen_address
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What is read from files, and can be read again while the server runs.
+
+    Attributes:
+        keys: the first signs, all verify; empty: none were given.
+        whitelist: the rules of flags and file.
+        tls, internal_tls: what the listeners show; None: no TLS.
+        forward_policy, authorize_policy: whom to trust upstream, and what to show there.
+    """
+
+    keys: tuple[SigningKey, ...]
+    whitelist: Whitelist
+    tls: CertificateOptions | None
+    internal_tls: CertificateOptions | None
+    forward_policy: ClientPolicy
+    authorize_policy: ClientPolicy
+
+
+class Options(Flags):
+    """The flags of telemeter-server."""
+
+    program = "telemeter-server"
+    synopsis = "[flags]"
+    longdesc = (
+        "Takes metrics pushed by telemeter-client or written by any Prometheus, checks whose they "
+        "are, limits, filters and labels them, and forwards them by remote write."
+    )
+    flags: ClassVar = (
+        Flag(
+            "listen",
+            listen_address,
+            "0.0.0.0:9003",
+            "HOST:PORT to listen on for clients, or a Twisted endpoint description.",
+        ),
+        Flag(
+            "listen-internal",
+            listen_address,
+            "localhost:9004",
+            "HOST:PORT to listen on for health, metrics and debugging.",
+        ),
+        Flag("tls-key", text, "", "File with the private key (PEM) for --listen."),
+        Flag("tls-crt", text, "", "File with the certificate and its chain (PEM) for --listen."),
+        Flag("internal-tls-key", text, "", "As --tls-key, for --listen-internal."),
+        Flag("internal-tls-crt", text, "", "As --tls-crt, for --listen-internal."),
+        Flag(
+            "label",
+            label_list,
+            [],
+            "NAME=VALUE labels to add to every outgoing series, or to overwrite there.",
+            repeated=True,
+        ),
+        Flag(
+            "partition-label",
+            label_name,
+            "_id",
+            "The label that holds the cluster's identifier; every sample must carry it.",
+        ),
+        Flag(
+            "shared-key",
+            text,
+            [],
+            "File with the private key that signs the agents' tokens: RSA, or EC on P-256, P-384 "
+            "or P-521; PEM or DER. Servers that share it accept each other's tokens. Of several "
+            "the first signs, and all verify.",
+            repeated=True,
+            shown="a fresh key at every start",
+        ),
+        Flag(
+            "token-expire-seconds",
+            integer(1),
+            24 * 60 * 60,
+            "For how many seconds an agent's token holds.",
+        ),
+        Flag(
+            "authorize",
+            check_http_url,
+            "",
+            "URL of the authorization server. Without it every token is accepted.",
+        ),
+        *policy_flags("authorize"),
+        Flag(
+            "authorize-cache-expire",
+            duration,
+            300.0,
+            "For how long a yes of the authorization server to a remote-write token is remembered "
+            "in this process; 0 for not at all. Not used with --memcached.",
+            shown="5m",
+        ),
+        Flag(
+            "authorize-cache-size",
+            integer(1),
+            100_000,
+            "How many of its answers are remembered, yeses and noes each.",
+        ),
+        Flag(
+            "authorize-refused-expire",
+            duration,
+            10.0,
+            "For how long a no to a remote-write token is remembered; 0 for not at all.",
+            shown="10s",
+        ),
+        Flag(
+            "memcached",
+            memcached_list,
+            [],
+            "HOST:PORT of memcached servers to remember yeses in, for servers with replicas.",
+            repeated=True,
+        ),
+        Flag(
+            "memcached-expire",
+            integer(0, 2**31 - 1),
+            24 * 60 * 60,
+            "For how many seconds memcached remembers a yes; 0 for as long as it can.",
+        ),
+        Flag(
+            "memcached-interval",
+            integer(0, 2**31 - 1),
+            10,
+            "Seconds between look-ups of the addresses of --memcached; 0 for only once.",
+        ),
+        Flag(
+            "tenant-key",
+            text,
+            "",
+            "The field of a remote-write token that names the tenant, for the log.",
+        ),
+        Flag(
+            "tenant-id",
+            text,
+            "FB870BF3-9F3A-44FF-9BF7-D7A047A52F43",
+            "The tenant to forward as (header THANOS-TENANT).",
+        ),
+        Flag(
+            "ratelimit",
+            duration,
+            270.0,
+            "The shortest time between two uploads of a cluster; 0 for no limit.",
+            shown="4m30s",
+        ),
+        Flag(
+            "forward-url", check_http_url, "", "Remote-write URL that everything is forwarded to."
+        ),
+        *policy_flags("forward"),
+        Flag(
+            "required-label",
+            label_list,
+            [],
+            "NAME=VALUE labels that every incoming sample must carry; agents learn them from "
+            "/authorize.",
+            repeated=True,
+        ),
+        Flag(
+            "whitelist",
+            selector,
+            [],
+            'A PromQL selector such as {__name__="up"}: only series that at least one selects are '
+            "forwarded. Without any, all are.",
+            repeated=True,
+        ),
+        Flag(
+            "whitelist-file",
+            text,
+            "",
+            "File with more of them, one a line; blank lines and lines starting with # are "
+            "ignored.",
+        ),
+        Flag(
+            "elide-label",
+            label_name,
+            [],
+            "A label to remove from every series.",
+            repeated=True,
+        ),
+        Flag(
+            "limit-bytes",
+            integer(1),
+            500 * 1024,
+            "The size in bytes, decompressed, that an upload must stay under.",
+        ),
+        Flag(
+            "limit-receive-bytes",
+            integer(1),
+            128 * 1024,
+            "The size in bytes, compressed, that a remote-write request must stay under.",
+        ),
+        Flag(
+            "receive-foreign-ids",
+            None,
+            False,
+            "Let a remote-write sender write for other clusters than the one of its token, as a "
+            "gateway does.",
+        ),
+        Flag(
+            "forward-protocol",
+            choice("1.0", "2.0"),
+            "1.0",
+            "The version in which remote write 2.0 is forwarded: 1.0, or 2.0 as it came.",
+        ),
+        *LOGGING,
+        *tracing_flags("telemeter-server"),
+    )
+
+    def check(self) -> None:
+        """Read every file, so that what is wrong with one is known before anything listens."""
+        self.files = self.read_files()
+
+    def read_files(self) -> Files:
+        """Read every file now; raises `UsageError`."""
+        rules = list(self["whitelist"])
+        if self["whitelist-file"]:
+            rules += read_selectors(self, "whitelist-file")
+        tls, internal_tls = self.read_certificates()
+        return Files(
+            keys=tuple(self._read_key(path) for path in self["shared-key"]),
+            whitelist=Whitelist(rules),
+            tls=tls,
+            internal_tls=internal_tls,
+            forward_policy=read_policy(
+                self, "forward-ca-file", "forward-tls-crt", "forward-tls-key"
+            ),
+            authorize_policy=read_policy(
+                self, "authorize-ca-file", "authorize-tls-crt", "authorize-tls-key"
+            ),
+        )
+
+    def read_certificates(self) -> tuple[CertificateOptions | None, CertificateOptions | None]:
+        """What the external and the internal listener show; raises `UsageError`."""
+        return (
+            self._read_pair("tls-crt", "tls-key"),
+            self._read_pair("internal-tls-crt", "internal-tls-key"),
+        )
+
+    def certificate_paths(self) -> list[str]:
+        """The files that `read_certificates` reads."""
+        names = ("tls-crt", "tls-key", "internal-tls-crt", "internal-tls-key")
+        return [self[name] for name in names if self[name]]
+
+    def _read_key(self, path: str) -> SigningKey:
+        try:
+            return load_key(read_file("shared-key", path))
+        except ValueError as error:
+            raise UsageError(f"--shared-key {path!r}: {error}") from None
+
+    def _read_pair(self, certificate: str, key: str) -> CertificateOptions | None:
+        self.require_both(certificate, key)
+        if not self[certificate]:
+            return None
+        try:
+            return server_options(
+                read_file(certificate, self[certificate]), read_file(key, self[key])
+            )
+        except ValueError as error:
+            raise UsageError(f"--{certificate} {self[certificate]!r}: {error}") from None

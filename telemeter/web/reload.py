@@ -1,0 +1,27 @@
+"""POST /-/reload: read all files again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.web.iweb import IRequest
+
+from telemeter.web.refused import Refused
+from telemeter.web.routing import Route
+
+
+def reload_route(reload: Callable[[], None]) -> Route:
+    """The route.
+
+    Args:
+        reload: does it; raises ValueError with the reason why the old configuration stays.
+    """
+
+    def post(request: IRequest) -> bytes:
+        try:
+            reload()
+        except ValueError as error:
+            raise Refused(500, f"not reloaded, the old configuration stays: {error}") from None
+        return b"reloaded\n"
+
+    return Route("/-/reload", post, ("POST",))
