@@ -8,7 +8,7 @@ ARGS ?=
 ONCE ?=
 
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 PROTO := telemeter/metrics/proto
 
 .DEFAULT_GOAL := help
@@ -18,12 +18,14 @@ PROTO := telemeter/metrics/proto
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
+demo: NEEDS := prometheus=prometheus
 demo: .venv/.run ## Show the whole path live on real input (ONCE=1: end when everything arrived)
-	@demo/need.sh command prometheus=prometheus
+	@demo/need.sh commands $(NEEDS)
 	@$(BIN)/python -m demo $(if $(ONCE),--once)
 
+test: NEEDS := prometheus=prometheus systemd-analyze=systemd
 test: .venv/.test ## Run all tests (ARGS="..." for pytest)
-	@demo/need.sh command prometheus=prometheus systemd-analyze=systemd
+	@demo/need.sh commands $(NEEDS)
 	$(BIN)/python -m pytest $(ARGS)
 
 check: .venv/.dev ## Lint, formatting, types
@@ -32,7 +34,7 @@ check: .venv/.dev ## Lint, formatting, types
 	$(BIN)/mypy
 
 proto: .venv/.dev ## Generate the protobuf code anew
-	$(BIN)/python -m grpc_tools.protoc -I $(PROTO) --python_out=$(PROTO) --pyi_out=$(PROTO) $(PROTO)/*.proto
+	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. $(PROTO)/*.proto
 
 clean: ## Remove what was built
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .hypothesis _trial_temp
@@ -40,13 +42,15 @@ clean: ## Remove what was built
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.made: setup.py pyproject.toml demo/need.sh
-	@demo/need.sh venv .venv $(PYTHON)
+	@demo/need.sh venv .venv $(PYTHON) $(NEEDS)
 	@touch $@
 
 .venv/.run: .venv/.made
-	$(PIP) --editable .
+	@echo "installing telemeter into .venv"
+	@$(PIP) --editable .
 	@touch $@
 
 .venv/.test .venv/.dev: .venv/.%: .venv/.made
-	$(PIP) --editable '.[$*]'
+	@echo "installing telemeter[$*] into .venv"
+	@$(PIP) --editable '.[$*]'
 	@touch $@

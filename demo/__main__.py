@@ -10,8 +10,6 @@ destination has everything that it should have, and fails when it has not after 
 from __future__ import annotations
 
 import argparse
-import base64
-import hashlib
 import shutil
 import signal
 import sys
@@ -21,12 +19,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
 from demo.keys import signing_key
-from demo.stack import (
-    LogFollower,
-    Program,
-    Stack,
-    StackError,
-    parse_logfmt,
+from demo.programs import (
+    anonymized,
     query,
     start_agent,
     start_authorizer,
@@ -35,6 +29,7 @@ from demo.stack import (
     start_source,
     wait_for_samples,
 )
+from demo.stack import LogFollower, Program, Stack, StackError, parse_logfmt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,12 +52,6 @@ WHITELIST = [
     '{__name__=~"up|alerts|prometheus_build_info"}',
     '{__name__="prometheus_tsdb_head_series"}',
 ]
-
-
-def anonymized(value: str) -> str:
-    """Return what the agent must put in place of a label's value."""
-    digest = hashlib.sha256((SALT + value).encode()).digest()
-    return base64.urlsafe_b64encode(digest[:9]).decode()
 
 
 def repeated(flag: str, values: Sequence[str]) -> list[str]:
@@ -115,6 +104,7 @@ def start_all(stack: Stack, report: Reporter) -> Parts:
         *("--elide-label", "_elide"),
         *("--ratelimit", "0"),  # The agent's interval is short here, the default limit 4m30s.
         *repeated("--whitelist", WHITELIST),
+        *("--log-level", "debug"),
     ]
     first = start_server(stack, "server-1", *server_flags)
     report.started_program(first.program, "telemeter-server 1 (issues the token)")
@@ -144,10 +134,11 @@ def start_all(stack: Stack, report: Reporter) -> Parts:
 def expectations(source: Program) -> dict[str, str]:
     """Return what the destination must have: queries that must find something, and their claims."""
     instance = source.url.removeprefix("http://")
+    hidden = anonymized(SALT, instance)
     mine = f'_id="{CLUSTER}"'
     return {
         f"up{{{mine}}}": "series of the agent arrive, with its cluster id",
-        f'up{{{mine}, instance="{anonymized(instance)}"}}': f"instance {instance} is anonymized",
+        f'up{{{mine}, instance="{hidden}"}}': f"instance {instance} is anonymized",
         f"alerts{{{mine}}}": "ALERTS is renamed to alerts",
         f'alerts{{{mine}, _elide=""}}': "the label _elide is removed",
     }

@@ -1,8 +1,9 @@
 #!/bin/sh
 # Makes sure that what the Makefile needs from the machine is there.
 #
-#   need.sh command NAME=PACKAGE...   each command, from its Debian package where it is missing
-#   need.sh venv FOLDER PYTHON        a new virtual environment, made by the first Python >= 3.11
+#   need.sh commands NAME=PACKAGE...            the commands, each with its Debian package
+#   need.sh venv FOLDER PYTHON NAME=PACKAGE...  the commands, and a new virtual environment, made by
+#                                               the first Python >= 3.11
 #
 # Packages are installed when that is possible without a question: as root, or through sudo without
 # a password. Otherwise the one command that is missing is printed, and the exit code is 1.
@@ -17,57 +18,72 @@ stop() {
     exit 1
 }
 
-# install_packages REASON PACKAGE...
-install_packages() {
-    reason=$1
-    shift
-    install="apt-get install --yes --no-install-recommends $*"
+missing=""
+packages=""
+
+# want NAME PACKAGE: note that this is missing, and which package has it.
+want() {
+    missing="$missing $1"
+    packages="$packages $2"
+}
+
+want_commands() {
+    for pair in "$@"; do
+        command -v "${pair%%=*}" >/dev/null || want "${pair%%=*}" "${pair#*=}"
+    done
+}
+
+install_wanted() {
+    [ -n "$missing" ] || return 0
+    install="apt-get install --yes --no-install-recommends$packages"
     if ! command -v apt-get >/dev/null; then
-        stop "$reason; please install: $*"
+        stop "missing:$missing; please install:$packages"
     elif [ "$(id -u)" -eq 0 ]; then
         as_root=""
     elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
         as_root="sudo -n"
     else
-        stop "$reason; this command is missing:" "  sudo $install"
+        stop "missing:$missing; please run:" "  sudo $install"
     fi
-    echo "$reason; running: $install"
+    echo "missing:$missing; running: $install"
     apt="$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300"
+    install="$apt install --yes --no-install-recommends$packages"
     # A new machine has no package lists yet, and old lists may name files that are gone.
-    $apt install --yes --no-install-recommends "$@" >/dev/null 2>&1 || {
+    $install >/dev/null 2>&1 || {
         $apt update >/dev/null
-        $apt install --yes --no-install-recommends "$@" >/dev/null
+        $install >/dev/null
     }
 }
 
-need_commands() {
-    missing=""
-    packages=""
-    for pair in "$@"; do
-        if ! command -v "${pair%%=*}" >/dev/null; then
-            missing="$missing ${pair%%=*}"
-            packages="$packages ${pair#*=}"
-        fi
+find_python() {
+    for python in "$1" python3 python3.14 python3.13 python3.12 python3.11; do
+        "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && return
     done
-    # Unquoted: one word a package.
-    [ -z "$missing" ] || install_packages "not on the PATH:$missing" $packages
+    stop "no Python of version 3.11 or later found; make PYTHON=... names one"
 }
 
 make_venv() {
     folder=$1
-    for python in "$2" python3 python3.14 python3.13 python3.12 python3.11 ""; do
-        [ -n "$python" ] || stop "no Python of version 3.11 or later found (make PYTHON=... names one)"
-        "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
-    done
+    find_python "$2"
+    shift 2
     if ! "$python" -c 'import ensurepip' 2>/dev/null; then
         version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-        install_packages "$python cannot make virtual environments" "python$version-venv"
+        want "ensurepip for $python" "python$version-venv"
     fi
+    want_commands "$@"
+    install_wanted
     "$python" -m venv --clear "$folder"
 }
 
 case "${1:-}" in
-    command) shift; need_commands "$@" ;;
-    venv) make_venv "$2" "$3" ;;
-    *) stop "usage: need.sh command NAME=PACKAGE... | need.sh venv FOLDER PYTHON" ;;
+    commands)
+        shift
+        want_commands "$@"
+        install_wanted
+        ;;
+    venv)
+        shift
+        make_venv "$@"
+        ;;
+    *) stop "usage: need.sh commands NAME=PACKAGE... | venv FOLDER PYTHON NAME=PACKAGE..." ;;
 esac

@@ -1,6 +1,6 @@
 """Start real programs on this machine, wait for them, and leave none behind.
 
-The demo and the integration tests stand on this one module. Three rules make it dependable: a wait
+The demo and the integration tests both stand on this module. Three rules make it dependable: a wait
 is always for a condition and has a deadline; a program that ends early is noticed at once and
 named together with the end of its log; and no program outlives its stack, not even when the
 process that owns the stack is killed.
@@ -8,7 +8,6 @@ process that owns the stack is killed.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -18,11 +17,9 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,41 +93,12 @@ def fetch(
             return Answer(refusal.code, refusal.headers, refusal.read())
 
 
-def answers_ok(url: str) -> bool:
-    """Tell whether a GET of the URL is answered with 200 right now."""
+def answers(url: str, status: int) -> bool:
+    """Tell whether a GET of the URL is answered with that status right now."""
     try:
-        return fetch(url, seconds=2.0).status == 200
+        return fetch(url, seconds=2.0).status == status
     except OSError:
         return False
-
-
-@dataclass(frozen=True)
-class Series:
-    """One series of an instant query's result; the value is kept as Prometheus wrote it."""
-
-    labels: Mapping[str, str]
-    value: str
-
-    def __str__(self) -> str:
-        """The series as Prometheus writes it in its text format."""
-        name = self.labels.get("__name__", "")
-        pairs = [f'{key}="{value}"' for key, value in self.labels.items() if key != "__name__"]
-        return f"{name}{{{', '.join(pairs)}}} {self.value}"
-
-
-def query(url: str, expression: str) -> list[Series]:
-    """Run an instant query at the Prometheus with that URL.
-
-    Raises:
-        OSError: no answer came.
-        StackError: Prometheus refused the query.
-    """
-    parameters = urllib.parse.urlencode({"query": expression})
-    answer = fetch(f"{url}/api/v1/query?{parameters}")
-    if answer.status != 200:
-        raise StackError(f"query {expression!r} at {url}: {answer.status} {answer.text}")
-    result = json.loads(answer.body)["data"]["result"]
-    return [Series(item["metric"], item["value"][1]) for item in result]
 
 
 # --- logs -----------------------------------------------------------------------------------------
@@ -161,6 +129,17 @@ class LogFollower:
         end = text.rfind(b"\n") + 1
         self._position += end
         return text[:end].decode("utf-8", "replace").splitlines()
+
+
+@dataclass(frozen=True)
+class Ready:
+    """How a program shows that it is ready: what it answers to a GET of a path."""
+
+    path: str
+    status: int = 200
+
+
+READY = Ready("/healthz/ready")
 
 
 # --- programs -------------------------------------------------------------------------------------
@@ -208,16 +187,17 @@ class Program:
         """Send the program's process group a signal; SIGTERM and SIGKILL make its end expected."""
         if number in (signal.SIGTERM, signal.SIGKILL):
             self.stopped = True
-        with contextlib.suppress(ProcessLookupError):
+        if self.running():
             os.killpg(self.popen.pid, number)
 
     def stop(self, seconds: float = STOP_SECONDS) -> int:
         """End the program, gently first, by force after that many seconds; return its exit code."""
         self.signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.popen.wait(seconds)
-        self.signal(signal.SIGKILL)  # Also whatever the program started and left in its group.
-        return self.popen.wait()
+        try:
+            return self.popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.signal(signal.SIGKILL)
+            return self.popen.wait()
 
     def output(self) -> str:
         """Return all that the program has written so far."""
@@ -287,20 +267,22 @@ class Stack:
         path.write_bytes(text.encode() if isinstance(text, str) else text)
         return path
 
-    def start(
-        self, name: str, argv: Sequence[str], url: str, ready: str = "/healthz/ready"
-    ) -> Program:
-        """Start a program and wait until it answers 200 at the path `ready` of its URL."""
+    def start(self, name: str, argv: Sequence[str], url: str, ready: Ready = READY) -> Program:
+        """Start a program and wait until it is ready."""
         program = Program(name, list(argv), url, self.folder / f"{name}.log")
         self.programs.append(program)
-        self.wait(lambda: answers_ok(url + ready), f"{name} to be ready at {url}{ready}", program)
+        self._wait_until_ready(program, ready)
         return program
 
-    def start_again(self, program: Program, ready: str = "/healthz/ready") -> None:
+    def start_again(self, program: Program, ready: Ready = READY) -> None:
         """Start a program that ended, with the same command line, and wait until it is ready."""
         program.start()
-        what = f"{program.name} to be ready again"
-        self.wait(lambda: answers_ok(program.url + ready), what, program)
+        self._wait_until_ready(program, ready)
+
+    def _wait_until_ready(self, program: Program, ready: Ready) -> None:
+        url = program.url + ready.path
+        what = f"{program.name} to answer {ready.status} at {url}"
+        self.wait(lambda: answers(url, ready.status), what, program)
 
     def check(self) -> None:
         """Raise StackError if a program ended that nobody stopped."""
@@ -342,107 +324,3 @@ class Stack:
                     f"waited {seconds:.0f} s for {what}; the last look gave {last!r}{tail}"
                 )
             time.sleep(POLL_SECONDS)
-
-
-# --- the programs of this project -----------------------------------------------------------------
-
-
-def twistd(plugin: str, *flags: str) -> list[str]:
-    """Return the command line of a daemon in the foreground, run by this Python's own twistd."""
-    command = Path(sys.executable).with_name("twistd")
-    return [str(command), "-n", "--pidfile=", plugin, *flags]
-
-
-def start_authorizer(stack: Stack, *tokens: str, name: str = "authorizer") -> Program:
-    """Start the stub authorization server; it knows these tokens."""
-    listen = f"{HOST}:{stack.free_port()}"
-    known = stack.write(f"{name}.tokens.json", json.dumps([{"token": token} for token in tokens]))
-    flags = ["--listen", listen, "--tokens", str(known)]
-    return stack.start(name, twistd("telemeter-authorizer", *flags), f"http://{listen}")
-
-
-@dataclass
-class Server:
-    """A running telemeter-server and its two URLs."""
-
-    program: Program
-    url: str
-    internal_url: str
-
-
-def start_server(stack: Stack, name: str, *flags: str) -> Server:
-    """Start a telemeter-server on two free ports with these further flags."""
-    listen = f"{HOST}:{stack.free_port()}"
-    internal = f"{HOST}:{stack.free_port()}"
-    argv = twistd("telemeter-server", "--listen", listen, "--listen-internal", internal, *flags)
-    program = stack.start(name, argv, f"http://{listen}")
-    return Server(program, f"http://{listen}", f"http://{internal}")
-
-
-def start_agent(stack: Stack, name: str, *flags: str) -> Program:
-    """Start a telemeter-client on a free port with these further flags."""
-    listen = f"{HOST}:{stack.free_port()}"
-    argv = twistd("telemeter-client", "--listen", listen, *flags)
-    return stack.start(name, argv, f"http://{listen}")
-
-
-# --- Prometheus -----------------------------------------------------------------------------------
-
-# The alert always fires, so that the source has a series ALERTS; its label `_elide` is the one that
-# the server is told to remove.
-_RULES = """\
-groups:
-  - name: demo
-    rules:
-      - alert: DemoAlwaysFiring
-        expr: vector(1)
-        labels:
-          severity: info
-          _elide: "yes"
-"""
-
-
-def start_source(stack: Stack, name: str = "source") -> Program:
-    """Start the Prometheus to federate from: it scrapes itself and an alert of it always fires."""
-    listen = f"{HOST}:{stack.free_port()}"
-    rules = stack.write(f"{name}.rules.yml", _RULES)
-    configuration = f"""\
-global:
-  scrape_interval: 1s
-  evaluation_interval: 1s
-rule_files:
-  - {rules}
-scrape_configs:
-  - job_name: prometheus
-    static_configs:
-      - targets: ["{listen}"]
-"""
-    return _start_prometheus(stack, name, listen, configuration)
-
-
-def wait_for_samples(stack: Stack, source: Program) -> None:
-    """Wait until the source has scraped itself and its alert fires: about five seconds."""
-    stack.wait(
-        lambda: query(source.url, "ALERTS") and query(source.url, "up == 1"),
-        f"{source.name} to have scraped itself and evaluated its alert",
-        source,
-    )
-
-
-def start_destination(stack: Stack, name: str = "destination") -> Program:
-    """Start the Prometheus that takes remote write and scrapes nothing."""
-    listen = f"{HOST}:{stack.free_port()}"
-    return _start_prometheus(stack, name, listen, "", "--web.enable-remote-write-receiver")
-
-
-def _start_prometheus(
-    stack: Stack, name: str, listen: str, configuration: str, *flags: str
-) -> Program:
-    argv = [
-        "prometheus",
-        f"--config.file={stack.write(f'{name}.yml', configuration)}",
-        f"--storage.tsdb.path={stack.folder / f'{name}.data'}",
-        f"--web.listen-address={listen}",
-        *flags,
-    ]
-    return stack.start(name, argv, f"http://{listen}", ready="/-/ready")

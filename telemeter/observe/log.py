@@ -29,7 +29,7 @@ LEVELS: Final = {
     "warn": LogLevel.warn,
     "error": LogLevel.error,
 }
-_PLAIN = re.compile(r"[^\s\"=\\\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_PLAIN = re.compile(r"[^\s\"=\\]+")
 _NOT_FIELDS = frozenset(("time", "message", "isError", "system", "format", "failure", "why"))
 _MAX_VALUE = 8192
 
@@ -56,7 +56,7 @@ def _fields(event: LogEvent) -> Iterator[tuple[str, str]]:
 def _quoted(value: str) -> str:
     if len(value) > _MAX_VALUE:
         value = value[:_MAX_VALUE] + "..."
-    return value if _PLAIN.fullmatch(value) else json.dumps(value)
+    return value if _PLAIN.fullmatch(value) and value.isprintable() else json.dumps(value)
 
 
 def make_observer(stream: TextIO, level: str) -> ILogObserver:

@@ -43,6 +43,7 @@ class Options(Flags):
 
     def check(self) -> None:
         """Read the tokens."""
+        self.require_listen("listen")
         if not self["tokens"]:
             raise UsageError("--tokens is required: a JSON file with the tokens to accept")
         try:

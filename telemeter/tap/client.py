@@ -213,6 +213,8 @@ class Options(Flags):
             raise UsageError(
                 "--from is required: the URL of a Prometheus server such as http://localhost:9090"
             )
+        if self["listen"]:
+            self.require_listen("listen")
         self.urls()
         self.settings()
 

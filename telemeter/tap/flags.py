@@ -22,6 +22,7 @@ from telemeter import __version__
 from telemeter.metrics.errors import BadInputError
 from telemeter.metrics.selector import NAME, Selector, parse_rules, parse_selector
 from telemeter.net.tls import ClientPolicy
+from telemeter.tap.listen import endpoint_maker
 
 log = Logger()
 
@@ -116,8 +117,21 @@ class Flags(Options):
         except UsageError as error:
             raise SystemExit(f"{self.program}: {' '.join(str(error).split())}") from None
 
+    def parseArgs(self, *surplus: str) -> None:
+        """Everything is said with flags."""
+        if surplus:
+            raise UsageError(f"expected flags only, saw {' '.join(surplus)!r}")
+
     def check(self) -> None:
         """Check what no single flag can know; raises `UsageError`."""
+
+    def require_listen(self, *names: str) -> None:
+        """Refuse addresses that cannot be listened at, the defaults included."""
+        for name in names:
+            try:
+                endpoint_maker(self[name])
+            except ValueError as error:
+                raise UsageError(f"--{name} {self[name]!r}: {error}") from None
 
     def require_both(self, one: str, other: str) -> None:
         """Refuse one half of a pair of flags."""

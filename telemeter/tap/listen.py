@@ -18,8 +18,9 @@ EndpointMaker = Callable[[Any], IStreamServerEndpoint]
 
 
 def listen_address(value: str) -> str:
-    """Check an address; raises ValueError."""
-    endpoint_maker(value)
+    """Check an address, or nothing for a listener that is not wanted; raises ValueError."""
+    if value:
+        endpoint_maker(value)
     return value
 
 

@@ -238,6 +238,7 @@ class Options(Flags):
 
     def check(self) -> None:
         """Read every file, so that what is wrong with one is known before anything listens."""
+        self.require_listen("listen", "listen-internal")
         self.files = self.read_files()
 
     def read_files(self) -> Files:

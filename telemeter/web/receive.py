@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Final
@@ -11,6 +11,7 @@ from typing import Final
 from prometheus_client import Counter
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
+from twisted.web.http_headers import Headers
 from twisted.web.iweb import IRequest
 
 from telemeter.auth.authorizer import RefusedError, UnavailableError
@@ -84,6 +85,9 @@ for _reason in _REASONS:
 
 _V2_MESSAGE = "io.prometheus.write.v2.Request"
 _V1_MESSAGE = "prometheus.WriteRequest"
+_WRITTEN: Final = tuple(
+    f"X-Prometheus-Remote-Write-{kind}-Written" for kind in ("Samples", "Histograms", "Exemplars")
+)
 _BUSY_SECONDS = 60
 _DOWN_SECONDS = 30
 #: Requests up to this many bytes are sifted at once: handing them to a thread costs more.
@@ -191,6 +195,8 @@ class ReceiveEndpoint:
         if token.tenant:
             note(request, tenant=token.tenant)
         write = Write(token, _version_of(request), self._settings.limit_bytes)
+        if write.version == 2:
+            _tell_written(request, dict.fromkeys(_WRITTEN, 0))
         write.expect(length)
         write.allowed = self._check(token.question).addErrback(_not_allowed)
         return write
@@ -219,7 +225,7 @@ class ReceiveEndpoint:
             )
         sent = await self._forward(write, written)
         if write.version == 2:
-            _tell_written(request, written, sent)
+            _tell_written(request, self._accepted(written, sent))
         request.setResponseCode(sent.status)
         return b""
 
@@ -255,9 +261,18 @@ class ReceiveEndpoint:
         except ForwardError as error:
             FORWARDED.labels("error").inc()
             headers = {"Retry-After": error.retry_after} if error.retry_after else {}
+            if keep:
+                headers |= _written_by(error.headers)
             raise Refused(error.status, str(error), headers) from None
         FORWARDED.labels("success").inc()
         return sent
+
+    def _accepted(self, written: Written, sent: Sent) -> Mapping[str, object]:
+        """What a 2.0 sender is told was written."""
+        if self._settings.keep_version:
+            return _written_by(sent.headers)
+        counts = (written.samples, written.histograms, written.exemplars)
+        return dict(zip(_WRITTEN, counts, strict=True))
 
 
 def _version_of(request: IRequest) -> int:
@@ -320,12 +335,11 @@ def sift(body: bytes, version: int, rules: WriteRules, keep_version: bool) -> Wr
     return sift_write(plain, rules)
 
 
-def _tell_written(request: IRequest, written: Written, sent: Sent) -> None:
-    """Say what was written: what the upstream says, if it speaks 2.0, or all that was forwarded."""
-    for kind, count in (
-        ("Samples", written.samples),
-        ("Histograms", written.histograms),
-        ("Exemplars", written.exemplars),
-    ):
-        name = f"X-Prometheus-Remote-Write-{kind}-Written"
-        request.setHeader(name, sent.headers.getRawHeaders(name, [str(count)])[0])
+def _written_by(headers: Headers) -> dict[str, str]:
+    """What an upstream says it has written of a 2.0 request; what it does not name is nothing."""
+    return {name: headers.getRawHeaders(name, ["0"])[0] for name in _WRITTEN}
+
+
+def _tell_written(request: IRequest, counts: Mapping[str, object]) -> None:
+    for name, count in counts.items():
+        request.setHeader(name, str(count))

@@ -208,8 +208,9 @@ class Request(server.Request):
             self._refuse_early(_broken(Failure()))
             return
         allowed: Deferred[None] | None = getattr(self.admission, "allowed", None)
-        if allowed is not None and not allowed.called:
-            self.channel.hold()
+        if allowed is not None:
+            if not allowed.called:
+                self.channel.hold()
             allowed.addCallbacks(self._allowed, self._not_allowed)
 
     def _allowed(self, result: None) -> None:
@@ -235,13 +236,15 @@ class Request(server.Request):
         self.args = {}
 
     def _ask_gate(self, length: int | None) -> Admission | None:
+        gate = self._known_route().gate
+        return None if gate is None else gate(self, length)
+
+    def _known_route(self) -> SiteRoute:
         if self.route is None:
             raise not_found()
         if self.method.decode("latin-1") not in self.route.methods:
             raise method_not_allowed(self.route.methods)
-        if self.route.gate is None:
-            return None
-        return self.route.gate(self, length)
+        return self.route
 
     def handleContentChunk(self, data: bytes) -> None:
         """A piece of the body."""
@@ -275,12 +278,12 @@ class Request(server.Request):
         self._set_default_headers()
         self.prepath = []
         self.postpath = unquote_to_bytes(self.path)[1:].split(b"/")
-        if self.route is None:
-            self.write(answer_refused(self, not_found()))
-            self.finish()
-            return
         try:
+            self._known_route()
             self.render(self.site.resource)
+        except Refused as refused:
+            self.write(answer_refused(self, refused))
+            self.finish()
         except BaseException:
             self.processingFailed(Failure())
 
@@ -335,7 +338,6 @@ class Request(server.Request):
             peer=getattr(self.client, "host", ""),
             **self.notes,
         )
-        self.site.request_done()
 
 
 def _level_of(code: int) -> Any:
@@ -430,7 +432,7 @@ class Channel(HTTPChannel):
             self.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.site.channels.discard(self)
+        self.site.channel_closed(self)
         if self._drain_end is not None and self._drain_end.active():
             self._drain_end.cancel()
         super().connectionLost(reason)
@@ -481,11 +483,11 @@ class Site(server.Site):
         """See `startFactory`."""
 
     def drain(self) -> Deferred[None]:
-        """Take no more requests; fires when those under way are answered."""
+        """Take no more requests; fires when those under way are answered and all is sent."""
         self.stopping = True
         for channel in list(self.channels):
             channel.stop()
-        if not self.active:
+        if not self.channels:
             return succeed(None)
         waiting: Deferred[None] = Deferred(self._idle_cancelled)
         self._idle.append(waiting)
@@ -494,9 +496,10 @@ class Site(server.Site):
     def _idle_cancelled(self, waiting: Deferred[None]) -> None:
         self._idle.remove(waiting)
 
-    def request_done(self) -> None:
-        """A request is not under way any more."""
-        if self.stopping and not self.active:
+    def channel_closed(self, channel: Channel) -> None:
+        """A connection is gone."""
+        self.channels.discard(channel)
+        if self.stopping and not self.channels:
             waiting, self._idle = self._idle, []
             for deferred in waiting:
                 deferred.callback(None)

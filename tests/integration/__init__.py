@@ -1,0 +1,1 @@
+"""Tests that start the real daemons, against a real Prometheus where one is needed."""

@@ -1,0 +1,76 @@
+"""What an agent says to a server, said by a test: tokens and upload bodies."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+import cramjam
+
+from demo.stack import Answer, fetch
+from telemeter.metrics.proto.metrics_pb2 import LabelPair, Metric, MetricFamily, MetricType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+CONTENT_TYPE = (
+    "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
+)
+UPLOAD_HEADERS = {"Content-Type": CONTENT_TYPE, "Content-Encoding": "snappy"}
+
+
+def authorize(server_url: str, cluster: str, token: str) -> str:
+    """Exchange a cluster's token for a JWT."""
+    url = f"{server_url}/authorize?id={cluster}"
+    answer = fetch(url, method="POST", headers={"Authorization": f"Bearer {token}"})
+    assert answer.status == 200, answer.text
+    jwt: str = json.loads(answer.body)["token"]
+    return jwt
+
+
+def upload(server_url: str, jwt: str, body: bytes) -> Answer:
+    """Upload a body that is compressed already."""
+    headers = {**UPLOAD_HEADERS, "Authorization": f"Bearer {jwt}"}
+    return fetch(f"{server_url}/upload", method="POST", headers=headers, body=body, seconds=30)
+
+
+def gauge(name: str, value: float, labels: Mapping[str, str]) -> MetricFamily:
+    """Return a family with one sample, taken now."""
+    metric = Metric(timestamp_ms=int(time.time() * 1000))
+    metric.gauge.value = value
+    metric.label.extend(LabelPair(name=key, value=text) for key, text in labels.items())
+    return MetricFamily(name=name, type=MetricType.GAUGE, metric=[metric])
+
+
+def _varint(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*encoded, number])
+
+
+def encode(families: Iterable[MetricFamily]) -> bytes:
+    """Return the body of an upload: delimited messages in framed snappy."""
+    messages = [family.SerializeToString() for family in families]
+    return bytes(cramjam.snappy.compress(b"".join(_varint(len(m)) + m for m in messages)))
+
+
+def decode(body: bytes) -> list[MetricFamily]:
+    """Return the families of an upload's body."""
+    plain = bytes(cramjam.snappy.decompress(body))
+    families = []
+    at = 0
+    while at < len(plain):
+        length = shift = 0
+        while True:
+            byte = plain[at]
+            at += 1
+            length |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+        families.append(MetricFamily.FromString(plain[at : at + length]))
+        at += length
+    return families
