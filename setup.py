@@ -19,12 +19,14 @@ RUNTIME = [
     "pyopenssl>=25.0",
     "prometheus-client>=0.22",
     "promql-parser>=0.12",
+    "oauthlib>=3.2",
     "google-re2>=1.1.20250805",
 ]
 TEST = [
     "pytest>=8.3",
     "pytest-twisted>=1.14",
     "hypothesis>=6.120",
+    "trustme>=1.2",
 ]
 DEVELOP = [
     *TEST,

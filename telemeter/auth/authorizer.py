@@ -10,7 +10,6 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -18,6 +17,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 from telemeter.auth.fnv import fnv1a_base32
+from telemeter.auth.oidc import TokenUnavailableError
 from telemeter.net.body import BytesBody, read_body
 from telemeter.net.client import USER_AGENT
 from telemeter.net.errors import explain
@@ -97,9 +97,10 @@ class AuthorizationServer:
     """Asks an authorization server over HTTP."""
 
     def __init__(self, agent: IAgent, clock: IReactorTime, url: str) -> None:
-        self._client = HTTPClient(agent)
+        self._agent = agent
         self._clock = clock
-        self._url, credentials = split_credentials(url)
+        bare, credentials = split_credentials(url)
+        self._url = bare.encode("ascii")
         self._headers = Headers(
             {
                 "Content-Type": ["application/json"],
@@ -133,6 +134,10 @@ class AuthorizationServer:
         exchange = Deferred.fromCoroutine(self._exchange(question))
         try:
             answer = await exchange.addTimeout(_TIMEOUT, self._clock)
+        except TokenUnavailableError as error:
+            raise UnavailableError(
+                f"there is no access token for the authorization server: {error}"
+            ) from error
         except Exception as error:
             raise UnavailableError(f"the authorization server: {explain(error)}") from error
         if answer.status in _YES:
@@ -142,13 +147,7 @@ class AuthorizationServer:
         raise UnavailableError(f"the authorization server answered with status {answer.status}")
 
     async def _exchange(self, question: bytes) -> Answer:
-        response = await self._client.post(
-            self._url,
-            data=BytesBody(question),
-            headers=self._headers,
-            allow_redirects=False,
-            unbuffered=True,
-        )
+        response = await self._agent.request(b"POST", self._url, self._headers, BytesBody(question))
         # Read for a no as well, so that the connection can be used again.
         body = await read_body(response, _ANSWER_LIMIT, truncate=True)
         content_type = (response.headers.getRawHeaders("Content-Type") or [""])[0]

@@ -6,17 +6,20 @@ from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from twisted.application.service import IService
-from twisted.internet.defer import succeed
+from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.ssl import CertificateOptions
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.web.client import HTTPConnectionPool
+from twisted.web.iweb import IAgent
 
 from telemeter import __version__
 from telemeter.auth.authorizer import AcceptEveryone, AuthorizationServer, RefusedError
 from telemeter.auth.cache import CachingAsker, Expiring, MemoryStore, Store
 from telemeter.auth.keys import SigningKey, generate_key
 from telemeter.auth.memcached import Memcached
+from telemeter.auth.oidc import OIDCAgent, TokenSource
 from telemeter.auth.token import TokenIssuer, TokenVerifier
 from telemeter.metrics.upload import UploadRules
 from telemeter.metrics.write import WriteRules
@@ -25,6 +28,7 @@ from telemeter.net.reloadable import ReloadablePolicy, ReloadableServerContext
 from telemeter.net.url import shown
 from telemeter.tap.flags import warn_of_tracing
 from telemeter.tap.listen import endpoint_maker
+from telemeter.tap.oidc import Discovery
 from telemeter.tap.reload import Reloader
 from telemeter.tap.server_options import Files, Options
 from telemeter.tap.service import Daemon, Listener, OnStop
@@ -58,6 +62,7 @@ class Server:
         self._options = options
         self._own_key = generate_key()
         self._clients = _Clients(options, reactor)
+        self.tokens = self._clients.tokens
         self._run = _thread_runner(reactor)
         OnStop(self._clients.close).setServiceParent(daemon)
         files, authorizer, upstream = (
@@ -139,35 +144,56 @@ class Server:
 
 
 class _Clients:
-    """What the server asks over HTTP: the upstream and the authorization server."""
+    """What the server asks over HTTP: the upstream, the authorization server, the OIDC issuer.
+
+    Each has connections of its own, because each has its own idea of whom to trust.
+    """
 
     def __init__(self, options: Options, reactor: Any) -> None:
-        self._pool = make_pool(reactor)
-        self._forward_policy = ReloadablePolicy(options.files.forward_policy)
-        self._authorize_policy = ReloadablePolicy(options.files.authorize_policy)
+        self._reactor = reactor
+        self._pools: list[HTTPConnectionPool] = []
+        files = options.files
+        self._forward_policy = ReloadablePolicy(files.forward_policy)
+        self._authorize_policy = ReloadablePolicy(files.authorize_policy)
+        self._oidc_policy = ReloadablePolicy(files.oidc_policy)
+        self.tokens: TokenSource | None = None
+        if options["oidc-issuer"]:
+            self.tokens = TokenSource(
+                self._agent("oauth", self._oidc_policy),
+                reactor,
+                options["oidc-issuer"],
+                options["client-id"],
+                files.client_secret,
+                options["oidc-audience"],
+            )
         self.authorizer: AcceptEveryone | AuthorizationServer = AcceptEveryone()
         if options["authorize"]:
-            self.authorizer = AuthorizationServer(
-                make_agent(reactor, "authorize", pool=self._pool, policy=self._authorize_policy),
-                reactor,
-                options["authorize"],
-            )
+            agent = self._with_token(self._agent("authorize", self._authorize_policy))
+            self.authorizer = AuthorizationServer(agent, reactor, options["authorize"])
         self.forwarder: Forwarder | None = None
         if options["forward-url"]:
-            self.forwarder = Forwarder(
-                make_agent(reactor, "forward", pool=self._pool, policy=self._forward_policy),
-                reactor,
-                options["forward-url"],
-                options["tenant-id"],
-            )
+            agent = self._with_token(self._agent("forward", self._forward_policy))
+            self.forwarder = Forwarder(agent, reactor, options["forward-url"], options["tenant-id"])
+
+    def _agent(self, name: str, policy: ReloadablePolicy) -> IAgent:
+        pool = make_pool(self._reactor)
+        self._pools.append(pool)
+        return make_agent(self._reactor, name, pool=pool, policy=policy)
+
+    def _with_token(self, agent: IAgent) -> IAgent:
+        return agent if self.tokens is None else OIDCAgent(agent, self.tokens)
 
     def use(self, files: Files) -> None:
         """Trust and show what was read again, from the next connection on."""
         self._forward_policy.use(files.forward_policy)
         self._authorize_policy.use(files.authorize_policy)
+        self._oidc_policy.use(files.oidc_policy)
+        if self.tokens is not None:
+            self.tokens.use_secret(files.client_secret)
 
-    def close(self) -> Any:
-        return self._pool.closeCachedConnections()
+    def close(self) -> Deferred[Any]:
+        """Close the connections that wait for another request."""
+        return gatherResults([pool.closeCachedConnections() for pool in self._pools])
 
 
 def makeService(options: Options, reactor: Any = None) -> IService:
@@ -181,6 +207,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     )
     reloader.setServiceParent(daemon)
     health = Health()
+    if server.tokens is not None:
+        Discovery(reactor, server.tokens, health, options.program).setServiceParent(daemon)
     external = make_site(
         [
             index_route(EXTERNAL_PATHS),

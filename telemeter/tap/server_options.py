@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from twisted.internet.ssl import CertificateOptions
 from twisted.python.usage import UsageError
 
 from telemeter.auth.keys import SigningKey, load_key
+from telemeter.auth.oidc import check_issuer
 from telemeter.metrics.whitelist import Whitelist
 from telemeter.net.tls import ClientPolicy, server_options
 from telemeter.net.url import check_http_url
@@ -25,6 +26,7 @@ from telemeter.tap.flags import (
     policy_flags,
     read_file,
     read_policy,
+    read_secret,
     read_selectors,
     selector,
     text,
@@ -42,6 +44,8 @@ class Files:
         whitelist: the rules of flags and file.
         tls, internal_tls: what the listeners show; None: no TLS.
         forward_policy, authorize_policy: whom to trust upstream, and what to show there.
+        oidc_policy: whom to trust as issuer.
+        client_secret: our secret for the issuer.
     """
 
     keys: tuple[SigningKey, ...]
@@ -50,6 +54,8 @@ class Files:
     internal_tls: CertificateOptions | None
     forward_policy: ClientPolicy
     authorize_policy: ClientPolicy
+    oidc_policy: ClientPolicy
+    client_secret: str = field(repr=False)
 
 
 class Options(Flags):
@@ -134,6 +140,24 @@ class Options(Flags):
             10.0,
             "For how long a no to a remote-write token is remembered; 0 for not at all.",
             shown="10s",
+        ),
+        Flag(
+            "oidc-issuer",
+            check_issuer,
+            "",
+            "URL of an OpenID Connect issuer whose access tokens are shown to the upstream and to "
+            "the authorization server.",
+        ),
+        Flag("client-id", text, "", "Who the server is to the issuer."),
+        Flag("client-secret", text, "", "The server's secret for the issuer.", secret=True),
+        Flag("client-secret-file", text, "", "File with that secret."),
+        Flag("oidc-audience", text, "", "The audience to ask tokens for, if the issuer wants it."),
+        Flag(
+            "oidc-ca-file",
+            text,
+            "",
+            "File with CA certificates (PEM) to trust for --oidc-issuer, in addition to the "
+            "system's.",
         ),
         Flag(
             "memcached",
@@ -258,7 +282,19 @@ class Options(Flags):
             authorize_policy=read_policy(
                 self, "authorize-ca-file", "authorize-tls-crt", "authorize-tls-key"
             ),
+            oidc_policy=read_policy(self, "oidc-ca-file"),
+            client_secret=self._read_client_secret(),
         )
+
+    def _read_client_secret(self) -> str:
+        secret = read_secret(self, "client-secret")
+        self.require_both("oidc-issuer", "client-id")
+        if self["oidc-issuer"] and not secret:
+            raise UsageError(
+                f"--oidc-issuer {self['oidc-issuer']!r} needs --client-secret or "
+                "--client-secret-file, and neither was given"
+            )
+        return secret
 
     def read_certificates(self) -> tuple[CertificateOptions | None, CertificateOptions | None]:
         """What the external and the internal listener show; raises `UsageError`."""

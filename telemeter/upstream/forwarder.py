@@ -18,6 +18,7 @@ from twisted.web.client import ResponseNeverReceived
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
 
+from telemeter.auth.oidc import TokenUnavailableError
 from telemeter.metrics.compression import compress_block
 from telemeter.net.body import BytesBody, read_body
 from telemeter.net.client import USER_AGENT
@@ -43,6 +44,7 @@ for _result in ("success", "error", "telemeter_error"):
     REQUESTS.labels(_result)
 
 _TIMEOUT = 5.0
+_DOWN_SECONDS = 30
 _ANSWER_LIMIT = 4096
 _SHOWN = 500
 
@@ -73,8 +75,9 @@ class ForwardError(Exception):
 
     Attributes:
         status: what to answer the sender.
-        retry_after: the upstream's own Retry-After header, if it sent one.
+        retry_after: what to tell the sender in Retry-After: the upstream's own, if it sent one.
         answered: whether the status is the upstream's own.
+        headers: those of its answer.
     """
 
     def __init__(
@@ -84,11 +87,13 @@ class ForwardError(Exception):
         retry_after: str | None = None,
         *,
         answered: bool = False,
+        headers: Headers | None = None,
     ) -> None:
         super().__init__(reason)
         self.status = status
         self.retry_after = retry_after
         self.answered = answered
+        self.headers = headers or Headers()
 
 
 class Forwarder:
@@ -139,6 +144,11 @@ class Forwarder:
         exchange = Deferred.fromCoroutine(self._exchange(compress_block(payload), headers))
         try:
             response, text = await exchange.addTimeout(_TIMEOUT, self._clock)
+        except TokenUnavailableError as error:
+            log.warn("no access token for the upstream", reason=str(error))
+            raise ForwardError(
+                502, "there is no access token for the upstream at present", str(_DOWN_SECONDS)
+            ) from error
         except Exception as error:
             log.warn("the upstream did not answer", reason=explain(error))
             raise ForwardError(502, "the upstream did not answer") from error
@@ -154,6 +164,7 @@ class Forwarder:
                 f"the upstream refused the samples with status {response.code}",
                 retry_after[0].decode("ascii", "replace") if retry_after else None,
                 answered=True,
+                headers=response.headers,
             )
         return Sent(response.code, response.headers)
 
