@@ -150,6 +150,8 @@ class CachingAsker:
 
     def _tell(self, result: Failure | None, key: str) -> None:
         for waiting in self._under_way.pop(key):
+            if waiting.called:
+                continue  # cancelled by what another of them did with the answer
             if isinstance(result, Failure):
                 waiting.errback(result)
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,9 +66,11 @@ def parse_composite(header: str | None, tenant_key: str = "") -> CompositeToken:
 
 def _parse_fields(question: bytes) -> dict[str, Any]:
     try:
-        fields = json.loads(question)
+        fields = json.loads(question, object_pairs_hook=_told_apart)
+    except MalformedTokenError:
+        raise
     except (ValueError, RecursionError):
-        if question.lstrip()[:2].replace(b" ", b"").startswith(b"{'"):
+        if re.match(rb"\s*\{\s*'", question):
             raise MalformedTokenError(
                 "the token holds single quotes where JSON has double quotes, as an old version of "
                 f"the documentation showed; expected {_EXPECTED}"
@@ -76,6 +79,17 @@ def _parse_fields(question: bytes) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise MalformedTokenError(f"the token holds no JSON object; expected {_EXPECTED}")
     return fields
+
+
+def _told_apart(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object in which nobody can find another cluster_id than we do.
+
+    The authorization server gets the JSON as it is. Of names that are equal, or equal but for their
+    case, other readers of JSON may take another than Python does.
+    """
+    if len({name.casefold() for name, _ in pairs}) < len(pairs):
+        raise MalformedTokenError(f"the token's JSON has a name twice; expected {_EXPECTED}")
+    return dict(pairs)
 
 
 def make_composite(cluster: str, authorization_token: str) -> str:

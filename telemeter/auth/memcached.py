@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import socket
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -10,11 +11,13 @@ from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, connectProtocol
+from twisted.internet.protocol import connectionDone
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.protocols.memcache import MemCacheProtocol
+from twisted.python.failure import Failure
 
 from telemeter.auth.authorizer import Answer
 
@@ -32,15 +35,25 @@ class DownError(Exception):
     """A memcached does not answer."""
 
 
+class _Connection(MemCacheProtocol):
+    """A connection that says when it is lost, which Twisted's own does not."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.connected = 0
+        self.setTimeout(None)
+        super().connectionLost(reason)
+
+
 class _Server:
     """One memcached, with a connection that is made when it is needed."""
 
     def __init__(self, reactor: Any, host: str, port: int) -> None:
         self.address = (host, port)
         self._reactor = reactor
-        self._endpoint = HostnameEndpoint(reactor, host, port, timeout=TIMEOUT)
+        # The host is an address: nothing is left to look up, which might take long.
+        endpoint = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
+        self._endpoint = endpoint(reactor, host, port, timeout=TIMEOUT)
         self._connection: MemCacheProtocol | None = None
-        self._connecting: list[Deferred[None]] | None = None
         self._down_until = 0.0
 
     async def call(self, method: str, *arguments: Any) -> Any:
@@ -51,20 +64,28 @@ class _Server:
             connection = await self._connect()
             return await getattr(connection, method)(*arguments).addTimeout(TIMEOUT, self._reactor)
         except Exception:
-            self._down_until = self._reactor.seconds() + PAUSE
+            self._down_until = max(self._down_until, self._reactor.seconds() + PAUSE)
             self.close()
             raise
 
     async def _connect(self) -> MemCacheProtocol:
         connection = self._connection
         if connection is None or not connection.connected:
-            attempt = connectProtocol(self._endpoint, MemCacheProtocol(timeOut=int(TIMEOUT) + 1))
+            attempt = connectProtocol(self._endpoint, _Connection(timeOut=int(TIMEOUT) + 1))
             connection = await attempt.addTimeout(TIMEOUT, self._reactor)
+            if self._down_until == math.inf:
+                connection.transport.loseConnection()
+                raise DownError(f"memcached {self.address} is not used any more")
             if self._connection is not None and self._connection.connected:
                 connection.transport.loseConnection()  # another request was quicker
                 return self._connection
             self._connection = connection
         return connection
+
+    def retire(self) -> None:
+        """Let it go for good."""
+        self._down_until = math.inf
+        self.close()
 
     def close(self) -> None:
         """Let the connection go."""
@@ -126,7 +147,7 @@ class Memcached(Service):
         if not addresses and self.running:
             return
         for address in set(self._servers) - set(addresses):
-            self._servers.pop(address).close()
+            self._servers.pop(address).retire()
         for address in addresses:
             if address not in self._servers:
                 self._servers[address] = _Server(self._reactor, *address)
@@ -157,7 +178,7 @@ def _addresses(names: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
     for host, port in names:
         try:
             entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             log.warn("cannot look up a memcached", host=host, reason=str(error))
             continue
         # One family of a host that has both: its two addresses are one server.

@@ -179,7 +179,7 @@ class _Issuer:
             raise TokenUnavailableError(
                 f"{what}: expected the token_endpoint to be an http or https URL, saw {endpoint!r}"
             )
-        if urlsplit(self.url).scheme == "https" != urlsplit(endpoint).scheme:
+        if _is_https(self.url) and not _is_https(endpoint):
             raise TokenUnavailableError(
                 f"{what}: an https issuer must have an https token_endpoint, saw {endpoint!r}"
             )
@@ -195,7 +195,8 @@ class _Issuer:
         Raises:
             TokenUnavailableError: the issuer gives none.
         """
-        endpoint, credentials = self._endpoint or await self.find_endpoint(), self.credentials
+        endpoint = self._endpoint or await self.find_endpoint()
+        credentials = self.credentials
         ways = (False, True) if self._in_form is None else (self._in_form,)
         refusals = []
         for in_form in ways:
@@ -405,7 +406,8 @@ class TokenSource:
             try:
                 return await Deferred.fromCoroutine(attempt()).addTimeout(_TIMEOUT, self._clock)
             except defer.TimeoutError:
-                reason, passing = f"no complete answer within {_TIMEOUT:g} seconds", True
+                reason = f"{self._issuer.url} gave no complete answer within {_TIMEOUT:g} seconds"
+                passing = True
             except TokenUnavailableError as error:
                 reason, passing = credentials.hide(str(error))[:_LONGEST_REASON], error.passing
             pause = next(pauses, None) if passing else None
@@ -419,12 +421,18 @@ async def _answer(what: str, asked: Deferred[Any]) -> tuple[int, bytes]:
     try:
         response = await asked
         return response.code, await read_body(response, _ANSWER_LIMIT)
-    except CancelledError:
-        raise
     except AnswerTooLongError as error:
         raise TokenUnavailableError(f"{what}: {error}") from None
     except Exception as error:
+        if _is_cancelled(error):
+            raise CancelledError from None
         raise TokenUnavailableError(f"{what}: {explain(error)}", passing=True) from None
+
+
+def _is_cancelled(error: Exception) -> bool:
+    """Whether we ended a request ourselves, which Twisted may tell as that it was not answered."""
+    reasons = getattr(error, "reasons", None) or ()
+    return isinstance(error, CancelledError) or any(each.check(CancelledError) for each in reasons)
 
 
 def _may_pass(status: int) -> bool:
@@ -436,6 +444,10 @@ def _is_endpoint(value: object) -> TypeGuard[str]:
         return isinstance(value, str) and "@" not in urlsplit(check_http_url(value)).netloc
     except ValueError:
         return False
+
+
+def _is_https(url: str) -> bool:
+    return urlsplit(url).scheme == "https"
 
 
 def _parse_object(what: str, body: bytes) -> dict[str, Any]:

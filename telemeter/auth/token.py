@@ -84,9 +84,9 @@ class TokenVerifier:
             expires = float(claims["exp"])
             not_before = max(float(claims.get("nbf", 0)), float(claims.get("iat", 0)))
             private = claims.get(_PRIVATE_CLAIM) or {}
-            labels = dict(private.get("labels") or {})
+            labels = {**(private.get("labels") or {})}
             subject = claims.get("sub") or ""
-        except (TypeError, ValueError, AttributeError):
+        except (TypeError, ValueError, AttributeError, OverflowError):
             raise NotAuthorizedError("the token has malformed claims") from None
         if not all(isinstance(text, str) for text in (subject, *labels, *labels.values())):
             raise NotAuthorizedError("the token has malformed claims")

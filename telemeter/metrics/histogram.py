@@ -53,6 +53,8 @@ def check_histogram(histogram: write_v2_pb2.Histogram) -> None:
         observations += sum(buckets)
     if not is_float:
         _check_count(histogram, int(observations))
+    elif histogram.count_float < 0 or histogram.zero_count_float < 0:
+        raise BadInputError("its count or that of its zero bucket is negative")
 
 
 def _check_count(histogram: write_v2_pb2.Histogram, observations: int) -> None:

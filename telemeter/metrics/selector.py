@@ -21,6 +21,7 @@ NAME: Final = "__name__"
 
 _MAX_SELECTOR = 4096
 _MAX_REMEMBERED = 4096
+_MAX_REMEMBERED_LENGTH = 255
 #: Stands at the start of a string that is a regex, so that the parser takes it for plain text.
 _REGEX_MARK = "\ufdd0re2\ufdd0"
 #: Makes every selector one that "contains a non-empty matcher"; taken out again after parsing.
@@ -83,6 +84,8 @@ class Matcher:
         known = self._remembered.get(value)
         if known is None:
             known = (self._pattern.fullmatch(value) is not None) != self.is_negative
+            if len(value) > _MAX_REMEMBERED_LENGTH:
+                return known
             if len(self._remembered) >= _MAX_REMEMBERED:
                 self._remembered.clear()
             self._remembered[value] = known

@@ -193,9 +193,13 @@ def sift_write_v2(body: bytes, rules: WriteRules, *, keep_version: bool = False)
     sieve = _Sieve(rules, result)
     symbols = list(request.symbols)
     writer = _WriterV2(symbols) if keep_version else _WriterV1(symbols)
+    described = False
     for series in request.timeseries:
         labels = _resolved_labels(series.labels_refs, symbols)
         _check_series(series, labels, symbols)
+        if not (series.samples or series.histograms or series.exemplars):
+            described = True
+            continue
         present = {name: value for name, value in labels.items() if value}
         pairs = sieve.sift(present, _stamps(series))
         if pairs is not None:
@@ -203,6 +207,7 @@ def sift_write_v2(body: bytes, rules: WriteRules, *, keep_version: bool = False)
             writer.add(series, pairs)
     if result.series:
         result.payload = writer.payload()
+    result.only_metadata = described and not result.received
     return result
 
 
@@ -237,14 +242,16 @@ def _resolved_labels(references: Sequence[int], symbols: Sequence[str]) -> Label
         if not name:
             raise BadInputError(f"a series has a label without a name: {shown(labels)}")
         if name in labels:
-            raise BadInputError(f"a series has the label {name!r} twice: {shown(labels)}")
+            raise BadInputError(f"a series has the label {name[:_SHOWN]!r} twice: {shown(labels)}")
         labels[name] = value
     return labels
 
 
 def _check_series(series: write_v2_pb2.TimeSeries, labels: Labels, symbols: Sequence[str]) -> None:
-    if not series.samples and not series.histograms:
-        raise BadInputError(f"a series has neither samples nor histograms: {shown(labels)}")
+    # By the text of the specification a series must have a sample or a histogram. But Prometheus
+    # itself sends each exemplar in a series of its own: to refuse that would cost it its samples.
+    if not (series.samples or series.histograms or series.exemplars or series.metadata.ByteSize()):
+        raise BadInputError(f"a series has nothing but labels: {shown(labels)}")
     for histogram in series.histograms:
         try:
             check_histogram(histogram)
@@ -344,5 +351,9 @@ class _WriterV2:
 
 def shown(labels: Labels) -> str:
     """A series for a message, cut short."""
-    text = "{" + ", ".join(f"{name}={value!r}" for name, value in labels.items()) + "}"
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+    text = "{"
+    for name, value in labels.items():
+        text += f"{', ' if len(text) > 1 else ''}{name[:_SHOWN]}={value[:_SHOWN]!r}"
+        if len(text) > _SHOWN:  # not all of it first: symbols can make it gigabytes
+            return text[:_SHOWN] + "..."
+    return text + "}"

@@ -14,6 +14,9 @@ from twisted.web.iweb import IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
 from telemeter import __version__
+from telemeter.net.proxy import Proxies
+from telemeter.net.route import ProxyingAgent
+from telemeter.net.tls import ClientPolicy
 
 USER_AGENT: Final = f"telemeter/{__version__}"
 
@@ -52,17 +55,23 @@ def make_agent(
     *,
     pool: HTTPConnectionPool | None = None,
     policy: IPolicyForHTTPS | None = None,
+    proxies: Proxies | None = None,
 ) -> IAgent:
-    """An agent that opens connections as the pool and the TLS policy say.
+    """An agent that opens connections as the pool, the TLS policy and the proxies say.
 
     Args:
         reactor: opens the connections.
         name: the value of the label `client` in the metrics.
-        pool: where connections wait for the next request; None: one connection a request.
+        pool: where connections wait for the next request; None: one connection a request. Agents
+            with different policies or proxies need different pools, which know of neither.
         policy: whom to trust; None: the system's certificate authorities.
+        proxies: what to go through; None: everything is reached directly.
     """
-    extra = {} if policy is None else {"contextFactory": policy}
-    agent = Agent(reactor, pool=pool, connectTimeout=_CONNECT_TIMEOUT, **extra)
+    if policy is None:
+        policy = ClientPolicy()
+    agent: IAgent = Agent(reactor, policy, connectTimeout=_CONNECT_TIMEOUT, pool=pool)
+    if proxies:
+        agent = ProxyingAgent(reactor, proxies, pool=pool, policy=policy, timeout=_CONNECT_TIMEOUT)
     return InstrumentedAgent(agent, name, reactor)
 
 

@@ -7,30 +7,43 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL, crypto
-from twisted.internet.ssl import (
-    CertificateOptions,
-    KeyPair,
-    PrivateCertificate,
-    TLSVersion,
-    optionsForClientTLS,
-)
+from twisted.internet._sslverify import IOpenSSLTrustRoot
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.internet.ssl import CertificateOptions, TLSVersion
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
+from telemeter.net.handshake import Peer, WatchedConnection, note_request
 
-def _load_pair(certificates: bytes, key: bytes) -> tuple[crypto.PKey, list[crypto.X509]]:
+
+def _options(
+    certificates: bytes, key: bytes, trust: SystemAndMore | None = None
+) -> CertificateOptions:
+    """Options with a certificate of our own, tried once; raises ValueError."""
     try:
-        chain = x509.load_pem_x509_certificates(certificates)
+        own, *chain = x509.load_pem_x509_certificates(certificates)
     except ValueError:
         raise ValueError("expected certificates in PEM, the server's own first") from None
     try:
         private = load_pem_private_key(key, None)
-        loaded = crypto.PKey.from_cryptography_key(private)  # type: ignore[arg-type]
     except (ValueError, TypeError):
         raise ValueError("expected a private key in PEM without a password") from None
-    if private.public_key() != chain[0].public_key():
+    if private.public_key() != own.public_key():
         raise ValueError("the private key does not belong to the first certificate")
-    return loaded, [crypto.X509.from_cryptography(certificate) for certificate in chain]
+    # Twisted hands these on to pyOpenSSL, which prefers the objects of cryptography to its own.
+    options = CertificateOptions(
+        privateKey=private,  # type: ignore[arg-type]
+        certificate=own,  # type: ignore[arg-type]
+        extraCertChain=chain,  # type: ignore[arg-type]
+        trustRoot=trust,
+        raiseMinimumTo=TLSVersion.TLSv1_2,
+    )
+    try:
+        options.getContext()
+    except (SSL.Error, TypeError) as error:
+        raise ValueError(f"OpenSSL does not take the certificate or its key: {error}") from None
+    return options
 
 
 def server_options(certificates: bytes, key: bytes) -> CertificateOptions:
@@ -43,15 +56,10 @@ def server_options(certificates: bytes, key: bytes) -> CertificateOptions:
     Raises:
         ValueError: they cannot be read, or do not belong together.
     """
-    private, (own, *chain) = _load_pair(certificates, key)
-    return CertificateOptions(
-        privateKey=private,
-        certificate=own,
-        extraCertChain=chain,
-        raiseMinimumTo=TLSVersion.TLSv1_2,
-    )
+    return _options(certificates, key)
 
 
+@implementer(IOpenSSLTrustRoot)
 class SystemAndMore:
     """Trusts the system's certificate authorities, and some others."""
 
@@ -59,30 +67,55 @@ class SystemAndMore:
         self._authorities = authorities
 
     def _addCACertsToContext(self, context: SSL.Context) -> None:
-        """What Twisted calls on a trust root."""
+        """What Twisted calls on a trust root, while the context may still be changed."""
         context.set_default_verify_paths()
         store = context.get_cert_store()
         assert store is not None
         for authority in self._authorities:
             store.add_cert(authority)
+        context.set_info_callback(note_request)
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class _Connector:
+    """Makes the connections to one server."""
+
+    def __init__(self, policy: ClientPolicy, host: str, port: int) -> None:
+        self._policy = policy
+        self._host = host
+        self._port = port
+
+    def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        return self._policy.connection(self._host, self._port)
 
 
 @implementer(IPolicyForHTTPS)
 class ClientPolicy:
-    """Verifies servers, and may show a certificate of its own."""
+    """Verifies servers, and may show a certificate of its own: TLS 1.2 and up.
+
+    The host must be among the certificate's subjectAltNames, as a name or as an IP address. A
+    failed handshake ends with a `telemeter.net.handshake.TLSError`, which says why in words.
+
+    The system's authorities are read once, when they are first needed.
+    """
 
     def __init__(
         self,
         authorities: bytes = b"",
         certificates: bytes = b"",
         key: bytes = b"",
+        *,
+        authority_flag: str = "",
+        certificate_flag: str = "",
     ) -> None:
         """Make a policy.
 
         Args:
             authorities: PEM, trusted in addition to the system's.
-            certificates: PEM, the certificate to show.
+            certificates: PEM, the certificate to show, then its chain.
             key: PEM, its private key.
+            authority_flag: the flag that gives `authorities`, for error messages.
+            certificate_flag: the flag that gives `certificates`, for error messages.
 
         Raises:
             ValueError: something cannot be read, or does not belong together.
@@ -96,14 +129,26 @@ class ClientPolicy:
                 ]
             except ValueError:
                 raise ValueError("expected CA certificates in PEM") from None
-        self._trust: Any = SystemAndMore(loaded)
-        self._own: PrivateCertificate | None = None
-        if certificates:
-            private, (own, *_) = _load_pair(certificates, key)
-            self._own = PrivateCertificate(own)
-            self._own._setPrivateKey(KeyPair(private))
+        trust = SystemAndMore(loaded)
+        self._has_certificate = bool(certificates)
+        self._authority_flag = authority_flag
+        self._certificate_flag = certificate_flag
+        self._options = (
+            _options(certificates, key, trust)
+            if certificates
+            else CertificateOptions(trustRoot=trust, raiseMinimumTo=TLSVersion.TLSv1_2)
+        )
 
     def creatorForNetloc(self, hostname: bytes, port: int) -> Any:
-        return optionsForClientTLS(
-            hostname.decode("ascii"), trustRoot=self._trust, clientCertificate=self._own
+        return _Connector(self, hostname.decode("ascii"), port)
+
+    def connection(self, host: str, port: int) -> WatchedConnection:
+        """A new connection to a server, before its handshake."""
+        peer = Peer(
+            host,
+            port,
+            has_certificate=self._has_certificate,
+            authority_flag=self._authority_flag,
+            certificate_flag=self._certificate_flag,
         )
+        return WatchedConnection(self._options.getContext(), peer)

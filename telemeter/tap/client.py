@@ -37,6 +37,7 @@ from telemeter.tap.flags import (
     label_list,
     pair_list,
     read_policy,
+    read_proxies,
     read_secret,
     read_selectors,
     selector,
@@ -82,7 +83,8 @@ class Options(Flags):
     synopsis = "[flags]"
     longdesc = (
         "Collects metrics from a Prometheus server by federation, anonymizes and labels them, and "
-        "pushes them to a telemeter-server, every interval."
+        "pushes them to a telemeter-server, every interval. The server is reached through the "
+        "proxies that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name, --from never is."
     )
     flags: ClassVar = (
         Flag(
@@ -217,6 +219,7 @@ class Options(Flags):
             self.require_listen("listen")
         self.urls()
         self.settings()
+        read_proxies()
 
     def urls(self) -> tuple[str, str]:
         """Where to authorize and where to upload; raises `UsageError`."""
@@ -291,7 +294,9 @@ def make_plan(options: Options, reactor: Any, previous: Plan | None = None) -> P
     settings = options.settings()
     authorize_url, upload_url = options.urls()
     timeout = max(options["interval"], _SHORTEST_TIMEOUT)
-    to_agent = make_agent(reactor, "federate_to", policy=settings["to_policy"])
+    to_agent = make_agent(
+        reactor, "federate_to", policy=settings["to_policy"], proxies=read_proxies()
+    )
     tokens = previous.tokens if previous else None
     if tokens is None or not tokens.serves(authorize_url, settings["to_token"]):
         tokens = TokenStore(to_agent, reactor, authorize_url, settings["to_token"])

@@ -7,6 +7,7 @@ what was expected, and exits with status 1.
 from __future__ import annotations
 
 import csv
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from twisted.python.usage import Options, UsageError
 from telemeter import __version__
 from telemeter.metrics.errors import BadInputError
 from telemeter.metrics.selector import NAME, Selector, parse_rules, parse_selector
+from telemeter.net.proxy import Proxies
 from telemeter.net.tls import ClientPolicy
 from telemeter.tap.listen import endpoint_maker
 
@@ -71,7 +73,7 @@ class Flag:
     def description(self) -> str:
         """The help with the default and whether it repeats."""
         if self.parse is None:
-            return self.help
+            return f"{self.help} [default: off]"
         default = self.shown or (str(self.default) if self.default not in ("", []) else "none")
         repeated = "; repeatable" if self.repeated else ""
         return f"{self.help} [default: {default}{repeated}]"
@@ -337,6 +339,14 @@ def warn_of_tracing(flags: Flags) -> None:
     """Say that somebody who asks for traces gets none."""
     if flags["internal.tracing.endpoint"]:
         log.warn("--internal.tracing.endpoint is ignored: traces are not written yet")
+
+
+def read_proxies() -> Proxies:
+    """The proxies that the environment names; raises `UsageError`."""
+    try:
+        return Proxies.from_environment(os.environ)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def policy_flags(target: str) -> tuple[Flag, ...]:

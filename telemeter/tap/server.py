@@ -151,6 +151,7 @@ class _Clients:
 
     def __init__(self, options: Options, reactor: Any) -> None:
         self._reactor = reactor
+        self._proxies = options.proxies
         self._pools: list[HTTPConnectionPool] = []
         files = options.files
         self._forward_policy = ReloadablePolicy(files.forward_policy)
@@ -178,7 +179,7 @@ class _Clients:
     def _agent(self, name: str, policy: ReloadablePolicy) -> IAgent:
         pool = make_pool(self._reactor)
         self._pools.append(pool)
-        return make_agent(self._reactor, name, pool=pool, policy=policy)
+        return make_agent(self._reactor, name, pool=pool, policy=policy, proxies=self._proxies)
 
     def _with_token(self, agent: IAgent) -> IAgent:
         return agent if self.tokens is None else OIDCAgent(agent, self.tokens)

@@ -26,6 +26,7 @@ from telemeter.tap.flags import (
     policy_flags,
     read_file,
     read_policy,
+    read_proxies,
     read_secret,
     read_selectors,
     selector,
@@ -251,6 +252,13 @@ class Options(Flags):
             "gateway does.",
         ),
         Flag(
+            "proxy-from-environment",
+            None,
+            False,
+            "Make outgoing requests through the proxies that HTTP_PROXY, HTTPS_PROXY and NO_PROXY "
+            "name.",
+        ),
+        Flag(
             "forward-protocol",
             choice("1.0", "2.0"),
             "1.0",
@@ -263,6 +271,7 @@ class Options(Flags):
     def check(self) -> None:
         """Read every file, so that what is wrong with one is known before anything listens."""
         self.require_listen("listen", "listen-internal")
+        self.proxies = read_proxies() if self["proxy-from-environment"] else None
         self.files = self.read_files()
 
     def read_files(self) -> Files:

@@ -13,6 +13,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Print the token for the given cluster; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="telemeter-token",
+        allow_abbrev=False,  # of --authorization-token, which people expect to take the secret
         description="Make the bearer token with which a Prometheus writes to telemeter-server.",
     )
     parser.add_argument("--cluster-id", required=True, metavar="ID", help="the cluster")

@@ -337,7 +337,8 @@ def sift(body: bytes, version: int, rules: WriteRules, keep_version: bool) -> Wr
 
 def _written_by(headers: Headers) -> dict[str, str]:
     """What an upstream says it has written of a 2.0 request; what it does not name is nothing."""
-    return {name: headers.getRawHeaders(name, ["0"])[0] for name in _WRITTEN}
+    said = {name: headers.getRawHeaders(name.encode(), [b""])[0] for name in _WRITTEN}
+    return {name: count.decode() if count.isdigit() else "0" for name, count in said.items()}
 
 
 def _tell_written(request: IRequest, counts: Mapping[str, object]) -> None:

@@ -440,7 +440,7 @@ class Channel(HTTPChannel):
     def stop(self) -> None:
         """Close, after the request that is being answered, if there is one."""
         self.persistent = 0
-        if not self.requests:
+        if self.site.active.isdisjoint(self.requests):
             self.loseConnection()
 
 

@@ -1,0 +1,170 @@
+"""The way that each request takes: directly, through a proxy, or through a tunnel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.interfaces import (
+    IOpenSSLClientConnectionCreator,
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from twisted.web.client import URI, Agent, HTTPConnectionPool, ProxyAgent
+from twisted.web.error import SchemeNotSupported
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import (
+    IAgent,
+    IAgentEndpointFactory,
+    IBodyProducer,
+    IPolicyForHTTPS,
+    IResponse,
+)
+from zope.interface import implementer
+
+from telemeter.net.body import read_body
+from telemeter.net.proxy import Proxies, Proxy
+from telemeter.net.tunnel import ProxyEndpoint, TunnelEndpoint, refusal
+
+_PROXY_AUTHENTICATION_REQUIRED = 407
+_REFUSAL_LIMIT = 4096
+
+
+@implementer(IStreamClientEndpoint)
+class _TLSEndpoint:
+    """Speaks TLS over the connections of another endpoint; `wrapClientTLS` with a clock."""
+
+    def __init__(
+        self,
+        creator: IOpenSSLClientConnectionCreator,
+        endpoint: IStreamClientEndpoint,
+        clock: IReactorTime,
+    ) -> None:
+        self._creator = creator
+        self._endpoint = endpoint
+        self._clock = clock
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        factory = TLSMemoryBIOFactory(self._creator, True, protocolFactory, clock=self._clock)
+        connecting: Deferred[Any] = self._endpoint.connect(factory)
+        return connecting.addCallback(lambda tls: tls.wrappedProtocol)
+
+
+@implementer(IAgentEndpointFactory)
+class _Endpoints:
+    """Endpoints of servers and of proxies."""
+
+    def __init__(
+        self, reactor: Any, proxies: Proxies, policy: IPolicyForHTTPS, timeout: float
+    ) -> None:
+        self._reactor = reactor
+        self._proxies = proxies
+        self._policy = policy
+        self._timeout = timeout
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        """Where to connect to for a request that is not sent to a proxy itself.
+
+        TLS is spoken with the server, also through a tunnel: its certificate is verified, and the
+        proxy sees nothing but the server's name.
+        """
+        host = uri.host.decode("ascii")
+        if uri.scheme == b"http":
+            return self._tcp(host, uri.port)
+        if uri.scheme != b"https":
+            raise SchemeNotSupported(f"Unsupported scheme: {uri.scheme!r}")
+        proxy = self._proxies.proxy_to("https", host, uri.port)
+        endpoint = self._tcp(host, uri.port)
+        if proxy is not None:
+            endpoint = TunnelEndpoint(self.of_proxy(proxy), host, uri.port, self._reactor)
+        return self._tls(uri.host, uri.port, endpoint)
+
+    def of_proxy(self, proxy: Proxy) -> ProxyEndpoint:
+        """Where a proxy is."""
+        endpoint = self._tcp(proxy.host, proxy.port)
+        if proxy.secure:
+            endpoint = self._tls(proxy.host.encode("ascii"), proxy.port, endpoint)
+        return ProxyEndpoint(proxy, endpoint)
+
+    def _tls(
+        self, host: bytes, port: int, endpoint: IStreamClientEndpoint
+    ) -> IStreamClientEndpoint:
+        return _TLSEndpoint(self._policy.creatorForNetloc(host, port), endpoint, self._reactor)
+
+    def _tcp(self, host: str, port: int) -> IStreamClientEndpoint:
+        endpoint: IStreamClientEndpoint = HostnameEndpoint(
+            self._reactor, host, port, timeout=self._timeout
+        )
+        return endpoint
+
+
+@implementer(IAgent)
+class ProxyingAgent:
+    """Makes each request directly or through its proxy.
+
+    A proxy that fails, or wants another user and password, is a `ProxyError`.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        proxies: Proxies,
+        *,
+        pool: HTTPConnectionPool | None,
+        policy: IPolicyForHTTPS,
+        timeout: float,
+    ) -> None:
+        """Make an agent.
+
+        Args:
+            reactor: opens the connections.
+            proxies: which proxy is for what.
+            pool: where connections wait for the next request; None: one connection a request. To
+                a proxy for http they are kept apart from direct ones.
+            policy: whom to trust: servers, and proxies that are spoken to over TLS.
+            timeout: how many seconds a connection may take.
+        """
+        self._proxies = proxies
+        endpoints = _Endpoints(reactor, proxies, policy, timeout)
+        self._agent = Agent.usingEndpointFactory(reactor, endpoints, pool)
+        self._http_agent: ProxyAgent | None = None
+        if proxies.http is not None:
+            self._http_agent = ProxyAgent(endpoints.of_proxy(proxies.http), reactor, pool)
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]:
+        parsed = URI.fromBytes(uri)
+        proxy = None
+        if self._http_agent is not None and parsed.scheme == b"http":
+            proxy = self._proxies.proxy_to("http", parsed.host.decode("ascii"), parsed.port)
+        if self._http_agent is None or proxy is None:
+            direct: Deferred[IResponse] = self._agent.request(method, uri, headers, bodyProducer)
+            return direct
+        headers = Headers() if headers is None else headers.copy()
+        if proxy.authorization is not None:
+            headers.setRawHeaders(b"Proxy-Authorization", [proxy.authorization])
+        # A fragment is not for others; ProxyAgent would send it.
+        answered: Deferred[IResponse] = self._http_agent.request(
+            method, uri.partition(b"#")[0], headers, bodyProducer
+        )
+        return answered.addCallback(_check_authenticated, proxy)
+
+
+def _check_authenticated(response: IResponse, proxy: Proxy) -> IResponse | Deferred[IResponse]:
+    """An answer that does not come from the server, but from a proxy that wants a password."""
+    if response.code != _PROXY_AUTHENTICATION_REQUIRED:
+        return response
+    error = refusal(proxy, "the request", response.code)
+    # What it says is read, so that the connection can be used again.
+    read = read_body(response, _REFUSAL_LIMIT, truncate=True)
+    return read.addBoth(lambda _: Failure(error))
