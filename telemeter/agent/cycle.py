@@ -161,13 +161,15 @@ class Agent(Service):
 
     async def _guarded_cycle(self) -> None:
         TOTAL.inc()
-        if self._refresh is not None:
-            self._plan = self._refresh()
         try:
+            if self._refresh is not None:
+                self._plan = self._refresh()
             await self._cycle(self._plan)
         except CancelledError:
             return
         except CycleError as error:
+            if not self.running:
+                return  # what was under way failed because it was cancelled
             FAILED_STAGE.labels(error.stage).inc()
             wait = self._retry_later(error.retry_after)
             log.error(

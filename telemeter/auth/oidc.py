@@ -43,7 +43,9 @@ _PATIENCE: Final = 4.0
 #: How long a token is used whose lifetime the issuer does not tell, and how long any, in seconds.
 _DEFAULT_LIFETIME: Final = 300.0
 _LONGEST_LIFETIME: Final = 24 * 3600.0
-#: A token is renewed so many seconds before it expires, but not in the first three quarters.
+#: A token is used until so many seconds before it expires, as issuers count in whole seconds, and
+#: renewed so many before that; but neither is more than a quarter of its lifetime.
+_ROUNDING: Final = 1.0
 _MARGIN: Final = 60.0
 #: The shortest time between two renewals because a token was refused, in seconds.
 _BETWEEN_REFUSALS: Final = 10.0
@@ -244,12 +246,12 @@ class _Issuer:
 class TokenSource:
     """Has an access token ready for everybody, and renews it with one request at a time.
 
-    The token is renewed when somebody wants it in the last quarter of its life, 60 seconds before
-    its end at the earliest; until the new one is there, the old one is used. Without a token,
-    everybody waits for the same request, for 4 seconds at most. The issuer is asked up to three
-    times in a row, 10 seconds each; after that it is left alone for 2 seconds, then 4, up to 30,
-    and whoever wants a token meanwhile is told why there is none. The next who wants one after
-    that has the issuer asked again.
+    The token is renewed when somebody wants it in the last minute of its life, or a little later if
+    it is short-lived; until the new one is there, the old one is used. Without a token, everybody
+    waits for the same request, for 4 seconds at most. The issuer is asked up to three times in a
+    row, 10 seconds each; after that it is left alone for 2 seconds, then 4, up to 30, and whoever
+    wants a token meanwhile is told why there is none. The next who wants one after that has the
+    issuer asked again.
     """
 
     def __init__(
@@ -496,7 +498,7 @@ def _parse_token(endpoint: str, body: bytes, began: float) -> _Token:
             f"{endpoint}: the access token is over the limit of {_LONGEST_TOKEN} characters"
         )
     lifetime = _lifetime(fields.get("expires_in"))
-    expires = began + lifetime
+    expires = began + lifetime - min(_ROUNDING, lifetime / 4)
     return _Token(value, expires - min(_MARGIN, lifetime / 4), expires)
 
 

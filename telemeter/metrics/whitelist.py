@@ -12,14 +12,16 @@ class Whitelist:
 
     A production whitelist has hundreds of rules of which nearly all name their metric, so a series
     is tried against the rules of its own name and the few that name none.
+
+    Attributes:
+        selectors: the rules.
     """
 
     def __init__(self, selectors: Iterable[Selector] = ()) -> None:
         self._by_name: dict[str, list[Selector]] = {}
         self._any_name: list[Selector] = []
-        self.size = 0
-        for selector in selectors:
-            self.size += 1
+        self.selectors = tuple(selectors)
+        for selector in self.selectors:
             name = selector.exact_name
             if name is None:
                 self._any_name.append(selector)
@@ -28,11 +30,11 @@ class Whitelist:
 
     def __bool__(self) -> bool:
         """Whether there are any rules; without rules everything passes."""
-        return self.size > 0
+        return bool(self.selectors)
 
     def allows(self, labels: Mapping[str, str]) -> bool:
         """Whether a series with these labels (`__name__` among them) may pass."""
-        if not self.size:
+        if not self.selectors:
             return True
         for selector in self._by_name.get(labels.get(NAME, ""), ()):
             if selector.matches(labels):

@@ -8,14 +8,14 @@ from prometheus_client import Counter, Gauge, Histogram
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.client import HTTPConnectionPool
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
 from telemeter import __version__
 from telemeter.net.proxy import Proxies
-from telemeter.net.route import ProxyingAgent
+from telemeter.net.route import RoutingAgent
 from telemeter.net.tls import ClientPolicy
 
 USER_AGENT: Final = f"telemeter/{__version__}"
@@ -67,11 +67,13 @@ def make_agent(
         policy: whom to trust; None: the system's certificate authorities.
         proxies: what to go through; None: everything is reached directly.
     """
-    if policy is None:
-        policy = ClientPolicy()
-    agent: IAgent = Agent(reactor, policy, connectTimeout=_CONNECT_TIMEOUT, pool=pool)
-    if proxies:
-        agent = ProxyingAgent(reactor, proxies, pool=pool, policy=policy, timeout=_CONNECT_TIMEOUT)
+    agent = RoutingAgent(
+        reactor,
+        Proxies() if proxies is None else proxies,
+        pool=pool,
+        policy=ClientPolicy() if policy is None else policy,
+        timeout=_CONNECT_TIMEOUT,
+    )
     return InstrumentedAgent(agent, name, reactor)
 
 

@@ -220,9 +220,11 @@ def _parse_exclusion(variable: str, entry: str) -> Exclusion:
             return Exclusion(ip_network(address))
         host, port = entry, None
         if parts := _HOST_AND_PORT.fullmatch(entry):
-            host, port = parts["six"] or parts["host"], _port(parts["port"])
-            if address := _address(host):
+            host, port = parts["host"], _port(parts["port"])
+            if address := _address(parts["six"] or host):
                 return Exclusion(ip_network(address), port=port)
+            if host is None:
+                raise problem
     except ValueError:
         raise problem from None
     host = host.removeprefix("*")

@@ -104,8 +104,8 @@ class _Endpoints:
 
 
 @implementer(IAgent)
-class ProxyingAgent:
-    """Makes each request directly or through its proxy.
+class RoutingAgent:
+    """Makes each request directly or through its proxy, if it has one.
 
     A proxy that fails, or wants another user and password, is a `ProxyError`.
     """

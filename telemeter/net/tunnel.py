@@ -29,6 +29,7 @@ HEAD_LIMIT: Final = 16 * 1024
 ANSWER_SECONDS: Final = 30.0
 
 _HINTS: Final = {
+    401: ": check the user and password in {variable}",  # tinyproxy, to wrong ones
     403: ": its rules do not allow this",
     407: ": check the user and password in {variable}",
     500: ": perhaps it cannot connect there",
@@ -211,10 +212,10 @@ class _Tunnel(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._stop_timer()
-        if self._inner is not None:
-            inner, self._inner = self._inner, None
+        inner, self._inner = self._inner, None
+        if inner is not None:
             inner.connectionLost(reason)
-        elif not self.opened.called:
+        if not self.opened.called:
             assert reason.value is not None
             why = "it closed the connection instead of an answer"
             if not reason.check(ConnectionDone, ConnectionLost):

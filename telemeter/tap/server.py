@@ -21,6 +21,7 @@ from telemeter.auth.keys import SigningKey, generate_key
 from telemeter.auth.memcached import Memcached
 from telemeter.auth.oidc import OIDCAgent, TokenSource
 from telemeter.auth.token import TokenIssuer, TokenVerifier
+from telemeter.metrics.transcoder import KIND
 from telemeter.metrics.upload import UploadRules
 from telemeter.metrics.write import WriteRules
 from telemeter.net.client import make_agent, make_pool
@@ -286,7 +287,8 @@ def _announce(options: Options) -> None:
         version=__version__,
         forward_url=shown(options["forward-url"]),
         authorize=shown(options["authorize"]),
-        whitelist_rules=options.files.whitelist.size,
+        transcoder=KIND,
+        whitelist_rules=len(options.files.whitelist.selectors),
     )
     warn_of_tracing(options)
     if not options.files.keys:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from io import BytesIO
 from typing import Any, Final, TypeAlias
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Info
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IRequest
 
@@ -15,7 +15,8 @@ from telemeter.auth.token import Client, TokenVerifier
 from telemeter.metrics.compression import decompress_framed, max_framed_size
 from telemeter.metrics.errors import BadInputError, TooLargeError
 from telemeter.metrics.format import EXPECTED, Decoder, decoder_for
-from telemeter.metrics.upload import Converted, UploadRules, convert_upload
+from telemeter.metrics.transcoder import KIND, Transcoder
+from telemeter.metrics.upload import Converted, UploadRules
 from telemeter.upstream import forwarder
 from telemeter.upstream.forwarder import Forwarder, ForwardError
 from telemeter.web.credentials import bearer_token, unauthorized
@@ -42,13 +43,17 @@ DUPLICATES = Counter(
     "telemeter_v1_forward_duplicate_series_total",
     "Series of /upload left out because an earlier one of the same upload had the same labels.",
 )
+TRANSCODER = Info("telemeter_transcoder", "Which code converts the usual upload.")
+TRANSCODER.info({"kind": KIND})
 for _tense in ("past", "present", "future"):
     OVERWRITTEN.labels(_tense)
 
 #: Calls a function with arguments where it does not keep the reactor from its work.
 Runner: TypeAlias = Callable[..., Awaitable[Any]]
 
-#: Bodies of up to so many bytes are converted at once: handing them to a thread costs more.
+#: Bodies of up to so many bytes are tried the quick way at once, ...
+_QUICK_BODY: Final = 512 * 1024
+#: ... and of up to so many bytes the slow way too: handing them to a thread costs more.
 _SMALL_BODY: Final = 4096
 
 
@@ -138,7 +143,7 @@ class UploadEndpoint:
         """
         self._verifier = verifier
         self._limiter = limiter
-        self._rules = rules
+        self._transcoder = Transcoder(rules)
         self._upstream = upstream
         self._clock = clock
         self._run = run
@@ -148,7 +153,7 @@ class UploadEndpoint:
     def use(self, verifier: TokenVerifier, rules: UploadRules) -> None:
         """Check tokens and convert uploads in another way from now on."""
         self._verifier = verifier
-        self._rules = rules
+        self._transcoder = Transcoder(rules)
 
     def route(self) -> Route:
         return Route("/upload", self.post, ("POST",), "upload", self.gate)
@@ -207,14 +212,8 @@ class UploadEndpoint:
         return b""
 
     async def _converted(self, upload: Upload) -> Converted:
-        body = upload.body
-        now_ms = int(self._clock.seconds() * 1000)
-        arguments = (body, upload, self._rules, self._limit, now_ms)
         try:
-            if len(body) <= _SMALL_BODY:
-                converted = convert(*arguments)
-            else:
-                converted = await self._run(convert, *arguments)
+            converted = await self._convert(upload)
         except TooLargeError as error:
             raise too_large("--limit-bytes", error.limit, f"{error.seen} bytes: {error}") from None
         except BadInputError as error:
@@ -222,6 +221,25 @@ class UploadEndpoint:
             raise Refused(400, str(error)) from None
         _count(converted)
         return converted
+
+    async def _convert(self, upload: Upload) -> Converted:
+        """Steps 3 to 9, in a thread unless they take next to no time."""
+        now_ms = int(self._clock.seconds() * 1000)
+        body = upload.body
+        if len(body) > _QUICK_BODY:
+            if upload.is_compressed:
+                body = await self._run(decompress_framed, body, self._limit)
+        else:
+            if upload.is_compressed:
+                body = decompress_framed(body, self._limit)
+            converted = self._transcoder.quick(body, upload.decode, upload.client.labels, now_ms)
+            if converted is not None:
+                return converted
+        arguments = (body, upload.decode, upload.client.labels, now_ms)
+        if len(body) <= _SMALL_BODY:
+            return self._transcoder.convert(*arguments)
+        slow: Converted = await self._run(self._transcoder.convert, *arguments)
+        return slow
 
     async def _forward(self, converted: Converted) -> None:
         if self._upstream is None:
@@ -231,18 +249,6 @@ class UploadEndpoint:
         except ForwardError as error:
             headers = {"Retry-After": error.retry_after} if error.retry_after else {}
             raise Refused(error.status, str(error), headers) from None
-
-
-def convert(body: bytes, upload: Upload, rules: UploadRules, limit: int, now_ms: int) -> Converted:
-    """Steps 3 to 9, which need nothing but the processor.
-
-    Raises:
-        BadInputError: the upload is refused.
-    """
-    if upload.is_compressed:
-        body = decompress_framed(body, limit)
-    labels: Mapping[str, str] = upload.client.labels
-    return convert_upload(body, upload.decode, labels, rules, now_ms)
 
 
 def _count(converted: Converted) -> None:

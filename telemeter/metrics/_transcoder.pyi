@@ -1,0 +1,16 @@
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
+
+Condition: TypeAlias = tuple[str, str, bool, Callable[[str], bool] | None]
+
+class Plan:
+    def __init__(
+        self,
+        rules: Iterable[tuple[str | None, list[Condition]]],
+        added: list[tuple[str, str]],
+        elided: Iterable[str],
+    ) -> None: ...
+
+def convert(
+    body: bytes, plan: Plan, required: Mapping[str, str], now: int, max_age: int, drift: int
+) -> tuple[bytes, int, int, int, int, int, int, int, int] | None: ...
