@@ -17,13 +17,17 @@ except ImportError:  # there was no compiler when the package was installed
 #: Which code converts the usual upload: `compiled` or `python`.
 KIND: Final = "python" if _compiled is None else "compiled"
 
+#: The compiled code has room for so many labels of ours in every series.
+_MOST_ADDED: Final = 32
+
 
 class Transcoder:
     """Converts uploads by the same rules."""
 
     def __init__(self, rules: UploadRules) -> None:
         self._rules = rules
-        self._plan = None if _compiled is None else _make_plan(rules)
+        usual = len(rules.labels) <= _MOST_ADDED
+        self._plan = _make_plan(rules) if usual and _compiled is not None else None
 
     def quick(
         self, body: bytes, decode: Decoder, required: Mapping[str, str], now_ms: int

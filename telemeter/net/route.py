@@ -50,9 +50,25 @@ class _TLSEndpoint:
         self._clock = clock
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        _make_quiet(protocolFactory)
         factory = TLSMemoryBIOFactory(self._creator, True, protocolFactory, clock=self._clock)
         connecting: Deferred[Any] = self._endpoint.connect(factory)
         return connecting.addCallback(lambda tls: tls.wrappedProtocol)
+
+
+@implementer(IStreamClientEndpoint)
+class _TCPEndpoint(HostnameEndpoint):
+    """Connects by name, without a word in the log about every connection."""
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        _make_quiet(protocolFactory)
+        connecting: Deferred[IProtocol] = super().connect(protocolFactory)
+        return connecting
+
+
+def _make_quiet(factory: Any) -> None:
+    """Keep a factory from logging that it starts and stops, as Twisted's pools have theirs do."""
+    factory.noisy = False
 
 
 @implementer(IAgentEndpointFactory)
@@ -97,7 +113,7 @@ class _Endpoints:
         return _TLSEndpoint(self._policy.creatorForNetloc(host, port), endpoint, self._reactor)
 
     def _tcp(self, host: str, port: int) -> IStreamClientEndpoint:
-        endpoint: IStreamClientEndpoint = HostnameEndpoint(
+        endpoint: IStreamClientEndpoint = _TCPEndpoint(
             self._reactor, host, port, timeout=self._timeout
         )
         return endpoint

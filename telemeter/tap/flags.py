@@ -225,7 +225,10 @@ def word_list(value: str) -> list[str]:
     """A comma-separated list; a word with a comma in it stands in double quotes."""
     if not value:
         return []
-    return [word.strip() for word in next(csv.reader([value]))]
+    try:
+        return [word.strip() for word in next(csv.reader([value]))]
+    except csv.Error as error:
+        raise ValueError(f"expected a comma-separated list: {error}") from None
 
 
 def memcached_list(value: str) -> list[tuple[str, int]]:

@@ -31,6 +31,10 @@ def endpoint_maker(value: str) -> EndpointMaker:
         ValueError: it is no address.
     """
     if _ENDPOINT.match(value):
+        try:
+            serverFromString(None, value)
+        except Exception as error:  # whatever the parser of an endpoint stumbles over
+            raise ValueError(f"Twisted does not take this endpoint: {error}") from None
         return lambda reactor: serverFromString(reactor, value)
     parts = _HOST_PORT.fullmatch(value)
     if parts is None or int(parts["port"]) > 65535:

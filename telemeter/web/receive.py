@@ -234,7 +234,7 @@ class ReceiveEndpoint:
         cluster = None if settings.foreign_ids else write.token.cluster
         rules = replace(settings.rules, cluster=cluster)
         body = write.body
-        arguments = (body, write.version, rules, settings.keep_version)
+        arguments = (body, write.version, rules, settings.keep_version, settings.limit_bytes)
         try:
             if len(body) <= _SMALL_BODY:
                 return sift(*arguments)
@@ -323,13 +323,20 @@ def _not_allowed(failure: Failure) -> Failure:
     return failure
 
 
-def sift(body: bytes, version: int, rules: WriteRules, keep_version: bool) -> Written:
+def sift(body: bytes, version: int, rules: WriteRules, keep_version: bool, limit: int) -> Written:
     """Decompress and sift, which needs nothing but the processor.
 
     Raises:
         BadInputError: the request is refused.
     """
-    plain = decompress_block(body, _MOST_COMPRESSION * len(body))
+    try:
+        plain = decompress_block(body, _MOST_COMPRESSION * len(body))
+    except TooLargeError as error:
+        if error.seen > _MOST_COMPRESSION * limit:
+            raise
+        raise BadInputError(
+            f"the body is not a valid snappy block: {len(body)} bytes cannot hold {error.seen}"
+        ) from None
     if version == 2:
         return sift_write_v2(plain, rules, keep_version=keep_version)
     return sift_write(plain, rules)
