@@ -4,8 +4,9 @@
 PYTHON ?= python3
 # For pytest, for example: make test ARGS="-k selector -x"
 ARGS ?=
-# ONCE=1 ends the demo as soon as everything has arrived.
+# ONCE=1 ends the demo as soon as everything has arrived; TLS=1 encrypts and authenticates every hop.
 ONCE ?=
+TLS ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
@@ -18,12 +19,13 @@ PROTO := telemeter/metrics/proto
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: NEEDS := prometheus=prometheus
-demo: .venv/.run ## Show the whole path live on real input (ONCE=1: end when everything arrived)
+demo: NEEDS := prometheus=prometheus $(if $(TLS),node=nodejs npm=npm)
+demo: .venv/.run ## Show the whole path live on real input (ONCE=1: end when done; TLS=1: secure)
 	@demo/need.sh commands $(NEEDS)
-	@$(BIN)/python -m demo $(if $(ONCE),--once)
+	@$(BIN)/python -m demo $(if $(TLS),--tls) $(if $(ONCE),--once)
 
-test: NEEDS := prometheus=prometheus systemd-analyze=systemd
+test: NEEDS := prometheus=prometheus victoria-metrics=victoria-metrics vmagent=victoria-metrics
+test: NEEDS += memcached=memcached systemd-analyze=systemd
 test: .venv/.test ## Run all tests (ARGS="..." for pytest)
 	@demo/need.sh commands $(NEEDS)
 	$(BIN)/python -m pytest $(ARGS)

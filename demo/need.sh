@@ -8,9 +8,10 @@
 # Packages are installed when that is possible without a question: as root, or through sudo without
 # a password. Otherwise the one command that is missing is printed, and the exit code is 1.
 #
-# Debian's package of Prometheus brings a service of its own (port 9090), which a machine that runs
-# systemd starts after the installation; `systemctl disable --now prometheus` ends it. The demo and
-# the tests start their own Prometheus on other ports and do not need it.
+# Debian's packages of Prometheus (port 9090), VictoriaMetrics (8428) and memcached (11211) bring
+# services of their own, which a machine that runs systemd starts after the installation;
+# `systemctl disable --now prometheus victoria-metrics memcached` ends them. The demo and the tests
+# start their own on other ports and do not need them.
 set -eu
 
 stop() {
@@ -24,7 +25,10 @@ packages=""
 # want NAME PACKAGE: note that this is missing, and which package has it.
 want() {
     missing="$missing $1"
-    packages="$packages $2"
+    case "$packages " in
+        *" $2 "*) ;;
+        *) packages="$packages $2" ;;
+    esac
 }
 
 want_commands() {

@@ -16,6 +16,7 @@ import shlex
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -47,7 +48,8 @@ STOP_SECONDS = 15.0
 _DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
 
 # A request or a program of the stack must reach this machine, whatever proxy is configured.
-_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_no_proxies = urllib.request.ProxyHandler({})
+_opener = urllib.request.build_opener(_no_proxies)
 
 
 class StackError(Exception):
@@ -78,25 +80,38 @@ def fetch(
     body: bytes | None = None,
     headers: Mapping[str, str] | None = None,
     seconds: float = 10.0,
+    context: ssl.SSLContext | None = None,
 ) -> Answer:
     """Make one HTTP request; a refusal (4xx, 5xx) is an answer too.
+
+    Args:
+        url: what to ask for.
+        method: how.
+        body: what to send.
+        headers: further headers.
+        seconds: how long to wait for anything to happen.
+        context: whom to trust and what to show if the URL is https.
 
     Raises:
         OSError: no answer came.
     """
     request = urllib.request.Request(url, data=body, headers=dict(headers or {}), method=method)
+    opener = _opener
+    if context is not None:
+        https = urllib.request.HTTPSHandler(context=context)
+        opener = urllib.request.build_opener(_no_proxies, https)
     try:
-        with _opener.open(request, timeout=seconds) as response:
+        with opener.open(request, timeout=seconds) as response:
             return Answer(response.status, response.headers, response.read())
     except urllib.error.HTTPError as refusal:
         with refusal:
             return Answer(refusal.code, refusal.headers, refusal.read())
 
 
-def answers(url: str, status: int) -> bool:
+def answers(url: str, status: int, context: ssl.SSLContext | None = None) -> bool:
     """Tell whether a GET of the URL is answered with that status right now."""
     try:
-        return fetch(url, seconds=2.0).status == status
+        return fetch(url, seconds=2.0, context=context).status == status
     except OSError:
         return False
 
@@ -158,6 +173,8 @@ class Program:
     argv: Sequence[str]
     url: str
     log: Path
+    # What its environment has besides.
+    environment: Mapping[str, str] = field(default_factory=dict)
     popen: subprocess.Popen[bytes] = field(init=False)
     # Stopped on purpose: its end is no failure.
     stopped: bool = False
@@ -175,7 +192,7 @@ class Program:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.log.parent,
-                env=_environment(),
+                env={**_environment(), **self.environment},
                 start_new_session=True,
             )
 
@@ -213,12 +230,19 @@ class Stack:
     """A set of programs with one temporary folder; a context manager that stops them all.
 
     The folder is removed at the end, unless the block failed or `keep` says otherwise.
+
+    Attributes:
+        folder: where the programs run.
+        programs: all that were started.
+        keep: whether the folder stays.
+        context: whom to trust and what to show when programs that speak TLS are asked something.
     """
 
     def __init__(self, prefix: str = "telemeter-") -> None:
         self.folder = Path(tempfile.mkdtemp(prefix=prefix))
         self.programs: list[Program] = []
         self.keep = False
+        self.context: ssl.SSLContext | None = None
         self._ports: set[int] = set()
 
     def __enter__(self) -> Self:
@@ -267,9 +291,17 @@ class Stack:
         path.write_bytes(text.encode() if isinstance(text, str) else text)
         return path
 
-    def start(self, name: str, argv: Sequence[str], url: str, ready: Ready = READY) -> Program:
-        """Start a program and wait until it is ready."""
-        program = Program(name, list(argv), url, self.folder / f"{name}.log")
+    def start(
+        self,
+        name: str,
+        argv: Sequence[str],
+        url: str,
+        ready: Ready = READY,
+        environment: Mapping[str, str] | None = None,
+    ) -> Program:
+        """Start a program, with these additions to the environment; wait until it is ready."""
+        log = self.folder / f"{name}.log"
+        program = Program(name, list(argv), url, log, environment or {})
         self.programs.append(program)
         self._wait_until_ready(program, ready)
         return program
@@ -282,7 +314,7 @@ class Stack:
     def _wait_until_ready(self, program: Program, ready: Ready) -> None:
         url = program.url + ready.path
         what = f"{program.name} to answer {ready.status} at {url}"
-        self.wait(lambda: answers(url, ready.status), what, program)
+        self.wait(lambda: answers(url, ready.status, self.context), what, program)
 
     def check(self) -> None:
         """Raise StackError if a program ended that nobody stopped."""

@@ -114,6 +114,8 @@ class Proxies:
         for scheme in ("http", "https"):
             variable, value = _read(environ, f"{scheme}_proxy")
             proxies[scheme] = _parse_proxy(variable, value) if value else None
+        if not any(proxies.values()):
+            return cls()  # NO_PROXY says nothing then.
         variable, value = _read(environ, "no_proxy")
         entries = [entry for entry in re.split(r"[,\s]+", value.lower()) if entry]
         return cls(

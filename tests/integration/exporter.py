@@ -42,12 +42,10 @@ class Exporter:
     Attributes:
         address: HOST:PORT to scrape.
         served: the scrapes in text so far, by the name in the User-Agent.
-        present: while cleared, scrapes are answered with 503.
     """
 
     address: str = ""
     served: dict[str, list[Scrape]] = field(default_factory=lambda: defaultdict(list))
-    present: threading.Event = field(default_factory=threading.Event)
 
 
 def _scrape(number: int) -> Scrape:
@@ -64,19 +62,16 @@ def _scrape(number: int) -> Scrape:
             ({"case": "infinity"}, "+Inf"),
             ({"case": "negative infinity"}, "-Inf"),
             ({"case": "nan"}, "NaN"),
-            ({"case": "negative zero"}, "-0"),
             ({"case": "smallest"}, "5e-324"),
             ({"case": "largest"}, "1.7976931348623157e+308"),
             ({"case": "many digits"}, f"{number}.123456789012"),
             ({"case": "alternating"}, str((-1) ** number)),
         ],
-        # Two that differ in one label only.
-        "fixture_twin": [({"pod": "a"}, str(number)), ({"pod": "b"}, str(number))],
         "fixture_text": [
-            ({"text": "line\nend, quote\" and \\"}, "1"),
+            ({"text": 'line\nend, quote" and \\'}, "1"),
             ({"text": "żółw 🐢"}, "2"),
             ({"text": "x" * 1000}, "3"),
-            ({"text": "spaces  and\ttabs ", "pod": "c"}, "4"),
+            ({"text": "spaces  and\ttabs ", "pod": "a"}, "4"),
         ],
     }
     # A series that comes and goes.
@@ -142,14 +137,10 @@ def _as_protobuf(number: int) -> bytes:
 def running_exporter() -> Iterator[Exporter]:
     """Serve scrapes from threads of this process, in text at /metrics, else in protobuf."""
     exporter = Exporter()
-    exporter.present.set()
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            if not exporter.present.is_set():
-                self.send_error(503)
-                return
             scraper = self.headers["User-Agent"].partition("/")[0]
             text = self.path == "/metrics"
             with lock:

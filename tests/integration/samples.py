@@ -54,15 +54,13 @@ def relabeled(
     }
 
 
-def count(samples: Samples) -> int:
-    """Return how many samples there are in all series together."""
-    return sum(map(len, samples.values()))
+def without_nan(samples: Samples) -> Samples:
+    """Return the samples without NaN.
 
-
-def as_victoria_keeps(samples: Samples) -> Samples:
-    """Return what VictoriaMetrics keeps: no NaN, and nothing that is smaller than its decimals."""
+    VictoriaMetrics does not store it, and shows the end of a series as one.
+    """
     kept = {
-        labels: [(at, value) for at, value in found if value not in ("NaN", "5e-324")]
+        labels: [(at, value) for at, value in found if value != "NaN"]
         for labels, found in samples.items()
     }
     return {labels: found for labels, found in kept.items() if found}
@@ -74,8 +72,8 @@ def same(one: str, other: str) -> bool:
 
 
 def same_decimals(one: str, other: str) -> bool:
-    """Tell whether two values agree in the twelve digits that VictoriaMetrics keeps."""
-    return math.isclose(float(one), float(other), rel_tol=1e-11)
+    """Tell whether two values agree in the digits that VictoriaMetrics keeps."""
+    return math.isclose(float(one), float(other), rel_tol=1e-11, abs_tol=1e-300)
 
 
 def differences(

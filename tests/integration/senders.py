@@ -70,7 +70,9 @@ scrape_configs:
       - targets: ["{target}"]
 remote_write:
 {"".join(entries)}"""
-    return start_prometheus(stack, name, configuration, *flags, port=port)
+    # At the end it may be stopped later than what it writes to.
+    deadline = "--storage.remote.flush-deadline=1s"
+    return start_prometheus(stack, name, configuration, deadline, *flags, port=port)
 
 
 def start_vmagent(

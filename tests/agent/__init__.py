@@ -1,0 +1,1 @@
+"""Tests of the cycle and of its steps, in memory."""

@@ -1,0 +1,1 @@
+"""Tests of keys, tokens and the authorization server."""

@@ -1,0 +1,40 @@
+"""Fixtures for the tests that run in memory."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
+
+from tests.fakes import Log, clock_at
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that shows `NOW`."""
+    return clock_at()
+
+
+@pytest.fixture(autouse=True)
+def log() -> Iterator[Log]:
+    """What is logged during a test; an error that nobody expected fails it."""
+    events = Log()
+    globalLogPublisher.addObserver(events)
+    yield events
+    globalLogPublisher.removeObserver(events)
+    assert events.errors_are_fine or not events.errors
+
+
+@pytest.fixture(autouse=True, scope="module")
+def collected() -> Iterator[None]:
+    """Fail a module that leaves a Deferred with an error that nobody handled."""
+    gc.collect()
+    events = Log()
+    yield
+    globalLogPublisher.addObserver(events)
+    gc.collect()
+    globalLogPublisher.removeObserver(events)
+    assert not events.errors

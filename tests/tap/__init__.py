@@ -1,0 +1,1 @@
+"""Tests of the flags, and of the services that they make."""

@@ -1,0 +1,165 @@
+"""Reading files again while the daemon runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from twisted.python.usage import UsageError
+
+from telemeter.tap.reload import WATCH_SECONDS, Reloader, signature
+from tests.fakes import NOW, Log, value_of
+from tests.tap.world import FakeReactor
+
+
+class World:
+    """A reloader, and what it does."""
+
+    def __init__(self, path: Path) -> None:
+        self.reactor = FakeReactor()
+        self.path = path
+        self.path.write_text("first")
+        self.all = 0
+        self.watched = 0
+        self.problem = ""
+        self.reloader = Reloader(self.reactor, self.reload, [str(path), ""], self.reload_watched)
+
+    def reload(self) -> None:
+        if self.problem:
+            raise UsageError(self.problem)
+        self.all += 1
+
+    def reload_watched(self) -> None:
+        if self.problem:
+            raise UsageError(self.problem)
+        self.watched += 1
+
+    def successful(self) -> bool:
+        return bool(value_of("telemeter_config_last_reload_successful"))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A world whose reloader runs."""
+    before = signal.getsignal(signal.SIGHUP)
+    world = World(tmp_path / "file")
+    world.reloader.startService()
+    yield world
+    if world.reloader.running:
+        world.reloader.stopService()
+    assert signal.getsignal(signal.SIGHUP) == before
+    assert world.reactor.getDelayedCalls() == []
+
+
+def test_a_start_counts_as_a_success(world: World) -> None:
+    assert world.successful()
+    assert value_of("telemeter_config_last_reload_success_timestamp_seconds") == NOW
+    assert (world.all, world.watched) == (0, 0)
+
+
+def test_on_request(world: World, log: Log) -> None:
+    world.reactor.advance(7)
+    world.reloader.reload()
+    assert world.all == 1
+    assert len(log.of("reloaded")) == 1
+    assert value_of("telemeter_config_last_reload_success_timestamp_seconds") == NOW + 7
+
+
+def test_on_a_signal(world: World, log: Log) -> None:
+    signal.raise_signal(signal.SIGHUP)
+    assert world.all == 1
+    assert len(log.of("reloaded")) == 1
+
+
+def test_a_refused_request_says_why(world: World, log: Log) -> None:
+    world.problem = "--flag 'x': expected something else"
+    with pytest.raises(ValueError, match="--flag 'x'"):
+        world.reloader.reload()
+    (event,) = log.of("not reloaded, the old configuration stays")
+    assert (event["log_level"].name, event["reason"]) == ("error", world.problem)
+    assert not world.successful()
+    world.problem = ""
+    world.reloader.reload()
+    assert world.successful()
+
+
+def test_a_refused_signal_is_only_logged(world: World, log: Log) -> None:
+    world.problem = "no"
+    signal.raise_signal(signal.SIGHUP)
+    assert len(log.of("not reloaded, the old configuration stays")) == 1
+    assert not world.successful()
+
+
+def test_watched_files_are_read_when_they_change(world: World) -> None:
+    world.reactor.advance(WATCH_SECONDS)
+    assert world.watched == 0
+    world.path.write_text("second, and longer")
+    world.reactor.advance(WATCH_SECONDS - 0.1)
+    assert world.watched == 0
+    world.reactor.advance(0.1)
+    assert world.watched == 1
+    world.reactor.advance(WATCH_SECONDS * 10)
+    assert (world.watched, world.all) == (1, 0)
+
+
+def test_a_change_that_is_no_good_is_not_tried_again(world: World, log: Log) -> None:
+    world.problem = "no"
+    world.path.write_text("second, and longer")
+    world.reactor.pump([WATCH_SECONDS] * 5)
+    assert len(log.of("not reloaded, the old configuration stays")) == 1
+    assert not world.successful()
+    world.problem = ""
+    world.path.write_text("third, and longer still")
+    world.reactor.advance(WATCH_SECONDS)
+    assert world.watched == 1
+    assert world.successful()
+
+
+def test_a_good_change_does_not_hide_a_bad_reload(world: World) -> None:
+    world.problem = "no"
+    with pytest.raises(ValueError, match="no"):
+        world.reloader.reload()
+    world.problem = ""
+    world.path.write_text("second, and longer")
+    world.reactor.advance(WATCH_SECONDS)
+    assert world.watched == 1
+    assert not world.successful()
+
+
+def test_nothing_is_read_after_a_stop(world: World) -> None:
+    world.reloader.stopService()
+    world.path.write_text("second, and longer")
+    world.reactor.advance(WATCH_SECONDS * 3)
+    assert world.watched == 0
+
+
+def test_the_state_of_files(tmp_path: Path) -> None:
+    one, two = tmp_path / "1", tmp_path / "2"
+    one.write_text("a")
+    paths = [str(one), str(two)]
+    before = signature(paths)
+    assert signature(paths) == before
+    two.write_text("b")
+    with_both = signature(paths)
+    assert with_both != before
+    os.utime(two, ns=(1, 1))
+    assert signature(paths) != with_both
+    two.unlink()
+    assert signature(paths) == before
+
+
+def test_a_link_that_points_elsewhere_is_a_change(tmp_path: Path) -> None:
+    # As Kubernetes replaces files: by pointing a link to another folder.
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "token").write_text(name)
+    link = tmp_path / "data"
+    link.symlink_to("old")
+    path = [str(link / "token")]
+    before = signature(path)
+    link.unlink()
+    link.symlink_to("new")
+    assert signature(path) != before

@@ -1,0 +1,299 @@
+"""Listeners, and the order in which a daemon stops."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from twisted.application.service import Application, Service
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.endpoints import TCP4ServerEndpoint, UNIXServerEndpoint
+from twisted.internet.error import CannotListenError
+from twisted.internet.testing import RaisingMemoryReactor
+from twisted.logger import ILogObserver, Logger
+from twisted.python.logfile import LogFile
+from twisted.web.iweb import IRequest
+
+from telemeter.tap.flags import LOGGING, Flags
+from telemeter.tap.service import GRACE_SECONDS, Daemon, Listener, OnStop
+from telemeter.web.routing import Route, make_site
+from tests.fakes import Log, Wire, has_fired, request_of, result_of
+from tests.tap.world import FakeReactor
+
+
+class Options(Flags):
+    """The flags that every daemon has."""
+
+    program = "toy"
+    flags: ClassVar = LOGGING
+
+
+def make_daemon(*flags: str, runner: dict[str, Any] | None = None) -> Daemon:
+    options: Any = Options()
+    options.parseOptions(list(flags))
+    options.parent = runner
+    return Daemon(options)
+
+
+# --- A daemon -------------------------------------------------------------------------------------
+
+
+class Part(Service):
+    """A part of a daemon that says when it is stopped, and when it has."""
+
+    def __init__(self, name: str, told: list[str], *, slow: bool = False) -> None:
+        self.part = name
+        self.told = told
+        self.done: Deferred[None] | None = Deferred() if slow else None
+
+    def stopService(self) -> Deferred[None] | None:
+        super().stopService()
+        self.told.append(self.part)
+        return self.done
+
+
+def test_parts_stop_one_after_the_other_the_last_one_first() -> None:
+    told: list[str] = []
+    daemon = make_daemon()
+    first, second, third = Part("1", told), Part("2", told, slow=True), Part("3", told, slow=True)
+    for part in (first, second, third):
+        part.setServiceParent(daemon)
+    daemon.startService()
+    assert (daemon.name, bool(daemon.running)) == ("toy", True)
+    stopped = daemon.stopService()
+    assert told == ["3"]
+    assert third.done is not None
+    third.done.callback(None)
+    assert told == ["3", "2"]
+    assert not has_fired(stopped)
+    assert second.done is not None
+    second.done.callback(None)
+    assert told == ["3", "2", "1"]
+    result_of(stopped)
+    assert not daemon.running
+
+
+def test_a_part_that_does_not_stop_well_holds_nobody_up(log: Log) -> None:
+    told: list[str] = []
+    daemon = make_daemon()
+    Part("1", told).setServiceParent(daemon)
+    OnStop(lambda: fail(KeyError("broken"))).setServiceParent(daemon)
+
+    def broken() -> None:
+        raise KeyError("broken")
+
+    OnStop(broken).setServiceParent(daemon)
+    daemon.startService()
+    result_of(daemon.stopService())
+    assert told == ["1"]
+    assert len(log.errors) == 2
+    log.errors_are_fine = True
+
+
+def test_on_stop_hands_on_what_to_wait_for() -> None:
+    waiting: Deferred[None] = Deferred()
+    service = OnStop(lambda: waiting)
+    service.startService()
+    assert service.stopService() is waiting
+    assert not service.running
+
+
+# --- Its log --------------------------------------------------------------------------------------
+
+
+def observer_of(daemon: Daemon) -> Any:
+    application: Any = Application("x")
+    daemon.setServiceParent(application)
+    return application.getComponent(ILogObserver)
+
+
+@pytest.mark.parametrize(
+    ("flags", "levels"),
+    [
+        ([], ["info", "warn"]),
+        (["--log-level", "warn"], ["warn"]),
+        (["--verbose"], ["debug", "info", "warn"]),
+        (["-v", "--log-level", "warn"], ["debug", "info", "warn"]),
+    ],
+)
+def test_a_daemon_logs_to_standard_error(
+    flags: list[str], levels: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    log = Logger("telemeter.test", observer=observer_of(make_daemon(*flags)))
+    for level in ("debug", "info", "warn"):
+        getattr(log, level)("message")
+    lines = stream.getvalue().splitlines()
+    assert [line.split(" ")[1] for line in lines] == [f"level={level}" for level in levels]
+
+
+@pytest.mark.parametrize("runner", [{"logger": "some.observer"}, {"syslog": True}])
+def test_a_log_that_the_user_chose_is_left_alone(runner: dict[str, Any]) -> None:
+    assert observer_of(make_daemon(runner=runner)) is None
+
+
+class OpenLogFile(LogFile):
+    """A file that a test can close."""
+
+    opened: ClassVar[list[LogFile]] = []
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.opened.append(self)
+
+
+@pytest.mark.parametrize(
+    ("runner", "name"),
+    [
+        ({"logfile": "given.log"}, "given.log"),
+        ({"logfile": "given.log", "nodaemon": True}, "given.log"),
+        ({"logfile": None, "nodaemon": False}, "twistd.log"),
+    ],
+)
+def test_a_daemon_logs_to_the_file_of_its_runner(
+    runner: dict[str, Any], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("telemeter.tap.service.LogFile", OpenLogFile)
+    Logger("telemeter.test", observer=observer_of(make_daemon(runner=runner))).info("message")
+    OpenLogFile.opened.pop().close()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert "msg=message" in (tmp_path / name).read_text()
+
+
+@pytest.mark.parametrize(
+    "runner", [{"logfile": "-"}, {"logfile": "-", "nodaemon": False}, {"nodaemon": True}]
+)
+def test_a_daemon_logs_to_standard_error_if_told_so(
+    runner: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.chdir(tmp_path)
+    Logger("telemeter.test", observer=observer_of(make_daemon(runner=runner))).info("message")
+    assert "msg=message" in stream.getvalue()
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- A listener -----------------------------------------------------------------------------------
+
+
+class Listening:
+    """A listener with a path whose answers wait."""
+
+    def __init__(self) -> None:
+        self.reactor = FakeReactor()
+        self.waiting: list[Deferred[bytes]] = []
+        self.site = make_site([Route("/slow", self._wait)], self.reactor)
+        self.listener = Listener(
+            self.reactor,
+            TCP4ServerEndpoint(self.reactor, 9003, interface="127.0.0.1"),
+            self.site,
+            self.site,
+            flag="listen",
+            address="127.0.0.1:9003",
+            program="toy",
+        )
+
+    def _wait(self, request: IRequest) -> Deferred[bytes]:
+        self.waiting.append(Deferred())
+        return self.waiting[-1]
+
+    def start(self) -> None:
+        self.listener.privilegedStartService()
+        self.listener.startService()
+
+    def request(self) -> Wire:
+        wire = Wire(self.site)
+        wire.send(request_of("GET", "/slow"))
+        return wire
+
+
+@pytest.fixture
+def listening() -> Listening:
+    return Listening()
+
+
+def test_it_listens_while_twistd_has_the_rights_to(listening: Listening, log: Log) -> None:
+    listening.listener.privilegedStartService()
+    ((port, factory, _, interface),) = listening.reactor.tcpServers
+    assert (port, factory, interface) == (9003, listening.site, "127.0.0.1")
+    (event,) = log.of("listening")
+    assert (event["flag"], event["address"]) == ("--listen", "0.0.0.0:9003")
+
+
+def test_it_stops_at_once_when_nothing_is_under_way(listening: Listening) -> None:
+    listening.start()
+    assert has_fired(listening.listener.stopService())
+
+
+def test_it_lets_requests_finish(listening: Listening) -> None:
+    listening.start()
+    wire = listening.request()
+    stopped = listening.listener.stopService()
+    assert not has_fired(stopped)
+    listening.reactor.advance(GRACE_SECONDS - 0.1)
+    assert not has_fired(stopped)
+    listening.waiting[0].callback(b"done")
+    assert wire.answer.status == 200
+    wire.close()
+    assert has_fired(stopped)
+    assert listening.reactor.getDelayedCalls() == []
+
+
+def test_it_does_not_wait_for_ever(listening: Listening, log: Log) -> None:
+    listening.start()
+    wire = listening.request()
+    stopped = listening.listener.stopService()
+    listening.reactor.advance(GRACE_SECONDS)
+    assert has_fired(stopped)
+    assert wire.is_aborted()
+    (event,) = log.of("requests were still under way when the time to stop was over")
+    assert (event["log_level"].name, event["requests"]) == ("warn", 1)
+    wire.vanish()
+
+
+def test_it_stops_listening_first(listening: Listening) -> None:
+    listening.start()
+    closed: Deferred[None] = Deferred()
+    port: Any = listening.listener._port
+    port.stopListening = lambda: closed
+    wire = listening.request()
+    stopped = listening.listener.stopService()
+    stopping = [listening.site.stopping]
+    closed.callback(None)
+    stopping.append(listening.site.stopping)
+    assert stopping == [False, True]
+    listening.waiting[0].callback(b"done")
+    wire.close()
+    assert has_fired(stopped)
+
+
+def test_a_listener_that_never_listened_can_be_stopped(listening: Listening) -> None:
+    assert has_fired(listening.listener.stopService())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CannotListenError("127.0.0.1", 9003, OSError(98, "Address already in use")),
+        PermissionError(13, "Permission denied"),
+    ],
+)
+def test_an_address_that_cannot_be_listened_at_ends_the_program(error: Exception) -> None:
+    reactor: Any = RaisingMemoryReactor(listenException=error)
+    site = make_site([], FakeReactor())
+    for endpoint in (TCP4ServerEndpoint(reactor, 9003), UNIXServerEndpoint(reactor, "/s")):
+        listener = Listener(
+            reactor, endpoint, site, site, flag="listen", address="here", program="toy"
+        )
+        with pytest.raises(SystemExit) as caught:
+            listener.privilegedStartService()
+        message = str(caught.value)
+        assert message.startswith("toy: --listen 'here': cannot listen there: ")
+        assert "Address already in use" in message or "Permission denied" in message
+        assert "\n" not in message

@@ -1,0 +1,253 @@
+"""Remote write to the upstream: specification section 6."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from twisted.internet import error as errors
+from twisted.internet.defer import CancelledError
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.web._newclient import RequestTransmissionFailed
+from twisted.web.client import ResponseFailed, ResponseNeverReceived
+from twisted.web.iweb import IAgent
+
+from telemeter.metrics.compression import decompress_block
+from telemeter.upstream.forwarder import V2, Forwarder, ForwardError
+from tests.fakes import (
+    SILENCE,
+    Broken,
+    Growth,
+    Log,
+    Peer,
+    Reply,
+    has_fired,
+    result_of,
+    run,
+    start,
+)
+
+URL = "http://upstream.test:19291/api/v1/receive?x=y"
+TENANT = "the-tenant"
+PAYLOAD = b"payload" * 1000
+
+
+@pytest.fixture
+def peer() -> Peer:
+    return Peer()
+
+
+def make(agent: IAgent, clock: Clock, url: str = URL) -> Forwarder:
+    return Forwarder(agent, clock, url, TENANT)
+
+
+@pytest.fixture
+def forwarder(peer: Peer, clock: Clock) -> Forwarder:
+    return make(peer.agent, clock)
+
+
+def test_what_the_upstream_gets(forwarder: Forwarder, peer: Peer) -> None:
+    run(forwarder.forward(PAYLOAD, 7))
+    got = peer.only
+    assert (got.method, got.target) == ("POST", "/api/v1/receive?x=y")
+    assert got.headers["host"] == "upstream.test:19291"
+    assert got.headers["content-type"] == "application/x-protobuf"
+    assert got.headers["content-encoding"] == "snappy"
+    assert got.headers["x-prometheus-remote-write-version"] == "0.1.0"
+    assert got.headers["thanos-tenant"] == TENANT
+    assert got.headers["content-length"] == str(len(got.body))
+    assert got.headers["user-agent"].startswith("telemeter/")
+    assert "transfer-encoding" not in got.headers
+    assert "authorization" not in got.headers
+    assert decompress_block(got.body, 1 << 20) == PAYLOAD
+    assert len(got.body) < len(PAYLOAD)
+
+
+def test_the_headers_of_2_0(forwarder: Forwarder, peer: Peer) -> None:
+    sent = run(forwarder.send(PAYLOAD, V2))
+    assert sent.status == 200
+    headers = peer.only.headers
+    assert headers["content-type"] == "application/x-protobuf;proto=io.prometheus.write.v2.Request"
+    assert headers["x-prometheus-remote-write-version"] == "2.0.0"
+    assert headers["thanos-tenant"] == TENANT
+
+
+def test_credentials_in_the_url_become_a_header(peer: Peer, clock: Clock, log: Log) -> None:
+    run(make(peer.agent, clock, "http://user:secret@upstream.test/w").forward(PAYLOAD, 1))
+    assert peer.only.headers["authorization"] == "Basic dXNlcjpzZWNyZXQ="
+    assert peer.only.target == "/w"
+    assert "secret" not in "".join(log.lines)
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+def test_2xx_is_success(forwarder: Forwarder, peer: Peer, status: int) -> None:
+    peer.reply = Reply(status, b"ignored" if status != 204 else b"")
+    growth = Growth()
+    run(forwarder.forward(PAYLOAD, 7))
+    assert growth.of("telemeter_v1_forward_samples_total") == 7
+    assert growth.of("telemeter_v1_forward_requests_total", result="success") == 1
+    assert growth.of("telemeter_v1_forward_requests_total", result="error") == 0
+    name = "telemeter_v1_forward_request_duration_seconds_count"
+    assert growth.all_of(name) == {frozenset({("status_code", str(status))}): 1}
+
+
+@pytest.mark.parametrize(
+    "status", [300, 301, 302, 304, 400, 401, 403, 409, 422, 429, 500, 503, 599]
+)
+def test_anything_else_is_an_error_with_its_status(
+    forwarder: Forwarder, peer: Peer, status: int, log: Log
+) -> None:
+    body = b"" if status == 304 else b"the upstream's own text"
+    peer.reply = Reply(status, body, {"Location": "http://elsewhere.test/"})
+    growth = Growth()
+    with pytest.raises(ForwardError) as caught:
+        run(forwarder.forward(PAYLOAD, 7))
+    assert caught.value.status == status
+    assert caught.value.retry_after is None
+    assert caught.value.answered
+    assert "own text" not in str(caught.value)
+    assert "upstream.test" not in str(caught.value)
+    assert len(peer.received) == 1
+    (event,) = log.of("the upstream refused")
+    assert (event["status"], event["answer"]) == (status, body.decode())
+    assert growth.of("telemeter_v1_forward_samples_total") == 0
+    assert growth.of("telemeter_v1_forward_requests_total", result="error") == 1
+    name = "telemeter_v1_forward_request_duration_seconds_count"
+    assert growth.all_of(name) == {frozenset({("status_code", str(status))}): 1}
+
+
+@pytest.mark.parametrize("value", ["30", "Wed, 21 Oct 2026 07:28:00 GMT", ""])
+def test_retry_after_is_kept(forwarder: Forwarder, peer: Peer, value: str) -> None:
+    peer.reply = Reply(503, headers={"Retry-After": value})
+    with pytest.raises(ForwardError) as caught:
+        run(forwarder.forward(PAYLOAD, 7))
+    assert caught.value.retry_after == value
+
+
+def test_a_long_answer_is_cut_off_in_the_log(forwarder: Forwarder, peer: Peer, log: Log) -> None:
+    peer.reply = Reply(500, b"\xff" + b"x" * 100_000)
+    with pytest.raises(ForwardError):
+        run(forwarder.forward(PAYLOAD, 7))
+    (event,) = log.of("the upstream refused")
+    assert event["answer"] == "\ufffd" + "x" * 499
+
+
+def test_no_answer_in_5_seconds(forwarder: Forwarder, peer: Peer, clock: Clock) -> None:
+    peer.reply = SILENCE
+    growth = Growth()
+    forwarding = start(forwarder.forward(PAYLOAD, 7))
+    clock.advance(4.9)
+    assert not has_fired(forwarding)
+    clock.advance(0.1)
+    with pytest.raises(ForwardError) as caught:
+        result_of(forwarding)
+    assert caught.value.status == 502
+    assert not caught.value.answered
+    assert len(peer.received) == 1
+    assert growth.of("telemeter_v1_forward_requests_total", result="error") == 1
+    assert growth.all_of("telemeter_v1_forward_request_duration_seconds_count") == {}
+    assert clock.getDelayedCalls() == []
+
+
+def test_an_answer_in_time_leaves_no_timer(forwarder: Forwarder, peer: Peer, clock: Clock) -> None:
+    peer.reply = SILENCE
+    growth = Growth()
+    forwarding = start(forwarder.forward(PAYLOAD, 7))
+    clock.advance(4)
+    peer.only.answer(Reply(200))
+    result_of(forwarding)
+    assert clock.getDelayedCalls() == []
+    name = "telemeter_v1_forward_request_duration_seconds_sum"
+    assert growth.of(name, status_code="200") == 4
+
+
+def lost(*reasons: Exception) -> ResponseNeverReceived:
+    return ResponseNeverReceived([Failure(reason) for reason in reasons])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.ConnectionRefusedError(),
+        errors.DNSLookupError("upstream.test"),
+        errors.TCPTimedOutError(),
+        errors.ConnectionLost(),
+        lost(OSError("TLS")),
+        ResponseFailed([Failure(errors.ConnectionLost())]),
+        ValueError("anything"),
+    ],
+    ids=["refused", "no host", "timeout", "lost", "TLS", "half an answer", "anything"],
+)
+def test_an_upstream_that_is_not_there(clock: Clock, error: Exception, log: Log) -> None:
+    agent = Broken(error)
+    growth = Growth()
+    with pytest.raises(ForwardError) as caught:
+        run(make(agent, clock).forward(PAYLOAD, 7))
+    assert caught.value.status == 502
+    assert not caught.value.answered
+    assert str(caught.value) == "the upstream did not answer"
+    assert agent.requests == 1
+    (event,) = log.of("the upstream did not answer")
+    assert event["reason"]
+    assert growth.of("telemeter_v1_forward_requests_total", result="error") == 1
+
+
+DEAD: list[Exception] = [
+    lost(errors.ConnectionLost()),
+    lost(errors.ConnectionDone()),
+    lost(errors.ConnectionAborted()),
+    lost(OSError(), errors.ConnectionLost()),
+    RequestTransmissionFailed([Failure(errors.ConnectionLost())]),
+]
+
+
+@pytest.mark.parametrize("error", DEAD)
+def test_a_dead_pooled_connection_is_tried_once_more(
+    peer: Peer, clock: Clock, error: Exception
+) -> None:
+    agent = Broken(error, then=peer.agent)
+    growth = Growth()
+    run(make(agent, clock).forward(PAYLOAD, 7))
+    assert agent.requests == 2
+    assert decompress_block(peer.only.body, 1 << 20) == PAYLOAD
+    assert growth.of("telemeter_v1_forward_requests_total", result="success") == 1
+    assert growth.of("telemeter_v1_forward_requests_total", result="error") == 0
+
+
+def test_it_is_tried_only_once_more(peer: Peer, clock: Clock) -> None:
+    agent = Broken(*DEAD[:2], then=peer.agent)
+    with pytest.raises(ForwardError) as caught:
+        run(make(agent, clock).forward(PAYLOAD, 7))
+    assert caught.value.status == 502
+    assert agent.requests == 2
+    assert peer.received == []
+
+
+@pytest.mark.parametrize("replies", [[Reply(503), Reply(200)], [Reply(500), Reply(200)]])
+def test_an_answer_is_not_asked_for_again(
+    forwarder: Forwarder, peer: Peer, replies: Sequence[Reply]
+) -> None:
+    peer.reply = replies
+    with pytest.raises(ForwardError):
+        run(forwarder.forward(PAYLOAD, 7))
+    assert len(peer.received) == 1
+
+
+def test_both_tries_share_5_seconds(peer: Peer, clock: Clock) -> None:
+    peer.reply = SILENCE
+    agent = Broken(DEAD[0], then=peer.agent)
+    forwarding = start(make(agent, clock).forward(PAYLOAD, 7))
+    clock.advance(5)
+    with pytest.raises(ForwardError):
+        result_of(forwarding)
+
+
+def test_it_can_be_given_up(forwarder: Forwarder, peer: Peer, clock: Clock) -> None:
+    peer.reply = SILENCE
+    forwarding = start(forwarder.forward(PAYLOAD, 7))
+    forwarding.cancel()
+    with pytest.raises((ForwardError, CancelledError)):
+        result_of(forwarding)
+    assert len(peer.received) == 1
+    assert clock.getDelayedCalls() == []

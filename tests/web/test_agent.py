@@ -1,0 +1,45 @@
+"""What the agent's own listener adds: /federate."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.task import Clock
+
+from telemeter.metrics.family import Family
+from telemeter.web.agent import federate_route
+from telemeter.web.routing import make_site
+from telemeter.web.site import Site
+from tests.fakes import NOW_MS, ask, parse_samples, untyped
+
+
+@pytest.fixture
+def last() -> list[Family]:
+    return []
+
+
+@pytest.fixture
+def site(clock: Clock, last: list[Family]) -> Site:
+    return make_site([federate_route(lambda: last)], clock)
+
+
+def test_federate_shows_what_was_sent_last_as_text(site: Site, last: list[Family]) -> None:
+    last += [untyped("up", ({"_id": "c", "job": 'a"b'}, 1.5)), untyped("down", ({}, 2))]
+    answer = ask(site, "GET", "/federate")
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert parse_samples(answer.text) == {
+        ("up", frozenset({("_id", "c"), ("job", 'a"b')})): 1.5,
+        ("down", frozenset()): 2.0,
+    }
+    assert str(NOW_MS) in answer.text
+
+
+def test_federate_is_empty_at_first(site: Site) -> None:
+    answer = ask(site, "GET", "/federate")
+    assert (answer.status, answer.body) == (200, b"")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+def test_federate_takes_get_only(site: Site, method: str) -> None:
+    answer = ask(site, method, "/federate")
+    assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")

@@ -1,0 +1,78 @@
+"""/healthz, /healthz/ready, /metrics, and the list of paths at /."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
+from twisted.internet.task import Clock
+
+from telemeter.web.health import Health, index_route, metrics_route
+from telemeter.web.routing import make_site
+from telemeter.web.site import Site
+from tests.fakes import ask, parse_samples
+
+PATHS = ["/", "/metrics", "/healthz"]
+
+
+@pytest.fixture
+def health() -> Health:
+    return Health()
+
+
+@pytest.fixture
+def site(clock: Clock, health: Health) -> Site:
+    return make_site([index_route(PATHS), metrics_route(), *health.routes()], clock)
+
+
+@pytest.mark.parametrize("target", ["/healthz", "/healthz/ready"])
+def test_it_is_fine(site: Site, target: str) -> None:
+    answer = ask(site, "GET", target)
+    assert (answer.status, answer.text) == (200, "ok\n")
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+
+
+def test_it_wants_no_more(site: Site, health: Health) -> None:
+    health.stop()
+    assert ask(site, "GET", "/healthz/ready").status == 503
+    assert ask(site, "GET", "/healthz").text == "ok\n"
+
+
+def test_the_index(site: Site) -> None:
+    answer = ask(site, "GET", "/")
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json == {"paths": PATHS}
+
+
+@pytest.mark.parametrize("accept", [None, "text/plain", "*/*", "nonsense", "text/plain;q=0"])
+def test_metrics_as_text(site: Site, accept: str | None) -> None:
+    answer = ask(site, "GET", "/metrics", {"Accept": accept} if accept else None)
+    assert answer.status == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    names = {name for name, _ in parse_samples(answer.text)}
+    assert "process_resident_memory_bytes" in names
+    assert "process_cpu_seconds_total" in names
+    assert "process_open_fds" in names
+    assert not [name for name in names if name.endswith("_created")]
+
+
+def test_metrics_as_openmetrics(site: Site) -> None:
+    answer = ask(site, "GET", "/metrics", {"Accept": "application/openmetrics-text"})
+    assert answer.headers["content-type"].startswith("application/openmetrics-text; version=")
+    assert list(parse_openmetrics(answer.text))
+
+
+@pytest.mark.parametrize("target", ["/", "/metrics", "/healthz", "/healthz/ready"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
+def test_other_methods(site: Site, target: str, method: str) -> None:
+    answer = ask(site, method, target)
+    assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
+
+
+@pytest.mark.parametrize("target", ["/", "/metrics", "/healthz", "/healthz/ready"])
+def test_head(site: Site, target: str) -> None:
+    answer = ask(site, "HEAD", target)
+    assert (answer.status, answer.body) == (200, b"")
+    assert int(answer.headers["content-length"]) > 0
