@@ -33,6 +33,7 @@ DEVELOP = [
     "ruff>=0.14",
     "mypy>=1.18",
     "mypy-zope>=1.0.14",
+    "types-oauthlib>=3.2",
     "types-protobuf>=6.32",
     "grpcio-tools>=1.76",
 ]
