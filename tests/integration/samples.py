@@ -17,6 +17,8 @@ Labels = frozenset[tuple[str, str]]
 Samples = dict[Labels, list[tuple[int, str]]]
 
 _SHOWN = 5
+# A sender that was refused waits longer each time, and has much to catch up with.
+_SECONDS = 60.0
 
 
 def ask(url: str, path: str, **parameters: str) -> Any:
@@ -126,7 +128,7 @@ def wait_until_same(
         return bool(wanted) and not said
 
     try:
-        stack.wait(alike, what, guilty)
+        stack.wait(alike, what, guilty, seconds=_SECONDS)
     except StackError as error:
         more = f"\n... and {len(said) - _SHOWN} more" if len(said) > _SHOWN else ""
         raise StackError("\n".join([str(error), *said[:_SHOWN]]) + more) from None

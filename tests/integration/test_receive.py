@@ -50,7 +50,7 @@ FEATURES = "--enable-feature=exemplar-storage,native-histograms"
 # The stub authorization server takes POST and nothing else.
 AUTHORIZER = Ready("/", 405)
 
-
+# The servers, by what they forward to.
 TO_PROMETHEUS = ("plain", "filtered", "killed")
 TO_VICTORIA = ("victoria", "restarted", "needy")
 FLAGS = {
@@ -72,9 +72,8 @@ class System:
         exporter: what the senders scrape, besides themselves.
         prometheus: where some servers forward to.
         victoria: where the others forward to.
-        authorizer: the authorization server of all servers but `needy`.
+        needed: the authorization server that the server `needy` asks about every request.
         servers: by name, which is the name of the sender's remote_write and the cluster too.
-        needy: a server that asks `its_authorizer` about every request.
         sender: the Prometheus that writes to all of them.
         rich: a Prometheus that writes to `plain` what only newer ones have.
         agent: the vmagent that writes to `plain` and `needy`.
@@ -83,8 +82,7 @@ class System:
     exporter: Exporter
     prometheus: Program
     victoria: Program
-    authorizer: Program
-    its_authorizer: Program
+    needed: Program
     servers: dict[str, Server]
     sender: Program
     rich: Program
@@ -114,12 +112,12 @@ def system(
     )
     victoria = start_victoria(stack, "victoria")
     authorizer = start_authorizer(stack, SECRET)
-    its_authorizer = start_authorizer(stack, SECRET, name="its-authorizer")
+    needed = start_authorizer(stack, SECRET, name="needed-authorizer")
     servers = {
         name: start_server(
             stack,
             f"server-{name}",
-            *("--authorize", f"{(its_authorizer if name == 'needy' else authorizer).url}/"),
+            *("--authorize", f"{(needed if name == 'needy' else authorizer).url}/"),
             *("--forward-url", f"{url}/api/v1/write"),
             *FLAGS.get(name, ()),
         )
@@ -154,9 +152,7 @@ def system(
         AGENT,
         make_token(stack, AGENT, SECRET),
     )
-    yield System(
-        exporter, receiver, victoria, authorizer, its_authorizer, servers, sender, rich, agent
-    )
+    yield System(exporter, receiver, victoria, needed, servers, sender, rich, agent)
     # What they write to is still there, so they end at once.
     for program in (sender, rich, agent):
         program.stop()
@@ -244,7 +240,7 @@ def test_a_server_that_is_restarted_loses_nothing(
 def test_an_authorization_server_that_is_down_loses_nothing(stack: Stack, system: System) -> None:
     needy = system.servers["needy"]
     wait_for_more(stack, needy, "telemeter_forward_requests_total", result="success")
-    system.its_authorizer.stop()
+    system.needed.stop()
     retried = "prometheus_remote_storage_samples_retried_total"
     wait_for_more(stack, system.sender, retried, remote_name="needy")
     wait_for_more(stack, system.agent, "vmagent_remotewrite_requests_total", status_code="503")
@@ -256,7 +252,7 @@ def test_an_authorization_server_that_is_down_loses_nothing(stack: Stack, system
     )
     assert (answer.status, answer.headers["Retry-After"]) == (503, "30")
     assert metric(needy, "telemeter_receive_requests_refused_total", reason="unavailable") > 0
-    stack.start_again(system.its_authorizer, AUTHORIZER)
+    stack.start_again(system.needed, AUTHORIZER)
     wait_until_all_arrived(stack, system, "needy")
     failed = "prometheus_remote_storage_samples_failed_total"
     assert metric(system.sender, failed, remote_name="needy") == 0
