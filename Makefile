@@ -25,7 +25,8 @@ demo: .venv/.run ## Show the whole path live on real input (ONCE=1: end when don
 	@$(BIN)/python -m demo $(if $(TLS),--tls) $(if $(ONCE),--once)
 
 test: NEEDS := prometheus=prometheus victoria-metrics=victoria-metrics vmagent=victoria-metrics
-test: NEEDS += memcached=memcached systemd-analyze=systemd
+test: NEEDS += memcached=memcached systemd-analyze=systemd tinyproxy=tinyproxy-bin
+test: NEEDS += node=nodejs npm=npm
 test: .venv/.test ## Run all tests (ARGS="..." for pytest)
 	@demo/need.sh commands $(NEEDS)
 	$(BIN)/python -m pytest $(ARGS)

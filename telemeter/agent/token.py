@@ -16,6 +16,7 @@ from twisted.web.iweb import IAgent
 from telemeter.net.body import read_body
 from telemeter.net.client import USER_AGENT
 from telemeter.net.errors import explain
+from telemeter.net.quoted import quote_answer
 from telemeter.net.url import split_credentials
 
 _TIMEOUT = 30.0
@@ -88,6 +89,10 @@ class TokenStore:
         """Whether this store would ask there, with that token."""
         return (url, initial_token) == self._asks
 
+    def use(self, agent: IAgent) -> None:
+        """Ask through another agent from now on."""
+        self._client = HTTPClient(agent)
+
     def drop(self, token: Token) -> None:
         """Forget a token that the server refused."""
         if self._token is token:
@@ -104,9 +109,8 @@ class TokenStore:
                 "or invalid"
             )
         if response.code not in (200, 201):
-            shown = body[:500].decode("utf-8", "replace").strip()
             raise AuthorizeError(
-                f"the server answered with status {response.code}: {shown}",
+                f"the server answered with status {response.code}: {quote_answer(response, body)}",
                 retry_after_seconds(response.headers),
             )
         return _parse_token(body, self._clock.seconds())

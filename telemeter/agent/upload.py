@@ -16,6 +16,7 @@ from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE
 from telemeter.net.body import BytesBody, read_body
 from telemeter.net.client import USER_AGENT
 from telemeter.net.errors import explain
+from telemeter.net.quoted import quote_answer
 from telemeter.net.url import split_credentials
 
 SENT = Gauge(
@@ -98,9 +99,8 @@ class Destination:
         SENT.labels(_CLIENT, str(status)).inc()
         answer = await read_body(response, _ANSWER_LIMIT, truncate=True)
         if not 200 <= status < 300:
-            shown = answer.decode("utf-8", "replace").strip()
             raise UploadError(
-                f"the server answered with status {status}: {shown}",
+                f"the server answered with status {status}: {quote_answer(response, answer)}",
                 status,
                 retry_after_seconds(response.headers),
             )

@@ -317,7 +317,8 @@ class TokenSource:
             return current.value
         if not may_ask and not self._is_asking:
             raise TokenUnavailableError(self._trouble)
-        waiting: Deferred[str | None] = Deferred(self._forget)
+        # Who is cancelled is forgotten with the others, when the renewal ends.
+        waiting: Deferred[str | None] = Deferred()
         self._waiting.append(waiting)
         if may_ask:
             self._ask()
@@ -366,18 +367,11 @@ class TokenSource:
         renewal: Deferred[str | None] = Deferred.fromCoroutine(self._renew())
         renewal.addErrback(self._failed).addCallback(self._tell)
 
-    def _forget(self, waiting: Deferred[str | None]) -> None:
-        """Somebody waits no longer; the renewal goes on for the others."""
-        if waiting in self._waiting:
-            self._waiting.remove(waiting)
-
     def _tell(self, value: str | None) -> None:
         self._is_asking = False
         told, self._waiting = self._waiting, []
         for waiting in told:
-            # One may have been cancelled by what another did when it was told.
-            if not waiting.called:
-                waiting.callback(value)
+            waiting.callback(value)
 
     async def _renew(self) -> str:
         self._token = await self._insist(self._issuer.grant)

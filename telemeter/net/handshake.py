@@ -34,11 +34,8 @@ _UNKNOWN_ISSUER: Final = (
 )
 _OTHER_PROBLEMS: Final = {
     Codes.ERR_CERT_SIGNATURE_FAILURE: "has a wrong signature",
-    Codes.ERR_CERT_CHAIN_TOO_LONG: "has too long a chain of issuers",
     Codes.ERR_INVALID_CA: "is used to issue others, but is not that of an authority",
-    Codes.ERR_PATH_LENGTH_EXCEEDED: "may not have so long a chain below it",
     Codes.ERR_INVALID_PURPOSE: "is not meant for servers",
-    Codes.ERR_UNHANDLED_CRITICAL_EXTENSION: "has a critical extension that OpenSSL does not know",
     66: "has a key that is too weak",  # X509_V_ERR_EE_KEY_TOO_SMALL
     67: "has a key that is too weak",  # X509_V_ERR_CA_KEY_TOO_SMALL
     68: "is signed with a digest that is too weak",  # X509_V_ERR_CA_MD_TOO_WEAK
@@ -144,12 +141,12 @@ class Peer:
         try:
             read = certificate.to_cryptography()
             if not ok:
-                self._note(self._against(read, code, depth))
+                self.problem = self._against(read, code, depth)
             elif depth == 0:
                 self._check_name(read)
         except Exception:  # OpenSSL takes no exception; and nothing is accepted unchecked
             log.failure("cannot check a certificate", peer=self.address)
-            self._note("the certificate cannot be checked")
+            self.problem = "the certificate cannot be checked"
         return bool(ok) and self.problem is None
 
     def explain(self, error: SSL.Error, *, established: bool) -> TLSError | None:
@@ -195,9 +192,6 @@ class Peer:
             return "the other side does not speak TLS; should the URL begin with http://?"
         return f"the handshake failed: {'; '.join(reasons) or 'OpenSSL gives no reason'}"
 
-    def _note(self, problem: str) -> None:
-        self.problem = self.problem or problem
-
     def _against(self, certificate: x509.Certificate, code: int, depth: int) -> str:
         which = "the certificate"
         if depth > 0:
@@ -224,7 +218,7 @@ class Peer:
             verify_service_identity(extract_patterns(certificate), [wanted], [])
         except (VerificationError, CertificateError):
             names = _names(certificate)
-            self._note(f"wrong name: wanted {self.host}, the certificate is for {names}")
+            self.problem = f"wrong name: wanted {self.host}, the certificate is for {names}"
 
 
 class WatchedConnection(SSL.Connection):

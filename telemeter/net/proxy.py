@@ -247,10 +247,10 @@ def _port(text: str) -> int:
 def _address(host: str) -> Address | None:
     """The IP address that a text is, if it is one.
 
-    An IPv4 address in the clothes of IPv6 counts as what it is; a zone (`%eth0`) is left out.
+    An IPv4 address in the clothes of IPv6 counts as what it is.
     """
     try:
-        address = ip_address(host.partition("%")[0])
+        address = ip_address(host)
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address

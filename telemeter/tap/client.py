@@ -300,6 +300,8 @@ def make_plan(options: Options, reactor: Any, previous: Plan | None = None) -> P
     tokens = previous.tokens if previous else None
     if tokens is None or not tokens.serves(authorize_url, settings["to_token"]):
         tokens = TokenStore(to_agent, reactor, authorize_url, settings["to_token"])
+    else:
+        tokens.use(to_agent)  # it may trust other authorities
     from_url = default_path(options["from"], "/federate")
     return Plan(
         Source(

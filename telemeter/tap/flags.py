@@ -40,6 +40,8 @@ _UNITS: Final = {
 }
 #: The flags that name the servers that `policy_flags` are about.
 _TARGETS: Final = {"forward": "forward-url", "authorize": "authorize"}
+#: What may hold a password in a URL.
+_USER_INFO = re.compile(r"//[^/?#]*@")
 _DURATION_PART = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
 
 
@@ -150,7 +152,7 @@ def _value_method(flag: Flag) -> Callable[[Flags, str], None]:
         try:
             value = flag.parse(text)
         except ValueError as error:
-            shown = "(a secret)" if flag.secret else repr(text)
+            shown = "(a secret)" if flag.secret else repr(_USER_INFO.sub("//...@", text))
             raise UsageError(f"--{flag.name} {shown}: {error}") from None
         if not flag.repeated:
             self[flag.name] = value
@@ -385,7 +387,11 @@ def read_policy(flags: Flags, authorities: str, *pair: str) -> ClientPolicy:
     names = (authorities, *pair)
     contents = [read_file(name, flags[name]) if flags[name] else b"" for name in names]
     try:
-        return ClientPolicy(*contents)
+        return ClientPolicy(
+            *contents,
+            authority_flag=f"--{authorities}",
+            certificate_flag=f"--{pair[0]}" if pair else "",
+        )
     except ValueError as error:
         given = ", ".join(f"--{name} {flags[name]!r}" for name in names if flags[name])
         raise UsageError(f"{given}: {error}") from None

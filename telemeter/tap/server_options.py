@@ -332,4 +332,5 @@ class Options(Flags):
                 read_file(certificate, self[certificate]), read_file(key, self[key])
             )
         except ValueError as error:
-            raise UsageError(f"--{certificate} {self[certificate]!r}: {error}") from None
+            given = ", ".join(f"--{name} {self[name]!r}" for name in (certificate, key))
+            raise UsageError(f"{given}: {error}") from None

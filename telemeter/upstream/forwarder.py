@@ -23,6 +23,7 @@ from telemeter.metrics.compression import compress_block
 from telemeter.net.body import BytesBody, read_body
 from telemeter.net.client import USER_AGENT
 from telemeter.net.errors import explain
+from telemeter.net.quoted import quote_answer
 from telemeter.net.url import split_credentials
 
 SAMPLES = Counter(
@@ -46,7 +47,6 @@ for _result in ("success", "error", "telemeter_error"):
 _TIMEOUT = 5.0
 _DOWN_SECONDS = 30
 _ANSWER_LIMIT = 4096
-_SHOWN = 500
 
 log = Logger()
 
@@ -156,7 +156,7 @@ class Forwarder:
             log.warn(
                 "the upstream refused",
                 status=response.code,
-                answer=text[:_SHOWN].decode("utf-8", "replace"),
+                answer=quote_answer(response, text),
             )
             retry_after = response.headers.getRawHeaders(b"Retry-After")
             raise ForwardError(

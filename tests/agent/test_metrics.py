@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from telemeter.web.health import metrics_route
 from telemeter.web.routing import make_site
-from tests.agent.world import World
+from tests.agent.world import World, families_reply, up
 from tests.fakes import Reply, ask, clock_at, parse_samples
 
 
@@ -17,13 +19,17 @@ def page() -> str:
     clock = clock_at()
     world = World(clock)
     world.server.reply = [Reply(200), Reply(500), Reply(200)]
-    world.prometheus.reply = [world.prometheus.reply, world.prometheus.reply, Reply(503)]  # type: ignore[list-item]
+    good = families_reply(up())
+    world.prometheus.reply = [good, good, Reply(503)]
     world.agent.startService()
     clock.advance(270)
     clock.advance(60)
     world.agent.stopService()
     return ask(make_site([metrics_route()], clock), "GET", "/metrics").text
 
+
+families_of = cache(lambda page: list(text_string_to_metric_families(page)))
+samples_of = cache(parse_samples)
 
 EXPECTED: dict[str, tuple[str, set[str]]] = {
     "federate_samples": ("gauge", set()),
@@ -39,7 +45,7 @@ EXPECTED: dict[str, tuple[str, set[str]]] = {
 @pytest.mark.parametrize("name", EXPECTED)
 def test_the_metrics_are_there_with_their_labels(page: str, name: str) -> None:
     kind, labels = EXPECTED[name]
-    (family,) = (each for each in text_string_to_metric_families(page) if each.name == name)
+    (family,) = (each for each in families_of(page) if each.name == name)
     assert family.type == kind
     assert family.documentation
     assert family.samples
@@ -64,4 +70,4 @@ def test_the_metrics_are_there_with_their_labels(page: str, name: str) -> None:
 )
 def test_traffic_is_counted(page: str, sample: str) -> None:
     ((key, _),) = parse_samples(f"{sample} 1\n").items()
-    assert parse_samples(page)[key] >= 1
+    assert samples_of(page)[key] >= 1

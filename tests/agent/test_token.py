@@ -152,6 +152,17 @@ def test_whom_a_store_serves(store: TokenStore) -> None:
     assert not store.serves(AUTHORIZE_URL + "2", TOKEN)
 
 
+def test_another_agent_may_be_used_later(store: TokenStore, peer: Peer) -> None:
+    token = run(store.get())
+    other = Peer(token_reply("other"))
+    store.use(other.agent)
+    assert value_of(store) == "first"
+    store.drop(token)
+    assert value_of(store) == "other"
+    assert other.only.headers["authorization"] == f"Bearer {TOKEN}"
+    assert len(peer.received) == 1
+
+
 # --- Refusals -------------------------------------------------------------------------------------
 
 

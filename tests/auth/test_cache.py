@@ -102,6 +102,12 @@ class TestExpiring:
         clock.advance(3)
         assert entries.get("a") == "y"
 
+    def test_putting_it_again_drives_out_nobody(self, clock: Clock) -> None:
+        entries: Expiring[str] = Expiring(clock, 5.0, 2)
+        for key in "abbb":
+            entries.put(key, key)
+        assert [entries.get(key) for key in "ab"] == ["a", "b"]
+
     def test_reading_does_not_make_it_new(self, clock: Clock) -> None:
         entries: Expiring[str] = Expiring(clock, 5.0, 2)
         entries.put("a", "x")

@@ -404,7 +404,7 @@ def test_what_says_nothing_about_the_credentials(
         (token_reply(["token-x"]), "missing_token"),
         (token_reply(""), "malformed"),
         (token_reply("token-x y"), "malformed"),
-        (token_reply("token-x\r\nX-Evil: 1"), "malformed"),
+        (token_reply("token-x\r\nX-Evil:1"), "malformed"),
         (token_reply("token-ü"), "malformed"),
         (token_reply("token-" + "x" * 16_384), "over the limit of 16384 characters"),
         (token_reply("token-x", token_type="mac"), "saw 'mac'"),

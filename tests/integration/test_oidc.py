@@ -9,13 +9,11 @@ from __future__ import annotations
 import base64
 import json
 import os
-import subprocess
 import threading
 import urllib.parse
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import jwt
@@ -24,8 +22,9 @@ import snappy
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 
+from demo.issuer import PACKAGE, WELL_KNOWN, install, is_installed
 from demo.programs import Server, start_server
-from demo.stack import HOST, Answer, Program, Ready, Stack, fetch
+from demo.stack import HOST, Answer, Program, Ready, Stack, StackError, fetch
 from telemeter.auth.composite import make_composite
 from telemeter.metrics.proto.remote_pb2 import WriteRequest
 from tests.fakes import parse_samples
@@ -37,8 +36,6 @@ from .wire import authorize, encode, gauge, upload
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-PACKAGE: Final = Path(__file__).with_name("oidc")
-WELL_KNOWN: Final = "/.well-known/openid-configuration"
 CLUSTER: Final = "oidc-cluster"
 CLIENT: Final = "telemeter client"
 # Recognizable wherever it might turn up, and with what must be encoded on its way.
@@ -55,19 +52,14 @@ def modules() -> None:
     """Have the provider's package installed."""
     need_command("node", "nodejs")
     need_command("npm", "npm")
-    # npm writes this file last.
-    done, wanted = PACKAGE / "node_modules" / ".package-lock.json", PACKAGE / "package-lock.json"
-    if done.exists() and done.stat().st_mtime >= wanted.stat().st_mtime:
+    if is_installed():
         return
-    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-    run = subprocess.run(
-        command, cwd=PACKAGE, capture_output=True, text=True, timeout=300, check=False
-    )
-    if run.returncode != 0:
-        reason = f"{' '.join(command)} in {PACKAGE} failed:\n{run.stderr}"
+    try:
+        install()
+    except StackError as error:
         if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+            pytest.fail(str(error))
+        pytest.skip(str(error))
 
 
 @dataclass

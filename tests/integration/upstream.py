@@ -55,6 +55,9 @@ def running_upstream() -> Iterator[Upstream]:
     upstream = Upstream()
 
     class Handler(BaseHTTPRequestHandler):
+        # Connections stay open, as those of real upstreams do.
+        protocol_version = "HTTP/1.1"
+
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             upstream.received.append(WriteRequest.FromString(snappy.uncompress(body)))

@@ -12,6 +12,7 @@ from demo.stack import Answer, fetch
 from telemeter.metrics.proto.metrics_pb2 import LabelPair, Metric, MetricFamily, MetricType
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterable, Mapping
 
 CONTENT_TYPE = (
@@ -20,19 +21,28 @@ CONTENT_TYPE = (
 UPLOAD_HEADERS = {"Content-Type": CONTENT_TYPE, "Content-Encoding": "snappy"}
 
 
-def authorize(server_url: str, cluster: str, token: str) -> str:
+def authorize(
+    server_url: str, cluster: str, token: str, context: ssl.SSLContext | None = None
+) -> str:
     """Exchange a cluster's token for a JWT."""
     url = f"{server_url}/authorize?id={cluster}"
-    answer = fetch(url, method="POST", headers={"Authorization": f"Bearer {token}"})
+    headers = {"Authorization": f"Bearer {token}"}
+    answer = fetch(url, method="POST", headers=headers, context=context)
     assert answer.status == 200, answer.text
-    jwt: str = json.loads(answer.body)["token"]
+    return token_in(answer.body)
+
+
+def token_in(answer: bytes) -> str:
+    """Return the JWT in an answer of /authorize."""
+    jwt: str = json.loads(answer)["token"]
     return jwt
 
 
-def upload(server_url: str, jwt: str, body: bytes) -> Answer:
+def upload(server_url: str, jwt: str, body: bytes, context: ssl.SSLContext | None = None) -> Answer:
     """Upload a body that is compressed already."""
     headers = {**UPLOAD_HEADERS, "Authorization": f"Bearer {jwt}"}
-    return fetch(f"{server_url}/upload", method="POST", headers=headers, body=body, seconds=30)
+    url = f"{server_url}/upload"
+    return fetch(url, method="POST", headers=headers, body=body, seconds=30, context=context)
 
 
 def gauge(name: str, value: float, labels: Mapping[str, str]) -> MetricFamily:

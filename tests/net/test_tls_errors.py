@@ -7,10 +7,13 @@ import re
 import weakref
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import trustme
-from OpenSSL import SSL
+from cryptography import x509
+from OpenSSL import SSL, crypto
+from OpenSSL.SSL import X509VerificationCodes as Codes
 from service_identity import VerificationError
 from twisted.internet.error import ConnectingCancelledError, ConnectionLost
 from twisted.internet.interfaces import IOpenSSLContextFactory
@@ -25,6 +28,7 @@ from telemeter.net.errors import ProxyError, explain
 from telemeter.net.handshake import TLSError, WatchedConnection
 from telemeter.net.reloadable import ReloadableServerContext
 from telemeter.net.tls import ClientPolicy, server_options
+from tests.fakes import Log
 from tests.net.network import End, Ends, Pipe
 
 HOST = "server.test"
@@ -151,6 +155,17 @@ def test_a_chain_with_an_intermediate() -> None:
     assert Handshake(shown_by(certificate)).succeeded
 
 
+def test_the_authorities_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are trusted also where there are others; OpenSSL takes this variable in their place."""
+    system = tmp_path / "system.pem"
+    system.write_bytes(pem(CA.cert_pem))
+    monkeypatch.setenv("SSL_CERT_FILE", str(system))
+    server = shown_by(CA.issue_cert(HOST))
+    assert Handshake(server, ClientPolicy()).succeeded
+    assert Handshake(server, policy(OTHER_CA)).succeeded
+    assert Handshake(shown_by(OTHER_CA.issue_cert(HOST)), policy(OTHER_CA)).succeeded
+
+
 def test_the_server_is_told_which_host_is_meant() -> None:
     server = Particular()
     for host in (HOST, f"{HOST}.", "192.0.2.7"):
@@ -255,6 +270,45 @@ def test_an_address_that_the_certificate_does_not_have(host: str, shown: str) ->
         f"no TLS with {shown}:8443: wrong name: wanted {host}, the certificate is for "
         f"{HOST}, 192.0.2.8, ::8"
     )
+
+
+LEAF = x509.load_pem_x509_certificate(pem(CA.issue_cert(HOST, not_after=Y2020).cert_chain_pems[0]))
+
+
+@pytest.mark.parametrize(
+    ("code", "depth", "expected"),
+    [
+        (Codes.ERR_INVALID_PURPOSE, 0, "the certificate is not meant for servers"),
+        (66, 0, "the certificate has a key that is too weak"),
+        (Codes.ERR_CERT_REVOKED, 0, "the certificate is refused by OpenSSL with code 23"),
+        (
+            Codes.ERR_CERT_HAS_EXPIRED,
+            1,
+            f"the certificate of the issuer {LEAF.subject.rfc4514_string()} "
+            "expired on 2020-02-03 04:05:06 UTC",
+        ),
+        (
+            Codes.ERR_INVALID_CA,
+            2,
+            f"the certificate of the issuer {LEAF.subject.rfc4514_string()} "
+            "is used to issue others, but is not that of an authority",
+        ),
+    ],
+)
+def test_what_openssl_has_against_a_certificate(code: int, depth: int, expected: str) -> None:
+    connection = policy().connection(HOST, 8443)
+    certificate = crypto.X509.from_cryptography(LEAF)
+    assert not connection.peer.verify(connection, certificate, code, depth, 0)
+    assert connection.peer.problem == expected
+
+
+def test_what_cannot_be_checked_is_not_accepted(log: Log) -> None:
+    log.errors_are_fine = True
+    certificate = CA.issue_cert(HOST)
+    # No such name can be in a certificate; service-identity does not even compare it.
+    problem = Handshake(shown_by(certificate), host="server|test").problem
+    assert problem == "no TLS with server|test:8443: the certificate cannot be checked"
+    assert any('msg="cannot check a certificate"' in line for line in log.errors)
 
 
 def test_one_policy_tells_its_connections_apart() -> None:
@@ -395,12 +449,20 @@ def test_a_connection_keeps_the_certificate_that_it_began_with() -> None:
     assert "the certificate is for other.test" in Handshake(context).problem
 
 
+def connections() -> set[int]:
+    """All client connections that there are, by identity."""
+    gc.collect()
+    return {id(each) for each in gc.get_objects() if isinstance(each, WatchedConnection)}
+
+
 def test_nothing_is_kept_of_failed_handshakes() -> None:
     server, shared = shown_by(CA.issue_cert("other.test")), policy()
+    before = connections()
+    alive = shared.connection(HOST, 8443)
+    assert connections() - before == {id(alive)}
     for _ in range(3):
         assert "wrong name" in Handshake(server, shared).problem
-    gc.collect()
-    assert not [each for each in gc.get_objects() if isinstance(each, WatchedConnection)]
+    assert connections() - before == {id(alive)}
 
 
 def test_a_connection_is_in_no_cycle() -> None:

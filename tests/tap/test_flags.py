@@ -11,6 +11,7 @@ from twisted.python.usage import UsageError
 from telemeter import __version__
 from telemeter.metrics.selector import Selector
 from telemeter.net.tls import ClientPolicy
+from telemeter.net.url import check_http_url
 from telemeter.tap.flags import (
     LOGGING,
     Flag,
@@ -236,6 +237,7 @@ class Options(Flags):
         Flag("secret-file", text, "", "Its file."),
         Flag("cert", text, "", "A certificate."),
         Flag("key", text, "", "Its key."),
+        Flag("url", check_http_url, "", "A URL."),
         Flag("dotted.name-of", text, "d", "As the original has some."),
         Flag("switch", None, False, "A switch.", short="s"),
         *LOGGING,
@@ -272,6 +274,7 @@ def test_the_defaults() -> None:
         "secret-file": "",
         "cert": "",
         "key": "",
+        "url": "",
         "dotted.name-of": "d",
         "switch": False,
         "log-level": "info",
@@ -337,6 +340,16 @@ def test_a_secret_is_never_repeated() -> None:
     message = message_of("--secret", "hunter2")
     assert "hunter2" not in message
     assert "--secret (a secret): expected one of right" in message
+
+
+@pytest.mark.parametrize(
+    "url", ["http://user:hunter2@x:port/", "ftp://hunter2@x", "http://a@b:hunter2@x/a b"]
+)
+def test_a_password_in_a_url_is_never_repeated(url: str) -> None:
+    message = message_of("--url", url)
+    assert "hunter2" not in message
+    assert "--url '" in message
+    assert "//...@x" in message
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -426,6 +426,9 @@ def test_an_upload_under_way_is_finished() -> None:
     pump.flush()
     assert wire.answer.status == 200
     wire.close()
+    # What is left is the connection to the upstream, kept for another request.
+    assert not has_fired(stopping)
+    pump.flush()
     assert has_fired(stopping)
 
 

@@ -63,12 +63,13 @@ class FakeReactor(MemoryReactorClock):
         server = WebSite(resource, reactor=self).buildProtocol(IPv4Address("TCP", host, 1))
         assert client is not None
         assert server is not None
-        return iosim.connect(
+        pump: iosim.IOPump = iosim.connect(
             server,
             iosim.FakeTransport(server, isServer=True),
             client,
             iosim.FakeTransport(client, isServer=False),
         )
+        return pump
 
 
 def started(service: IService) -> MultiService:

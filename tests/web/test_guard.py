@@ -480,6 +480,13 @@ def test_an_answer_for_a_sender_that_is_gone(waited: Waited, refused: bool) -> N
     assert waited.wire.written == b""
 
 
+def test_a_sender_that_goes_after_its_body_is_the_handlers_business(waited: Waited) -> None:
+    waited.wire.send(request_of("POST", "/", body=b"abc"))
+    waited.wire.vanish()
+    assert waited.gate.abandoned_times == 0
+    assert waited.site.active == set()
+
+
 @pytest.mark.parametrize("refused", [True, False])
 def test_an_answer_for_a_body_that_was_too_long(waited: Waited, refused: bool) -> None:
     waited.wire.send(head_of("POST", "/", CHUNKED) + chunk(bytes(1001)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet import error as errors
@@ -36,6 +38,9 @@ def page() -> str:
     return answer.text
 
 
+families_of = cache(lambda page: list(text_string_to_metric_families(page)))
+samples_of = cache(parse_samples)
+
 HTTP = {"code", "handler", "method"}
 EXPECTED: dict[str, tuple[str, set[str]]] = {
     "http_requests": ("counter", HTTP),
@@ -59,7 +64,7 @@ EXPECTED: dict[str, tuple[str, set[str]]] = {
 @pytest.mark.parametrize("name", EXPECTED)
 def test_the_metrics_are_there_with_their_labels(page: str, name: str) -> None:
     kind, labels = EXPECTED[name]
-    (family,) = (each for each in text_string_to_metric_families(page) if each.name == name)
+    (family,) = (each for each in families_of(page) if each.name == name)
     assert family.type == kind
     assert family.documentation
     assert family.samples
@@ -95,7 +100,7 @@ def test_the_metrics_are_there_with_their_labels(page: str, name: str) -> None:
 )
 def test_traffic_is_counted(page: str, sample: str) -> None:
     ((key, _),) = parse_samples(f"{sample} 1\n").items()
-    assert parse_samples(page)[key] >= 1
+    assert samples_of(page)[key] >= 1
 
 
 @pytest.mark.parametrize(
@@ -111,7 +116,7 @@ def test_traffic_is_counted(page: str, sample: str) -> None:
 )
 def test_what_may_happen_is_there_from_the_start(page: str, sample: str) -> None:
     ((key, _),) = parse_samples(f"{sample} 1\n").items()
-    assert key in parse_samples(page)
+    assert key in samples_of(page)
 
 
 def test_sizes_and_durations() -> None:
