@@ -29,7 +29,7 @@ test: NEEDS += memcached=memcached systemd-analyze=systemd tinyproxy=tinyproxy-b
 test: NEEDS += node=nodejs npm=npm
 test: .venv/.test ## Run all tests (ARGS="..." for pytest)
 	@demo/need.sh commands $(NEEDS)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 check: .venv/.dev ## Lint, formatting, types
 	$(BIN)/ruff check

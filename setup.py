@@ -25,6 +25,7 @@ RUNTIME = [
 TEST = [
     "pytest>=8.3",
     "pytest-twisted>=1.14",
+    "pytest-xdist>=3.6",
     "hypothesis>=6.120",
     "trustme>=1.2",
 ]

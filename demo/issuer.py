@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
 from pathlib import Path
@@ -34,9 +35,14 @@ def install() -> None:
     Raises:
         StackError: npm could not.
     """
-    run = subprocess.run(
-        _NPM, cwd=PACKAGE, capture_output=True, text=True, timeout=300, check=False
-    )
+    with (PACKAGE / "package.json").open() as lock:
+        # Tests that run side by side must not install it twice at once.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if is_installed():
+            return
+        run = subprocess.run(
+            _NPM, cwd=PACKAGE, capture_output=True, text=True, timeout=300, check=False
+        )
     if run.returncode != 0:
         raise StackError(f"{' '.join(_NPM)} in {PACKAGE} failed:\n{run.stderr}")
 

@@ -270,7 +270,10 @@ class Stack:
 
     def free_port(self) -> int:
         """Return a TCP port that nothing listens on and that this stack has not given out."""
-        for port in random.sample(PORTS, len(PORTS)):
+        # Tests that run side by side take every other port, so that they never take the same.
+        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        ports = PORTS[worker :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))]
+        for port in random.sample(ports, len(ports)):
             if port in self._ports:
                 continue
             with socket.socket() as probe:

@@ -40,8 +40,8 @@ _UNITS: Final = {
 }
 #: The flags that name the servers that `policy_flags` are about.
 _TARGETS: Final = {"forward": "forward-url", "authorize": "authorize"}
-#: What may hold a password in a URL.
-_USER_INFO = re.compile(r"//[^/?#]*@")
+#: What may hold a password in a URL, also in a malformed one.
+_USER_INFO = re.compile(r"(?<=//).*@|^(?!.*//)[^\s\"'={},]+:.*@")
 _DURATION_PART = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
 
 
@@ -124,7 +124,11 @@ class Flags(Options):
     def parseArgs(self, *surplus: str) -> None:
         """Everything is said with flags."""
         if surplus:
-            raise UsageError(f"expected flags only, saw {' '.join(surplus)!r}")
+            shown = repr(" ".join(surplus))
+            # As in: --to-token = TOKEN
+            if any(flag.secret and flag.name in self.given for flag in self.flags):
+                shown = "surplus words (not shown, they may belong to a secret)"
+            raise UsageError(f"expected flags only, saw {shown}")
 
     def check(self) -> None:
         """Check what no single flag can know; raises `UsageError`."""
@@ -152,7 +156,7 @@ def _value_method(flag: Flag) -> Callable[[Flags, str], None]:
         try:
             value = flag.parse(text)
         except ValueError as error:
-            shown = "(a secret)" if flag.secret else repr(_USER_INFO.sub("//...@", text))
+            shown = "(a secret)" if flag.secret else repr(_USER_INFO.sub("...@", text))
             raise UsageError(f"--{flag.name} {shown}: {error}") from None
         if not flag.repeated:
             self[flag.name] = value

@@ -17,15 +17,18 @@ class Health:
     """Whether the daemon lives, and whether it wants requests.
 
     Attributes:
-        ready: False from the moment that the daemon is told to stop.
+        ready: False until all that the daemon needs is there, and from the moment that it is told
+            to stop.
     """
 
     def __init__(self) -> None:
         self.ready = True
+        self._stopping = False
 
     def stop(self) -> None:
         """Want no more requests."""
         self.ready = False
+        self._stopping = True
 
     def live(self, request: IRequest) -> bytes:
         request.setHeader("Content-Type", TEXT)
@@ -33,7 +36,7 @@ class Health:
 
     def is_ready(self, request: IRequest) -> bytes:
         if not self.ready:
-            raise Refused(503, "shutting down")
+            raise Refused(503, "shutting down" if self._stopping else "starting")
         return self.live(request)
 
     def routes(self) -> list[Route]:

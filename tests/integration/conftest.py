@@ -73,6 +73,6 @@ def pytest_runtest_makereport(
     """Show the logs of a failed test's programs."""
     report = yield
     stack = item.funcargs.get("stack")
-    if report.failed and isinstance(stack, Stack):
+    if report.failed and report.when == "call" and isinstance(stack, Stack):
         report.sections += [(program.name, program.tail()) for program in stack.programs]
     return report

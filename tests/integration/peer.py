@@ -83,12 +83,14 @@ class Peer:
         context: what it shows to those who connect from now on; None: it speaks no TLS.
         answer: what it answers.
         hang_up: whether it closes its connections instead.
+        says_close: whether it says beforehand that it closes them after its answer.
         requests: what it was sent so far.
     """
 
     context: ssl.SSLContext | None = None
     answer: Answers = as_all_servers
     hang_up: bool = False
+    says_close: bool = True
     port: int = 0
     requests: list[Request] = field(default_factory=list)
 
@@ -118,7 +120,8 @@ def running(peer: Peer) -> Iterator[Peer]:
             self.send_response(reply.status)
             self.send_header("Content-Type", reply.content_type)
             self.send_header("Content-Length", str(len(reply.body)))
-            self.send_header("Connection", "close")
+            if peer.says_close:
+                self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.write(reply.body)
 

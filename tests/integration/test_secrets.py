@@ -10,8 +10,6 @@ from __future__ import annotations
 import base64
 import json
 import secrets
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -25,6 +23,7 @@ from demo.programs import Server, listen_address, start_agent, start_server, twi
 from demo.stack import HOST, Answer, LogFollower, Program, Ready, Stack, fetch, parse_logfmt
 from telemeter.auth.composite import make_composite
 from telemeter.metrics.proto.remote_pb2 import WriteRequest
+from telemeter.tap import authorizer, client, server_options, token
 
 from .command_line import run_twistd
 from .peer import Peer, Reply, Request, as_all_servers, running
@@ -32,6 +31,8 @@ from .wire import UPLOAD_HEADERS, encode, gauge, token_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from telemeter.tap.flags import Flags
 
 CLUSTER: Final = "quiet-cluster"
 CLIENT: Final = "a client"
@@ -440,66 +441,84 @@ def test_no_list_of_processes_tells_a_secret(afterwards: Everything) -> None:
 
 # --- bad configurations ---------------------------------------------------------------------------
 
-SERVER: Final = "telemeter-server"
-AGENT: Final = "telemeter-client --id x --interval 1h"
+SERVER: Final = server_options.Options
+AGENT: Final = client.Options
+AUTHORIZER: Final = authorizer.Options
+TO: Final = "--id x --to http://127.0.0.1:9"
 WORD: Final = "hush-hush-hush-hush"
 
 #: Command lines that are refused. `{file}` is a file, with the content that follows.
 REFUSED: Final = [
-    (f"{SERVER} --oidc-issuer http://127.0.0.1:9 --client-secret {WORD}", ""),
-    (f"{SERVER} --oidc-issuer http://user:{WORD}@127.0.0.1:9", ""),
-    (f"{SERVER} --forward-url http://user:{WORD}@127.0.0.1:port/", ""),
-    (f"{SERVER} --forward-url http://user:{WORD}/{WORD}@127.0.0.1/", ""),
-    (f"{SERVER} --forward-url user:{WORD}@127.0.0.1/", ""),
-    (f"{SERVER} --authorize htps://user:{WORD}@127.0.0.1/", ""),
-    (f"{SERVER} --client-secret = {WORD}", ""),
-    (f"{SERVER} --oidc-issuer http://127.0.0.1:9 --client-id x --client-secret-file {{file}}",
-     f"one\n{WORD}\n"),
-    (f"{SERVER} --shared-key {{file}}", f"-----BEGIN PRIVATE KEY-----\n{WORD}\n"),
-    (f"{SERVER} --tls-crt {{file}} --tls-key {{file}}", f"-----BEGIN PRIVATE KEY-----\n{WORD}"),
-    (f"{AGENT} --from http://user:{WORD}@127.0.0.1:99999", ""),
-    (f"{AGENT} --from http://127.0.0.1:9 --to http://127.0.0.1:9 --to-token {WORD} surplus", ""),
-    (f"{AGENT} --from http://127.0.0.1:9 --to http://127.0.0.1:9 --to-token-file {{file}}",
-     f"one\n{WORD}"),
-    (f"{AGENT} --from http://user:{WORD}@127.0.0.1:9 --to http://127.0.0.1:9 --dry-run", ""),
-    ("telemeter-authorizer --tokens {file}", f'[{{"token": "{WORD}"}}, {{"{WORD}": 1}}]'),
-    ("telemeter-authorizer --tokens {file}", f'[{{"token": "{WORD}'),
-]  # fmt: skip
+    (SERVER, f"--oidc-issuer http://127.0.0.1:9 --client-secret {WORD}", ""),
+    (SERVER, f"--oidc-issuer http://user:{WORD}@127.0.0.1:9", ""),
+    (SERVER, f"--forward-url http://user:{WORD}@127.0.0.1:port/", ""),
+    (SERVER, f"--forward-url http://user:{WORD}/{WORD}@127.0.0.1/", ""),
+    (SERVER, f"--forward-url user:{WORD}@127.0.0.1/", ""),
+    (SERVER, f"--authorize htps://user:{WORD}@127.0.0.1/", ""),
+    (SERVER, f"--client-secret = {WORD}", ""),
+    (SERVER, "--client-secret-file {file}", f"one\n{WORD}\n"),
+    (SERVER, "--shared-key {file}", f"-----BEGIN PRIVATE KEY-----\n{WORD}\n"),
+    (SERVER, "--tls-crt {file} --tls-key {file}", f"-----BEGIN PRIVATE KEY-----\n{WORD}"),
+    (AGENT, f"{TO} --from http://user:{WORD}@127.0.0.1:99999", ""),
+    (AGENT, f"{TO} --from http://127.0.0.1:9 --to-token {WORD} surplus", ""),
+    (AGENT, f"{TO} --from http://127.0.0.1:9 --to-token-file {{file}}", f"one\n{WORD}"),
+    (AUTHORIZER, "--tokens {file}", f'[{{"token": "{WORD}"}}, {{"{WORD}": 1}}]'),
+    (AUTHORIZER, "--tokens {file}", f'[{{"token": "{WORD}'),
+]
 
 
-@pytest.mark.parametrize(("line", "content"), REFUSED)
-def test_a_refused_configuration_tells_no_secret(line: str, content: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("options", "line", "content"), REFUSED)
+def test_a_refused_configuration_tells_no_secret(
+    options: type[Flags], line: str, content: str, tmp_path: Path
+) -> None:
     path = tmp_path / "file"
     path.write_text(content)
-    plugin, *flags = line.format(file=path).split()
-    done = run_twistd(plugin, *flags, folder=tmp_path)
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr.startswith(f"{plugin}: --") or "expected flags only" in done.stderr
-    assert leaks({line: done.stderr}, {"a secret": WORD}) == []
+    with pytest.raises(SystemExit) as caught:
+        options().parseOptions(line.format(file=path).split())
+    message = str(caught.value)
+    assert message.startswith((f"{options.program}: --", f"{options.program}: expected flags only"))
+    assert leaks({line: message}, {"a secret": WORD}) == []
 
 
-@pytest.mark.parametrize("plugin", [f"{SERVER} --proxy-from-environment", AGENT])
-def test_a_refused_proxy_tells_no_password(plugin: str, tmp_path: Path) -> None:
-    command, *flags = plugin.split()
-    if plugin == AGENT:
-        flags += "--from http://127.0.0.1:9 --to http://127.0.0.1:9 --to-token t".split()
-    proxy = {"HTTPS_PROXY": f"http://user:{WORD}/{WORD}@proxy.test:8080"}
-    done = run_twistd(command, *flags, folder=tmp_path, environment=proxy)
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (SERVER, "--proxy-from-environment"),
+        (AGENT, f"{TO} --from http://127.0.0.1:9 --to-token any"),
+    ],
+)
+def test_a_refused_proxy_tells_no_password(
+    options: type[Flags], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("https_proxy", raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", f"http://user:{WORD}/{WORD}@proxy.test:8080")
+    with pytest.raises(SystemExit, match="HTTPS_PROXY") as caught:
+        options().parseOptions(line.split())
+    assert leaks({line: str(caught.value)}, {"a password": WORD}) == []
+
+
+def test_a_dry_run_that_fails_tells_no_password(tmp_path: Path) -> None:
+    password = SECRETS["from-password"]
+    flags = f"{TO} --from http://user:{password}@127.0.0.1:9 --dry-run --verbose"
+    done = run_twistd("telemeter-client", *flags.split(), folder=tmp_path)
     assert done.returncode == 1
-    assert "HTTPS_PROXY" in done.stderr
-    assert leaks({plugin: done.stderr}, {"a password": WORD}) == []
+    assert "--from http://127.0.0.1:9" in done.stderr
+    assert leaks({"output": done.stdout + done.stderr}, SECRETS) == []
 
 
 @pytest.mark.parametrize(
     "flags", ["--authorization-token-file {file}", f"--authorization-token {WORD}"]
 )
-def test_the_maker_of_tokens_tells_no_secret(flags: str, tmp_path: Path) -> None:
+def test_the_maker_of_tokens_tells_no_secret(
+    flags: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "file"
     path.write_bytes(f"{WORD}\xff".encode("latin-1"))
-    command = Path(sys.executable).with_name("telemeter-token")
-    argv = [str(command), "--cluster-id", "x", *flags.format(file=path).split()]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode != 0
-    assert "--authorization-token-file" in done.stderr
-    assert leaks({flags: done.stdout + done.stderr}, {"a secret": WORD}) == []
+    try:
+        status = token.main(["--cluster-id", "x", *flags.format(file=path).split()])
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    assert status != 0
+    said = "".join(capsys.readouterr())
+    assert "--authorization-token-file" in said
+    assert leaks({flags: said}, {"a secret": WORD}) == []

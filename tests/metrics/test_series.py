@@ -79,6 +79,8 @@ class TestClassicHistogram:
             part("_sum", -0.0),
             part("_count", 4.0),
         ]
+        suffixes = [suffix for suffix, *_ in parts(histogram({INFINITY: 4, 0.5: 1}), kind)]
+        assert suffixes == ["_bucket", "_bucket", "_sum", "_count"]
         assert parts(histogram({}), kind) == [
             part("_bucket", 0.0, le="+Inf"),
             part("_sum", 0.0),

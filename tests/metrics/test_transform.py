@@ -67,7 +67,7 @@ class TestDropInvalid:
             pytest.param(family("", sample()), id="empty name"),
             pytest.param(family(TOO_LONG, sample()), id="long name"),
             pytest.param(family("é" * 128, sample()), id="name long in bytes"),
-            pytest.param(Family(name="up", metric=[sample()]), id="no type"),
+            pytest.param(Family(name="up", metric=[sample(field="counter")]), id="no type"),
             pytest.param(
                 Family(name="up", type=77, metric=[sample()]),  # type: ignore[arg-type]
                 id="unknown type",
@@ -100,6 +100,11 @@ class TestDropInvalid:
         made = family("up", first, bad, last)
         assert drop_invalid(made, NOW) is True
         assert list(made.metric) == [first, last]
+
+    def test_no_timestamp_is_not_the_epoch(self) -> None:
+        made = family("up", sample(1.0, at=None), sample(2.0, at=0))
+        assert drop_invalid(made, HOUR) is True
+        assert [metric.untyped.value for metric in made.metric] == [2.0]
 
     @pytest.mark.parametrize(
         "good",

@@ -666,8 +666,10 @@ class TestRefusalsOf2:
     @pytest.mark.parametrize("keep", [False, True])
     def test_table(self, wrong: dict[str, Any], message: str, keep: bool) -> None:
         assert sift_write_v2(body_v2(), WriteRules(), keep_version=keep).series == 1
-        with pytest.raises(BadInputError, match=message):
-            sift_write_v2(body_v2(**wrong), WriteRules(), keep_version=keep)
+        # What no rule lets pass is looked at all the same.
+        for plain in (PlainRules(), PlainRules(whitelist=(((NAME, "=", "other"),),))):
+            with pytest.raises(BadInputError, match=message):
+                sift_write_v2(body_v2(**wrong), plain.real, keep_version=keep)
 
     def test_symbols_that_are_texts_twice_are_one_label(self) -> None:
         symbols = ("", NAME, "up", "_id", CLUSTER, "_id")

@@ -1134,6 +1134,18 @@ class TestSendersThatVanish:
         assert (wire.written, server.upstream.received) == (b"", [])
         assert server.site.active == set()
 
+    @pytest.mark.parametrize("sent", [b"", BODY], ids=["head", "all"])
+    def test_their_place_among_the_waiting_is_given_up(self, log: Log, sent: bytes) -> None:
+        cancelled: list[Deferred[None]] = []
+        asked: Deferred[None] = Deferred(cancelled.append)
+        server = Server(check=lambda question: asked)
+        wire = server.begin(len(BODY))
+        wire.send(sent)
+        assert cancelled == []
+        wire.vanish()
+        assert cancelled == [asked]
+        assert self.status(log) == 499
+
     def test_without_harm_to_those_who_wait_too(self) -> None:
         server = Asking()
         wires = [server.begin(len(BODY)) for _ in range(3)]
