@@ -296,6 +296,8 @@ def _announce(options: Options) -> None:
             "no --shared-key: using a fresh one, so agents must authorize again after a restart, "
             "and no other server accepts their tokens"
         )
+    if options["oidc-issuer"].startswith("http://"):
+        log.warn("--oidc-issuer is not https: the client secret travels in the clear")
     if not options["authorize"]:
         log.warn("no --authorize: every token is accepted")
     if not options.files.whitelist:

@@ -271,6 +271,11 @@ class Options(Flags):
     def check(self) -> None:
         """Read every file, so that what is wrong with one is known before anything listens."""
         self.require_listen("listen", "listen-internal")
+        if self["tenant-key"] == "authorization_token":
+            raise UsageError(
+                "--tenant-key 'authorization_token': expected a field that may be logged, this one "
+                "is the sender's secret"
+            )
         self.proxies = read_proxies() if self["proxy-from-environment"] else None
         self.files = self.read_files()
 

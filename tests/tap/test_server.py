@@ -520,6 +520,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 REFUSED = [
+    "--tenant-key authorization_token",
     "--listen nowhere",
     "--listen-internal 9004",
     "--listen tcp:x",
