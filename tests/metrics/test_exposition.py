@@ -179,6 +179,7 @@ class TestParse:
             ("# HELP up", None),
             ("# HELP down It is not up.", None),
             ("#HELP up no", None),
+            ("#: HELP up no", None),
             ("# Help up no", None),
             ("#", None),
             ("# HELP", None),

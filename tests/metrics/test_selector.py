@@ -214,6 +214,13 @@ class TestMatcher:
         assert matcher.matches(value) is is_met  # remembered
         assert matches("!~", pattern, value) is not is_met
 
+    def test_a_bad_regex_is_told_to_the_caller_alone(
+        self, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(BadInputError):
+            Matcher("a", "=~", "(")
+        assert capfd.readouterr() == ("", "")
+
     @pytest.mark.parametrize("pattern", CATASTROPHIC)
     def test_no_pattern_takes_long(self, pattern: str) -> None:
         matcher = Matcher("a", "=~", pattern)
