@@ -45,7 +45,11 @@ READY_SECONDS = 30.0
 STOP_SECONDS = 15.0
 
 # The kernel kills the program as soon as the process that started it is gone, however that ended.
-_DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
+# It does so from setpriv's request on; the shell looks whether that process was gone before it.
+_DIE_WITH_PARENT = (
+    *("setpriv", "--pdeathsig", "KILL", "--"),
+    *("sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"'),
+)
 
 # A request or a program of the stack must reach this machine, whatever proxy is configured.
 _no_proxies = urllib.request.ProxyHandler({})
@@ -187,7 +191,7 @@ class Program:
         self.stopped = False
         with self.log.open("ab") as log:
             self.popen = subprocess.Popen(
-                [*_DIE_WITH_PARENT, *self.argv],
+                [*_DIE_WITH_PARENT, str(os.getpid()), *self.argv],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

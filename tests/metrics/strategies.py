@@ -21,8 +21,16 @@ texts: Final = st.one_of(
     st.lists(st.sampled_from(_HOSTILE), max_size=6).map("".join),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
 )
-metric_names: Final = st.from_regex(r"[a-zA-Z_:][a-zA-Z0-9_:]{0,8}", fullmatch=True)
-label_names: Final = st.from_regex(r"[a-zA-Z_][a-zA-Z0-9_]{0,8}", fullmatch=True)
+_LETTERS: Final = "_abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_DIGITS: Final = "0123456789"
+
+
+def _names(start: str) -> st.SearchStrategy[str]:
+    return st.builds(str.__add__, st.sampled_from(start), st.text(start + _DIGITS, max_size=6))
+
+
+metric_names: Final = _names(_LETTERS + ":")
+label_names: Final = _names(_LETTERS)
 
 #: Doubles, any of the 2 to the power of 64.
 doubles: Final = st.one_of(

@@ -51,7 +51,7 @@ def as_outcome(result: Converted) -> Outcome:
     return outcome
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(uploads())
 def test_what_becomes_of_a_good_upload(upload: Upload) -> None:
     families, plain = upload
@@ -61,7 +61,7 @@ def test_what_becomes_of_a_good_upload(upload: Upload) -> None:
     assert as_outcome(converted(upload)) == expected
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(broken_uploads())
 def test_what_becomes_of_a_broken_upload(upload: Upload) -> None:
     families, plain = upload
