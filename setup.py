@@ -41,9 +41,15 @@ DEVELOP = [
 
 # Makes the usual upload many times cheaper. Without a compiler the package works as well, on Python
 # alone.
-COMPILED = Extension(
-    "telemeter.metrics._transcoder", ["telemeter/metrics/_transcoder.pyx"], optional=True
-)
+COMPILED = [
+    Extension(
+        f"telemeter.metrics.{name}",
+        [f"telemeter/metrics/{name}.pyx"],
+        depends=["telemeter/metrics/_wire.pxi"],
+        optional=True,
+    )
+    for name in ("_transcoder",)
+]
 
 setup(
     name="telemeter",
@@ -62,13 +68,13 @@ setup(
     package_dir={"": "."},
     package_data={
         "telemeter": ["py.typed"],
-        "telemeter.metrics": ["*.pyx", "*.pyi"],
+        "telemeter.metrics": ["*.pyx", "*.pxi", "*.pyi"],
         "telemeter.metrics.proto": ["*.proto", "*.pyi"],
     },
     install_requires=RUNTIME,
     extras_require={"test": TEST, "dev": DEVELOP},
     entry_points={"console_scripts": ["telemeter-token = telemeter.tap.token:main"]},
-    ext_modules=[COMPILED],
+    ext_modules=COMPILED,
     zip_safe=False,
     classifiers=[
         "Framework :: Twisted",
