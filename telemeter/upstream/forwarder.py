@@ -5,9 +5,6 @@ Protocol: https://prometheus.io/docs/specs/prw/remote_write_spec/
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, TypeAlias
-
 from prometheus_client import Counter, Histogram
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionClosed
@@ -25,6 +22,7 @@ from telemeter.net.client import USER_AGENT
 from telemeter.net.errors import explain
 from telemeter.net.quoted import quote_answer
 from telemeter.net.url import split_credentials
+from telemeter.upstream.upstream import V1, V2, ForwardError, Sent, Version
 
 SAMPLES = Counter(
     "telemeter_v1_forward_samples_total", "Samples of /upload that the upstream accepted."
@@ -51,51 +49,6 @@ _ANSWER_LIMIT = 4096
 log = Logger()
 
 
-#: The Content-Type and the version header of a protocol.
-Protocol: TypeAlias = tuple[str, str]
-V1: Final[Protocol] = ("application/x-protobuf", "0.1.0")
-V2: Final[Protocol] = ("application/x-protobuf;proto=io.prometheus.write.v2.Request", "2.0.0")
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """What the upstream answered to a request that it accepted.
-
-    Attributes:
-        status: 200 to 299.
-        headers: those of the answer.
-    """
-
-    status: int
-    headers: Headers
-
-
-class ForwardError(Exception):
-    """The upstream did not take the samples.
-
-    Attributes:
-        status: what to answer the sender.
-        retry_after: what to tell the sender in Retry-After: the upstream's own, if it sent one.
-        answered: whether the status is the upstream's own.
-        headers: those of its answer.
-    """
-
-    def __init__(
-        self,
-        status: int,
-        reason: str,
-        retry_after: str | None = None,
-        *,
-        answered: bool = False,
-        headers: Headers | None = None,
-    ) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.retry_after = retry_after
-        self.answered = answered
-        self.headers = headers or Headers()
-
-
 class Forwarder:
     """Sends remote-write requests over pooled connections."""
 
@@ -105,22 +58,14 @@ class Forwarder:
         bare, credentials = split_credentials(url)
         self._url = bare.encode("ascii")
         self._headers = {
-            protocol: _make_headers(protocol, tenant, credentials) for protocol in (V1, V2)
+            version: _make_headers(version, tenant, credentials) for version in (V1, V2)
         }
 
-    async def forward(self, payload: bytes, samples: int) -> None:
-        """Send what is left of an upload, as a 1.0 request, and count it.
-
-        Args:
-            payload: the request, not compressed.
-            samples: how many samples it holds.
-
-        Raises:
-            ForwardError: it was not accepted.
-        """
+    async def forward(self, cluster: str, payload: bytes, samples: int) -> None:
+        """Send what is left of an upload; see `Upstream`."""
         began = self._clock.seconds()
         try:
-            sent = await self.send(payload)
+            sent = await self.send(cluster, payload)
         except ForwardError as error:
             REQUESTS.labels("error").inc()
             if error.answered:
@@ -130,17 +75,9 @@ class Forwarder:
         REQUESTS.labels("success").inc()
         SAMPLES.inc(samples)
 
-    async def send(self, payload: bytes, protocol: Protocol = V1) -> Sent:
-        """Send an encoded request; returns when the upstream has accepted it.
-
-        Args:
-            payload: the request, not compressed.
-            protocol: which version it is of.
-
-        Raises:
-            ForwardError: it was not accepted.
-        """
-        headers = self._headers[protocol]
+    async def send(self, cluster: str, payload: bytes, version: Version = V1) -> Sent:
+        """Send a remote-write request; see `Upstream`."""
+        headers = self._headers[version]
         exchange = Deferred.fromCoroutine(self._exchange(compress_block(payload), headers))
         try:
             response, text = await exchange.addTimeout(_TIMEOUT, self._clock)
@@ -183,13 +120,13 @@ class Forwarder:
         return self._agent.request(b"POST", self._url, headers, BytesBody(body))
 
 
-def _make_headers(protocol: Protocol, tenant: str, credentials: str | None) -> Headers:
-    content_type, version = protocol
+def _make_headers(version: Version, tenant: str, credentials: str | None) -> Headers:
+    content_type, number = version
     headers = Headers(
         {
             "Content-Type": [content_type],
             "Content-Encoding": ["snappy"],
-            "X-Prometheus-Remote-Write-Version": [version],
+            "X-Prometheus-Remote-Write-Version": [number],
             "User-Agent": [USER_AGENT],
             "THANOS-TENANT": [tenant],
         }

@@ -27,7 +27,7 @@ from telemeter.metrics.write import (
     sift_write,
     sift_write_v2,
 )
-from telemeter.upstream.forwarder import V1, V2, Forwarder, ForwardError, Sent
+from telemeter.upstream.upstream import V1, V2, ForwardError, Sent, Upstream
 from telemeter.web.refused import Refused
 from telemeter.web.routing import Route
 from telemeter.web.site import admit, note
@@ -163,7 +163,7 @@ class ReceiveEndpoint:
     """The endpoint."""
 
     def __init__(
-        self, settings: ReceiveSettings, check: Check, upstream: Forwarder | None, run: Runner
+        self, settings: ReceiveSettings, check: Check, upstream: Upstream | None, run: Runner
     ) -> None:
         """Make the endpoint.
 
@@ -257,7 +257,9 @@ class ReceiveEndpoint:
             raise Refused(502, "this server has nowhere to forward samples to (--forward-url)")
         keep = write.version == 2 and self._settings.keep_version
         try:
-            sent = await self._upstream.send(written.payload, V2 if keep else V1)
+            sent = await self._upstream.send(
+                write.token.cluster, written.payload, V2 if keep else V1
+            )
         except ForwardError as error:
             FORWARDED.labels("error").inc()
             headers = {"Retry-After": error.retry_after} if error.retry_after else {}

@@ -18,7 +18,7 @@ from telemeter.metrics.format import EXPECTED, Decoder, decoder_for
 from telemeter.metrics.transcoder import KIND, Transcoder
 from telemeter.metrics.upload import Converted, UploadRules
 from telemeter.upstream import forwarder
-from telemeter.upstream.forwarder import Forwarder, ForwardError
+from telemeter.upstream.upstream import ForwardError, Upstream
 from telemeter.web.credentials import bearer_token, unauthorized
 from telemeter.web.ratelimit import RateLimitedError, RateLimiter, Slot
 from telemeter.web.refused import Refused
@@ -122,7 +122,7 @@ class UploadEndpoint:
         verifier: TokenVerifier,
         limiter: RateLimiter,
         rules: UploadRules,
-        upstream: Forwarder | None,
+        upstream: Upstream | None,
         clock: IReactorTime,
         run: Runner,
         *,
@@ -205,7 +205,7 @@ class UploadEndpoint:
         )
         if converted.series:
             try:
-                await self._forward(converted)
+                await self._forward(upload.cluster, converted)
             except Exception:
                 upload.slot.give_back()
                 raise
@@ -241,11 +241,11 @@ class UploadEndpoint:
         slow: Converted = await self._run(self._transcoder.convert, *arguments)
         return slow
 
-    async def _forward(self, converted: Converted) -> None:
+    async def _forward(self, cluster: str, converted: Converted) -> None:
         if self._upstream is None:
             raise Refused(502, "this server has nowhere to forward samples to (--forward-url)")
         try:
-            await self._upstream.forward(converted.payload, converted.series)
+            await self._upstream.forward(cluster, converted.payload, converted.series)
         except ForwardError as error:
             headers = {"Retry-After": error.retry_after} if error.retry_after else {}
             raise Refused(error.status, str(error), headers) from None

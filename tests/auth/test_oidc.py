@@ -25,7 +25,8 @@ from zope.interface import implementer
 from telemeter.auth.authorizer import AuthorizationServer, RefusedError, UnavailableError
 from telemeter.auth.oidc import OIDCAgent, TokenSource, TokenUnavailableError, check_issuer
 from telemeter.net.body import BytesBody, read_body
-from telemeter.upstream.forwarder import Forwarder, ForwardError
+from telemeter.upstream.forwarder import Forwarder
+from telemeter.upstream.upstream import ForwardError
 from tests.fakes import (
     NOW,
     SILENCE,
@@ -1089,11 +1090,11 @@ def test_an_answer_that_is_not_handed_out_does_not_keep_its_connection(
 
 def test_a_forward_without_a_token(agent: OIDCAgent, issuer: Issuer, clock: Clock) -> None:
     forwarder = Forwarder(agent, clock, "http://peer.test/write", "tenant")
-    run(forwarder.forward(b"", 1))
+    run(forwarder.forward("c", b"", 1))
     clock.advance(1001)
     issuer.endpoint.reply = Reply(404)
     with pytest.raises(ForwardError) as caught:
-        run(forwarder.forward(b"", 1))
+        run(forwarder.forward("c", b"", 1))
     error = caught.value
     assert (error.status, error.retry_after, error.answered) == (502, "30", False)
     assert "404" not in str(error)
@@ -1102,7 +1103,7 @@ def test_a_forward_without_a_token(agent: OIDCAgent, issuer: Issuer, clock: Cloc
 def test_a_forward_while_the_issuer_is_slow(agent: OIDCAgent, issuer: Issuer, clock: Clock) -> None:
     issuer.endpoint.reply = SILENCE
     forwarder = Forwarder(agent, clock, "http://peer.test/write", "tenant")
-    forwarding = start(forwarder.forward(b"", 1))
+    forwarding = start(forwarder.forward("c", b"", 1))
     take_time(clock, 4)
     with pytest.raises(ForwardError) as caught:
         result_of(forwarding)

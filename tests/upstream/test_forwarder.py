@@ -14,7 +14,8 @@ from twisted.web.client import ResponseFailed, ResponseNeverReceived
 from twisted.web.iweb import IAgent
 
 from telemeter.metrics.compression import decompress_block
-from telemeter.upstream.forwarder import V2, Forwarder, ForwardError
+from telemeter.upstream.forwarder import Forwarder
+from telemeter.upstream.upstream import V2, ForwardError
 from tests.fakes import (
     SILENCE,
     Broken,
@@ -48,7 +49,7 @@ def forwarder(peer: Peer, clock: Clock) -> Forwarder:
 
 
 def test_what_the_upstream_gets(forwarder: Forwarder, peer: Peer) -> None:
-    run(forwarder.forward(PAYLOAD, 7))
+    run(forwarder.forward("c", PAYLOAD, 7))
     got = peer.only
     assert (got.method, got.target) == ("POST", "/api/v1/receive?x=y")
     assert got.headers["host"] == "upstream.test:19291"
@@ -65,7 +66,7 @@ def test_what_the_upstream_gets(forwarder: Forwarder, peer: Peer) -> None:
 
 
 def test_the_headers_of_2_0(forwarder: Forwarder, peer: Peer) -> None:
-    sent = run(forwarder.send(PAYLOAD, V2))
+    sent = run(forwarder.send("c", PAYLOAD, V2))
     assert sent.status == 200
     headers = peer.only.headers
     assert headers["content-type"] == "application/x-protobuf;proto=io.prometheus.write.v2.Request"
@@ -74,7 +75,7 @@ def test_the_headers_of_2_0(forwarder: Forwarder, peer: Peer) -> None:
 
 
 def test_credentials_in_the_url_become_a_header(peer: Peer, clock: Clock, log: Log) -> None:
-    run(make(peer.agent, clock, "http://user:secret@upstream.test/w").forward(PAYLOAD, 1))
+    run(make(peer.agent, clock, "http://user:secret@upstream.test/w").forward("c", PAYLOAD, 1))
     assert peer.only.headers["authorization"] == "Basic dXNlcjpzZWNyZXQ="
     assert peer.only.target == "/w"
     assert "secret" not in "".join(log.lines)
@@ -84,7 +85,7 @@ def test_credentials_in_the_url_become_a_header(peer: Peer, clock: Clock, log: L
 def test_2xx_is_success(forwarder: Forwarder, peer: Peer, status: int) -> None:
     peer.reply = Reply(status, b"ignored" if status != 204 else b"")
     growth = Growth()
-    run(forwarder.forward(PAYLOAD, 7))
+    run(forwarder.forward("c", PAYLOAD, 7))
     assert growth.of("telemeter_v1_forward_samples_total") == 7
     assert growth.of("telemeter_v1_forward_requests_total", result="success") == 1
     assert growth.of("telemeter_v1_forward_requests_total", result="error") == 0
@@ -102,7 +103,7 @@ def test_anything_else_is_an_error_with_its_status(
     peer.reply = Reply(status, body, {"Location": "http://elsewhere.test/"})
     growth = Growth()
     with pytest.raises(ForwardError) as caught:
-        run(forwarder.forward(PAYLOAD, 7))
+        run(forwarder.forward("c", PAYLOAD, 7))
     assert caught.value.status == status
     assert caught.value.retry_after is None
     assert caught.value.answered
@@ -121,14 +122,14 @@ def test_anything_else_is_an_error_with_its_status(
 def test_retry_after_is_kept(forwarder: Forwarder, peer: Peer, value: str) -> None:
     peer.reply = Reply(503, headers={"Retry-After": value})
     with pytest.raises(ForwardError) as caught:
-        run(forwarder.forward(PAYLOAD, 7))
+        run(forwarder.forward("c", PAYLOAD, 7))
     assert caught.value.retry_after == value
 
 
 def test_a_long_answer_is_cut_off_in_the_log(forwarder: Forwarder, peer: Peer, log: Log) -> None:
     peer.reply = Reply(500, b"\xff" + b"x" * 100_000)
     with pytest.raises(ForwardError):
-        run(forwarder.forward(PAYLOAD, 7))
+        run(forwarder.forward("c", PAYLOAD, 7))
     (event,) = log.of("the upstream refused")
     assert event["answer"] == "\ufffd" + "x" * 499
 
@@ -136,7 +137,7 @@ def test_a_long_answer_is_cut_off_in_the_log(forwarder: Forwarder, peer: Peer, l
 def test_no_answer_in_5_seconds(forwarder: Forwarder, peer: Peer, clock: Clock) -> None:
     peer.reply = SILENCE
     growth = Growth()
-    forwarding = start(forwarder.forward(PAYLOAD, 7))
+    forwarding = start(forwarder.forward("c", PAYLOAD, 7))
     clock.advance(4.9)
     assert not has_fired(forwarding)
     clock.advance(0.1)
@@ -153,7 +154,7 @@ def test_no_answer_in_5_seconds(forwarder: Forwarder, peer: Peer, clock: Clock) 
 def test_an_answer_in_time_leaves_no_timer(forwarder: Forwarder, peer: Peer, clock: Clock) -> None:
     peer.reply = SILENCE
     growth = Growth()
-    forwarding = start(forwarder.forward(PAYLOAD, 7))
+    forwarding = start(forwarder.forward("c", PAYLOAD, 7))
     clock.advance(4)
     peer.only.answer(Reply(200))
     result_of(forwarding)
@@ -183,7 +184,7 @@ def test_an_upstream_that_is_not_there(clock: Clock, error: Exception, log: Log)
     agent = Broken(error)
     growth = Growth()
     with pytest.raises(ForwardError) as caught:
-        run(make(agent, clock).forward(PAYLOAD, 7))
+        run(make(agent, clock).forward("c", PAYLOAD, 7))
     assert caught.value.status == 502
     assert not caught.value.answered
     assert str(caught.value) == "the upstream did not answer"
@@ -208,7 +209,7 @@ def test_a_dead_pooled_connection_is_tried_once_more(
 ) -> None:
     agent = Broken(error, then=peer.agent)
     growth = Growth()
-    run(make(agent, clock).forward(PAYLOAD, 7))
+    run(make(agent, clock).forward("c", PAYLOAD, 7))
     assert agent.requests == 2
     assert decompress_block(peer.only.body, 1 << 20) == PAYLOAD
     assert growth.of("telemeter_v1_forward_requests_total", result="success") == 1
@@ -218,7 +219,7 @@ def test_a_dead_pooled_connection_is_tried_once_more(
 def test_it_is_tried_only_once_more(peer: Peer, clock: Clock) -> None:
     agent = Broken(*DEAD[:2], then=peer.agent)
     with pytest.raises(ForwardError) as caught:
-        run(make(agent, clock).forward(PAYLOAD, 7))
+        run(make(agent, clock).forward("c", PAYLOAD, 7))
     assert caught.value.status == 502
     assert agent.requests == 2
     assert peer.received == []
@@ -230,14 +231,14 @@ def test_an_answer_is_not_asked_for_again(
 ) -> None:
     peer.reply = replies
     with pytest.raises(ForwardError):
-        run(forwarder.forward(PAYLOAD, 7))
+        run(forwarder.forward("c", PAYLOAD, 7))
     assert len(peer.received) == 1
 
 
 def test_both_tries_share_5_seconds(peer: Peer, clock: Clock) -> None:
     peer.reply = SILENCE
     agent = Broken(DEAD[0], then=peer.agent)
-    forwarding = start(make(agent, clock).forward(PAYLOAD, 7))
+    forwarding = start(make(agent, clock).forward("c", PAYLOAD, 7))
     clock.advance(5)
     with pytest.raises(ForwardError):
         result_of(forwarding)
@@ -245,7 +246,7 @@ def test_both_tries_share_5_seconds(peer: Peer, clock: Clock) -> None:
 
 def test_it_can_be_given_up(forwarder: Forwarder, peer: Peer, clock: Clock) -> None:
     peer.reply = SILENCE
-    forwarding = start(forwarder.forward(PAYLOAD, 7))
+    forwarding = start(forwarder.forward("c", PAYLOAD, 7))
     forwarding.cancel()
     with pytest.raises((ForwardError, CancelledError)):
         result_of(forwarding)
