@@ -6,11 +6,13 @@ https://github.com/google/snappy/blob/main/framing_format.txt and format_descrip
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cramjam
 import snappy
 
 from telemeter.metrics.errors import BadInputError, TooLargeError
-from telemeter.metrics.wire import read_varint
+from telemeter.metrics.wire import read_varint, write_varint
 
 _STREAM_IDENTIFIER = b"\xff\x06\x00\x00sNaPpY"
 _CHUNK_HEADER = 4
@@ -97,10 +99,34 @@ def decompress_block(data: bytes, limit: int) -> bytes:
         TooLargeError: the block declares more than `limit` bytes.
         BadInputError: the data is corrupt or cut off.
     """
-    size, _ = read_varint(data, 0, len(data))
+    size = block_size(data)
     if size > limit:
         raise TooLargeError("the decompressed body is too long", limit=limit, seen=size)
     try:
         return snappy.uncompress(data)  # type: ignore[no-any-return]
     except snappy.UncompressError as error:
         raise BadInputError(f"the body is not a valid snappy block: {error.__cause__}") from None
+
+
+def join_blocks(blocks: Sequence[bytes]) -> bytes:
+    """One block that decompresses to what the blocks hold, one after the other.
+
+    A block is its decompressed length and then literals and copies, and a copy points back by a
+    distance within its own block. So nothing needs to be compressed anew.
+
+    Args:
+        blocks: what `compress_block` returned.
+    """
+    if len(blocks) == 1:
+        return blocks[0]
+    total, parts = 0, []
+    for block in blocks:
+        size, start = read_varint(block, 0, len(block))
+        total += size
+        parts.append(memoryview(block)[start:])
+    return b"".join((write_varint(total), *parts))
+
+
+def block_size(block: bytes) -> int:
+    """How many bytes a block says it decompresses to."""
+    return read_varint(block, 0, len(block))[0]

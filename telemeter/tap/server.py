@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.ssl import CertificateOptions
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.web.client import HTTPConnectionPool
@@ -27,12 +26,14 @@ from telemeter.metrics.write import WriteRules
 from telemeter.net.client import make_agent, make_pool
 from telemeter.net.reloadable import ReloadablePolicy, ReloadableServerContext
 from telemeter.net.url import shown
+from telemeter.runner import thread_runner
 from telemeter.tap.flags import warn_of_tracing
 from telemeter.tap.listen import endpoint_maker
 from telemeter.tap.oidc import Discovery
 from telemeter.tap.reload import Reloader
 from telemeter.tap.server_options import Files, Options
 from telemeter.tap.service import Daemon, Listener, OnStop
+from telemeter.upstream.batch import BatchLimits
 from telemeter.upstream.forwarder import Forwarder
 from telemeter.web.authorize import Authorize
 from telemeter.web.debug import debug_routes
@@ -64,7 +65,7 @@ class Server:
         self._own_key = generate_key()
         self._clients = _Clients(options, reactor)
         self.tokens = self._clients.tokens
-        self._run = _thread_runner(reactor)
+        self._run = thread_runner(reactor)
         OnStop(self._clients.close).setServiceParent(daemon)
         files, authorizer, upstream = (
             options.files,
@@ -175,7 +176,14 @@ class _Clients:
         self.forwarder: Forwarder | None = None
         if options["forward-url"]:
             agent = self._with_token(self._agent("forward", self._forward_policy))
-            self.forwarder = Forwarder(agent, reactor, options["forward-url"], options["tenant-id"])
+            self.forwarder = Forwarder(
+                agent,
+                reactor,
+                options["forward-url"],
+                options["tenant-id"],
+                BatchLimits(options["forward-batch-requests"], options["forward-batch-bytes"]),
+                thread_runner(reactor),
+            )
 
     def _agent(self, name: str, policy: ReloadablePolicy) -> IAgent:
         pool = make_pool(self._reactor)
@@ -271,13 +279,6 @@ def _token_check(
         store = memcached
     refused: Expiring[RefusedError] = Expiring(reactor, options["authorize-refused-expire"], size)
     return CachingAsker(authorizer, store, refused).check
-
-
-def _thread_runner(reactor: Any) -> Any:
-    def run(function: Any, *arguments: Any) -> Awaitable[Any]:
-        return deferToThreadPool(reactor, reactor.getThreadPool(), function, *arguments)
-
-    return run
 
 
 def _announce(options: Options) -> None:

@@ -203,6 +203,20 @@ class Options(Flags):
         ),
         *policy_flags("forward"),
         Flag(
+            "forward-batch-requests",
+            integer(1),
+            64,
+            "How many senders' requests may go to --forward-url as one, when they come while "
+            "another is under way; 1 for no batches.",
+        ),
+        Flag(
+            "forward-batch-bytes",
+            integer(1),
+            4 << 20,
+            "The size in bytes, decompressed, up to which a request to --forward-url is filled "
+            "with those of several senders.",
+        ),
+        Flag(
             "required-label",
             label_list,
             [],

@@ -22,6 +22,8 @@ from telemeter.net.client import USER_AGENT
 from telemeter.net.errors import explain
 from telemeter.net.quoted import quote_answer
 from telemeter.net.url import split_credentials
+from telemeter.runner import Runner, run_here
+from telemeter.upstream.batch import ALONE, Batches, BatchLimits
 from telemeter.upstream.upstream import V1, V2, ForwardError, Sent, Version
 
 SAMPLES = Counter(
@@ -45,16 +47,42 @@ for _result in ("success", "error", "telemeter_error"):
 _TIMEOUT = 5.0
 _DOWN_SECONDS = 30
 _ANSWER_LIMIT = 4096
+#: Up to so many bytes are compressed at once: handing them to a thread costs more.
+_QUICK_BYTES = 1 << 20
 
 log = Logger()
 
 
 class Forwarder:
-    """Sends remote-write requests over pooled connections."""
+    """Sends remote-write requests over pooled connections, for one tenant and identity.
 
-    def __init__(self, agent: IAgent, clock: IReactorTime, url: str, tenant: str) -> None:
+    Requests of version 1.0 go out in batches when they come fast; those of 2.0, whose symbols are
+    numbered, cannot be joined.
+    """
+
+    def __init__(
+        self,
+        agent: IAgent,
+        clock: IReactorTime,
+        url: str,
+        tenant: str,
+        limits: BatchLimits = ALONE,
+        run: Runner = run_here,
+    ) -> None:
+        """Make a forwarder.
+
+        Args:
+            agent: makes the requests.
+            clock: tells the time.
+            url: of the upstream, perhaps with a user and a password.
+            tenant: whom to forward as.
+            limits: how large a batch may become.
+            run: compresses a large request where that does not keep the reactor from its work.
+        """
         self._agent = agent
         self._clock = clock
+        self._run = run
+        self._batches = Batches(self._send_alone, clock, limits) if limits.requests > 1 else None
         bare, credentials = split_credentials(url)
         self._url = bare.encode("ascii")
         self._headers = {
@@ -65,7 +93,9 @@ class Forwarder:
         """Send what is left of an upload; see `Upstream`."""
         began = self._clock.seconds()
         try:
-            sent = await self.send(cluster, payload)
+            block = await self._compressed(payload)
+            del payload  # an upload may wait a while, and its compressed form is all it needs
+            sent = await self._send(block)
         except ForwardError as error:
             REQUESTS.labels("error").inc()
             if error.answered:
@@ -77,8 +107,23 @@ class Forwarder:
 
     async def send(self, cluster: str, payload: bytes, version: Version = V1) -> Sent:
         """Send a remote-write request; see `Upstream`."""
-        headers = self._headers[version]
-        exchange = Deferred.fromCoroutine(self._exchange(compress_block(payload), headers))
+        block = await self._compressed(payload)
+        del payload
+        return await (self._send(block) if version == V1 else self._send_alone(block, version))
+
+    async def _compressed(self, payload: bytes) -> bytes:
+        if len(payload) <= _QUICK_BYTES:
+            return compress_block(payload)
+        block: bytes = await self._run(compress_block, payload)
+        return block
+
+    async def _send(self, block: bytes) -> Sent:
+        if self._batches is None:
+            return await self._send_alone(block)
+        return await self._batches.add(block)
+
+    async def _send_alone(self, block: bytes, version: Version = V1) -> Sent:
+        exchange = Deferred.fromCoroutine(self._exchange(block, self._headers[version]))
         try:
             response, text = await exchange.addTimeout(_TIMEOUT, self._clock)
         except TokenUnavailableError as error:

@@ -27,11 +27,12 @@ from telemeter.metrics.write import (
     sift_write,
     sift_write_v2,
 )
+from telemeter.runner import Runner
 from telemeter.upstream.upstream import V1, V2, ForwardError, Sent, Upstream
 from telemeter.web.refused import Refused
 from telemeter.web.routing import Route
 from telemeter.web.site import admit, note
-from telemeter.web.upload import Runner, too_large
+from telemeter.web.upload import too_large
 
 FORWARDED: Final = Counter(
     "telemeter_forward_requests_total", "Remote-write requests forwarded, by result.", ["result"]
@@ -257,9 +258,9 @@ class ReceiveEndpoint:
             raise Refused(502, "this server has nowhere to forward samples to (--forward-url)")
         keep = write.version == 2 and self._settings.keep_version
         try:
-            sent = await self._upstream.send(
-                write.token.cluster, written.payload, V2 if keep else V1
-            )
+            sending = self._upstream.send(write.token.cluster, written.payload, V2 if keep else V1)
+            written.payload = b""  # what waits for the upstream keeps no more than it needs
+            sent = await sending
         except ForwardError as error:
             FORWARDED.labels("error").inc()
             headers = {"Retry-After": error.retry_after} if error.retry_after else {}

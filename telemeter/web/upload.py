@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from io import BytesIO
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 from prometheus_client import Counter, Info
 from twisted.internet.interfaces import IReactorTime
@@ -17,6 +16,7 @@ from telemeter.metrics.errors import BadInputError, TooLargeError
 from telemeter.metrics.format import EXPECTED, Decoder, decoder_for
 from telemeter.metrics.transcoder import KIND, Transcoder
 from telemeter.metrics.upload import Converted, UploadRules
+from telemeter.runner import Runner
 from telemeter.upstream import forwarder
 from telemeter.upstream.upstream import ForwardError, Upstream
 from telemeter.web.credentials import bearer_token, unauthorized
@@ -47,9 +47,6 @@ TRANSCODER = Info("telemeter_transcoder", "Which code converts the usual upload.
 TRANSCODER.info({"kind": KIND})
 for _tense in ("past", "present", "future"):
     OVERWRITTEN.labels(_tense)
-
-#: Calls a function with arguments where it does not keep the reactor from its work.
-Runner: TypeAlias = Callable[..., Awaitable[Any]]
 
 #: Bodies of up to so many bytes are tried the quick way at once, ...
 _QUICK_BODY: Final = 512 * 1024
@@ -245,7 +242,9 @@ class UploadEndpoint:
         if self._upstream is None:
             raise Refused(502, "this server has nowhere to forward samples to (--forward-url)")
         try:
-            await self._upstream.forward(cluster, converted.payload, converted.series)
+            forwarding = self._upstream.forward(cluster, converted.payload, converted.series)
+            converted.payload = b""  # what waits for the upstream keeps no more than it needs
+            await forwarding
         except ForwardError as error:
             headers = {"Retry-After": error.retry_after} if error.retry_after else {}
             raise Refused(error.status, str(error), headers) from None

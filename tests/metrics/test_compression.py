@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemeter.metrics.compression import (
+    block_size,
     compress_block,
     compress_framed,
     decompress_block,
     decompress_framed,
+    join_blocks,
     max_framed_size,
 )
 from telemeter.metrics.errors import BadInputError, TooLargeError
@@ -220,3 +222,16 @@ class TestBlock:
         for end in range(len(block)):
             with pytest.raises(BadInputError):
                 decompress_block(block[:end], LIMIT)
+
+    @given(st.lists(datas, min_size=1, max_size=5))
+    def test_joined_blocks_hold_what_each_held(self, data: list[bytes]) -> None:
+        joined = join_blocks([compress_block(part) for part in data])
+        plain = b"".join(data)
+        assert block_size(joined) == len(plain)
+        assert decompress_block(joined, len(plain)) == plain
+
+    def test_large_blocks_join_too(self) -> None:
+        """Beyond the 64 KiB within which a compressor looks back."""
+        plain = NOISE[:1000] * 300 + NOISE
+        blocks = [compress_block(plain), compress_block(b""), compress_block(plain)]
+        assert decompress_block(join_blocks(blocks), 1 << 20) == plain + plain
