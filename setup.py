@@ -48,7 +48,7 @@ COMPILED = [
         depends=["telemeter/metrics/_wire.pxi"],
         optional=True,
     )
-    for name in ("_transcoder",)
+    for name in ("_transcoder", "_federation")
 ]
 
 setup(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Info
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -17,8 +18,10 @@ from twisted.logger import Logger
 from telemeter.agent.federate import CollectError, Source
 from telemeter.agent.token import AuthorizeError, TokenStore
 from telemeter.agent.upload import Destination, UploadError
-from telemeter.metrics.family import Family, count_metrics, encode_families
-from telemeter.metrics.transform import Transforms, add_labels
+from telemeter.metrics.compression import compress_framed, decompress_framed
+from telemeter.metrics.errors import BadInputError
+from telemeter.metrics.family import Family, decode_families
+from telemeter.metrics.federation import KIND, Transformed, Transformer
 
 SAMPLES = Gauge("federate_samples", "Samples that the last collection brought.")
 FILTERED = Gauge("federate_filtered_samples", "How many of them the transforms dropped.")
@@ -28,6 +31,8 @@ FAILED_STAGE = Counter("federate_failures_total", "Cycles that failed, by what f
 LAST_SUCCESS = Gauge(
     "federate_last_success_timestamp_seconds", "When the last cycle succeeded, or 0."
 )
+TRANSFORMER = Info("federate_transformer", "Which code transforms the usual collection.")
+TRANSFORMER.info({"kind": KIND})
 for _stage in ("collect", "authorize", "upload"):
     FAILED_STAGE.labels(_stage)
 
@@ -45,14 +50,14 @@ class Plan:
 
     Attributes:
         source: where to collect.
-        transforms: what to do with what was collected.
+        transformer: what to do with what was collected.
         tokens: gets the token for uploads.
         destination: where to upload.
         interval: seconds from the start of one cycle to the start of the next.
     """
 
     source: Source
-    transforms: Transforms
+    transformer: Transformer
     tokens: TokenStore
     destination: Destination
     interval: float
@@ -73,11 +78,7 @@ class CycleError(Exception):
 
 
 class Agent(Service):
-    """Runs cycles.
-
-    Attributes:
-        last: the families that were uploaded last, as they were sent.
-    """
+    """Runs cycles."""
 
     def __init__(
         self,
@@ -94,7 +95,7 @@ class Agent(Service):
             jitter: a random number between two others.
             refresh: is asked for the plan before every cycle; None: the plan stays until a reload.
         """
-        self.last: list[Family] = []
+        self._last = b""  # as it was sent: compressed
         self._plan = plan
         self._clock = clock
         self._jitter = jitter
@@ -103,6 +104,11 @@ class Agent(Service):
         self._retry: IDelayedCall | None = None
         self._under_way: Deferred[None] | None = None
         self._again = False
+
+    @property
+    def last(self) -> list[Family]:
+        """The families that were uploaded last, as they were sent; decoded anew each time."""
+        return decode_families(decompress_framed(self._last, sys.maxsize))
 
     def startService(self) -> None:
         super().startService()
@@ -164,7 +170,7 @@ class Agent(Service):
         try:
             if self._refresh is not None:
                 self._plan = self._refresh()
-            await self._cycle(self._plan)
+            await self.cycle(self._plan)
         except CancelledError:
             return
         except CycleError as error:
@@ -197,51 +203,56 @@ class Agent(Service):
             self._retry = self._clock.callLater(wait, self._start)
         return wait
 
-    async def _cycle(self, plan: Plan) -> None:
+    async def cycle(self, plan: Plan) -> None:
+        """Run one cycle.
+
+        Raises:
+            CycleError: it failed.
+        """
         began = self._clock.seconds()
-        families, received = await collect(plan, self._clock.seconds)
-        if not families:
+        transformed = await collect(plan, self._clock.seconds)
+        if not transformed.families:
             log.warn("no metrics to send: nothing that was collected is left")
             return
         try:
             token = await plan.tokens.get()
         except AuthorizeError as error:
             raise CycleError("authorize", str(error), error.retry_after) from error
-        for family in families:
-            add_labels(family, token.labels)
-        self.last = families
-        body = encode_families(families)
+        told = {
+            "samples": transformed.samples,
+            "filtered": transformed.received - transformed.samples,
+            "families": transformed.families,
+        }
+        # What is large goes as soon as it can: the upload may take its time.
+        families = transformed.labelled(token.labels)
+        del transformed
+        self._last = compress_framed(families)
+        del families
         try:
-            size = await plan.destination.upload(body, token)
+            await plan.destination.upload(self._last, token)
         except UploadError as error:
             if error.status == 401:
                 plan.tokens.drop(token)
             raise CycleError("upload", str(error), error.retry_after) from error
         log.info(
             "metrics uploaded",
-            samples=count_metrics(families),
-            filtered=received - count_metrics(families),
-            families=len(families),
-            bytes=size,
+            **told,
+            bytes=len(self._last),
             seconds=f"{self._clock.seconds() - began:.3f}",
         )
 
 
-async def collect(plan: Plan, now: Callable[[], float]) -> tuple[list[Family], int]:
+async def collect(plan: Plan, now: Callable[[], float]) -> Transformed:
     """Collect and transform, as a cycle does before anything leaves the house.
-
-    Returns:
-        What is left, and how many samples there were before the transforms.
 
     Raises:
         CycleError: the source gave nothing usable.
     """
     try:
-        families = await plan.source.collect()
-    except CollectError as error:
+        body, decode = await plan.source.collect()
+        transformed = plan.transformer.apply(body, decode, int(now() * 1000))
+    except (CollectError, BadInputError) as error:
         raise CycleError("collect", str(error)) from error
-    received = count_metrics(families)
-    families = plan.transforms.apply(families, int(now() * 1000))
-    SAMPLES.set(received)
-    FILTERED.set(received - count_metrics(families))
-    return families, received
+    SAMPLES.set(transformed.received)
+    FILTERED.set(transformed.received - transformed.samples)
+    return transformed

@@ -11,9 +11,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
-from telemeter.metrics.errors import BadInputError
-from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE, TEXT_CONTENT_TYPE, Family
-from telemeter.metrics.format import EXPECTED, decoder_for
+from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE, TEXT_CONTENT_TYPE
+from telemeter.metrics.format import EXPECTED, Decoder, decoder_for
 from telemeter.net.body import AnswerTooLongError, read_body
 from telemeter.net.client import USER_AGENT
 from telemeter.net.errors import explain
@@ -77,8 +76,11 @@ class Source:
         self._limit = limit
         self._timeout = timeout
 
-    async def collect(self) -> list[Family]:
+    async def collect(self) -> tuple[bytes, Decoder]:
         """Collect once.
+
+        Returns:
+            The body of the answer, and what decodes it.
 
         Raises:
             CollectError: nothing usable came.
@@ -97,10 +99,7 @@ class Source:
         decode = decoder_for(content_type)
         if decode is None:
             raise CollectError(f"expected Content-Type {EXPECTED}; saw {content_type or 'none'}")
-        try:
-            return decode(body)
-        except BadInputError as error:
-            raise CollectError(str(error)) from None
+        return body, decode
 
     async def _exchange(self) -> tuple[str, bytes]:
         response = await self._client.get(

@@ -11,7 +11,6 @@ from twisted.web.iweb import IAgent
 
 from telemeter.agent.federate import HTTP_REQUESTS
 from telemeter.agent.token import Token, retry_after_seconds
-from telemeter.metrics.compression import compress_framed
 from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE
 from telemeter.net.body import BytesBody, read_body
 from telemeter.net.client import USER_AGENT
@@ -60,16 +59,12 @@ class Destination:
         self._url, _ = split_credentials(url)
         self._timeout = timeout
 
-    async def upload(self, families: bytes, token: Token) -> int:
-        """Upload delimited families.
-
-        Returns:
-            The size of the compressed body.
+    async def upload(self, body: bytes, token: Token) -> None:
+        """Upload delimited families, compressed to framed snappy.
 
         Raises:
             UploadError: the server did not take them.
         """
-        body = compress_framed(families)
         exchange = Deferred.fromCoroutine(self._exchange(body, token))
         try:
             await exchange.addTimeout(self._timeout, self._clock)
@@ -77,7 +72,6 @@ class Destination:
             raise
         except Exception as error:
             raise UploadError(explain(error)) from error
-        return len(body)
 
     async def _exchange(self, body: bytes, token: Token) -> None:
         response = await self._client.post(

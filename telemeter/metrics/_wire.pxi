@@ -108,11 +108,11 @@ cdef inline int check_text(Span text) except -1:
     return 0
 
 
-cdef inline bint is_equal(Span one, const char* other, Py_ssize_t size):
+cdef inline bint is_equal(Span one, const char* other, Py_ssize_t size) noexcept:
     return one.size == size and memcmp(one.start, other, size) == 0
 
 
-cdef inline int compare(Span* one, Span* other):
+cdef inline int compare(Span* one, Span* other) noexcept:
     """The order of two names by bytes."""
     cdef Py_ssize_t shorter = one.size if one.size < other.size else other.size
     cdef int order = memcmp(one.start, other.start, shorter)
@@ -152,22 +152,22 @@ cdef class Output:
         self.room = room
         return 0
 
-    cdef inline void put(self, const uint8_t* source, Py_ssize_t size):
+    cdef inline void put(self, const uint8_t* source, Py_ssize_t size) noexcept:
         memcpy(self.data + self.size, source, size)
         self.size += size
 
-    cdef inline void put_byte(self, uint8_t byte):
+    cdef inline void put_byte(self, uint8_t byte) noexcept:
         self.data[self.size] = byte
         self.size += 1
 
-    cdef inline void put_number(self, uint64_t number):
+    cdef inline void put_number(self, uint64_t number) noexcept:
         while number > 0x7F:
             self.put_byte(<uint8_t>(number & 0x7F | 0x80))
             number >>= 7
         self.put_byte(<uint8_t>number)
 
 
-cdef inline Py_ssize_t number_size(uint64_t number):
+cdef inline Py_ssize_t number_size(uint64_t number) noexcept:
     cdef Py_ssize_t size = 1
     while number > 0x7F:
         size += 1

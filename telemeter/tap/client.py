@@ -17,6 +17,7 @@ from telemeter.agent.federate import Source
 from telemeter.agent.token import TokenStore
 from telemeter.agent.upload import Destination
 from telemeter.metrics.exposition import render_text
+from telemeter.metrics.federation import KIND, Transformer
 from telemeter.metrics.transform import Transforms
 from telemeter.net.client import make_agent
 from telemeter.net.url import (
@@ -312,11 +313,13 @@ def make_plan(options: Options, reactor: Any, previous: Plan | None = None) -> P
             limit=options["limit-bytes"],
             timeout=timeout,
         ),
-        Transforms(
-            dict(options["label"]),
-            dict(options["rename"]),
-            frozenset(options["anonymize-labels"]),
-            settings["salt"],
+        Transformer(
+            Transforms(
+                dict(options["label"]),
+                dict(options["rename"]),
+                frozenset(options["anonymize-labels"]),
+                settings["salt"],
+            )
         ),
         tokens,
         Destination(to_agent, reactor, upload_url, timeout),
@@ -400,6 +403,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         **{"from": shown(options["from"])},
         authorize=shown(authorize_url),
         upload=shown(upload_url),
+        transformer=KIND,
     )
     warn_of_tracing(options)
     if not options["anonymize-labels"]:
@@ -412,12 +416,12 @@ def makeService(options: Options, reactor: Any = None) -> IService:
 async def dry_run(options: Options, reactor: Any) -> None:
     """Collect once and print what would be sent; ends the program."""
     try:
-        families, received = await collect(make_plan(options, reactor), reactor.seconds)
+        transformed = await collect(make_plan(options, reactor), reactor.seconds)
     except CycleError as error:
         raise SystemExit(f"telemeter-client: --from {shown(options['from'])}: {error}") from None
-    sys.stdout.write(render_text(families))
+    sys.stdout.write(render_text(transformed.decoded()))
     log.info(
         "dry run: nothing was sent",
-        collected=received,
-        left=sum(len(family.metric) for family in families),
+        collected=transformed.received,
+        left=transformed.samples,
     )

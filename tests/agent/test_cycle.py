@@ -12,6 +12,8 @@ from twisted.internet.task import Clock
 from telemeter.agent.cycle import RETRY_SECONDS, Agent, CycleError, Plan, collect
 from telemeter.agent.federate import Source
 from telemeter.agent.upload import Destination
+from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE, TEXT_CONTENT_TYPE
+from telemeter.metrics.federation import KIND
 from telemeter.metrics.transform import Transforms
 from tests.agent.world import FROM_URL, INTERVAL, World, families_reply, token_reply, up, uploaded
 from tests.fakes import (
@@ -119,6 +121,10 @@ def test_what_was_sent_last(clock: Clock) -> None:
     assert {pair.name for pair in family.metric[0].label} == {"job", "_id"}
     clock.advance(INTERVAL)
     assert world.agent.last[0].metric[0].untyped.value == 2.0
+
+
+def test_what_transforms_is_told() -> None:
+    assert value_of("federate_transformer_info", kind=KIND) == 1
 
 
 def test_one_token_serves_many_uploads(world: World, clock: Clock) -> None:
@@ -312,7 +318,7 @@ def test_a_server_that_is_not_there(clock: Clock, log: Log) -> None:
     destination = Destination(agent, clock, "http://telemeter.test/upload", 10)
     plan = world.plan
     world.agent = Agent(
-        Plan(plan.source, plan.transforms, plan.tokens, destination, plan.interval),
+        Plan(plan.source, plan.transformer, plan.tokens, destination, plan.interval),
         clock,
         lambda low, high: (low + high) / 2,
     )
@@ -331,7 +337,7 @@ def test_an_error_of_ours_is_logged_and_tried_again(
 
     growth = Growth()
     with monkeypatch.context() as patched:
-        patched.setattr("telemeter.agent.cycle.encode_families", broken)
+        patched.setattr("telemeter.agent.cycle.compress_framed", broken)
         started(world)
     (event,) = log.of("cycle failed")
     assert event["stage"] == "internal"
@@ -494,10 +500,30 @@ def test_a_reload_during_a_cycle_that_is_stopped(world: World, clock: Clock) -> 
 def test_collect_alone(world: World) -> None:
     old = up(at=NOW_MS - 25 * 3600 * 1000)
     world.prometheus.reply = families_reply(up(), old)
-    families, received = run(collect(world.plan, world.clock.seconds))
-    assert (families, received) == ([up()], 2)
+    transformed = run(collect(world.plan, world.clock.seconds))
+    assert (transformed.decoded(), transformed.samples, transformed.received) == ([up()], 1, 2)
     assert world.authorize.received == []
     assert world.uploads == 0
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "reason"),
+    [
+        (PROTOBUF_CONTENT_TYPE, b"\x05abc", "a message says it is 5 bytes long, 3 bytes are left"),
+        (PROTOBUF_CONTENT_TYPE, b"\x02\x0a\x05", "metric family 1 is not a valid message"),
+        (TEXT_CONTENT_TYPE, b"<html>", "text format, line 1: expected a metric name, saw '<html>'"),
+        (TEXT_CONTENT_TYPE, b"\xff", "the text is not UTF-8"),
+    ],
+)
+def test_a_body_that_cannot_be_decoded(
+    world: World, content_type: str, body: bytes, reason: str, log: Log
+) -> None:
+    world.prometheus.reply = Reply(200, body, {"Content-Type": content_type})
+    started(world)
+    (event,) = log.of("cycle failed")
+    assert event["stage"] == "collect"
+    assert event["reason"].startswith(reason)
+    assert world.authorize.received == []
 
 
 def test_collect_alone_fails(world: World, clock: Clock) -> None:
@@ -505,7 +531,7 @@ def test_collect_alone_fails(world: World, clock: Clock) -> None:
         Broken(errors.ConnectionLost()), clock, FROM_URL, token="", limit=1000, timeout=1
     )
     plan = world.plan
-    broken = Plan(source, plan.transforms, plan.tokens, plan.destination, plan.interval)
+    broken = Plan(source, plan.transformer, plan.tokens, plan.destination, plan.interval)
     with pytest.raises(CycleError) as caught:
         run(collect(broken, clock.seconds))
     assert (caught.value.stage, str(caught.value)) == ("collect", "the connection was lost")

@@ -18,6 +18,7 @@ from telemeter.metrics.family import (
     decode_families,
     encode_families,
 )
+from telemeter.metrics.federation import Transformer
 from telemeter.metrics.transform import Transforms
 from tests.fakes import NOW_MS, Peer, Received, Reply, json_reply, untyped
 
@@ -90,7 +91,7 @@ class World:
                 limit=self._limit,
                 timeout=self._timeout,
             ),
-            transforms or Transforms(),
+            Transformer(transforms or Transforms()),
             tokens or TokenStore(self.authorize.agent, self.clock, AUTHORIZE_URL, TOKEN),
             Destination(self.server.agent, self.clock, upload_url, self._timeout),
             interval,
