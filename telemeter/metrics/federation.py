@@ -85,6 +85,9 @@ class Transformer:
         Raises:
             BadInputError: the body cannot be decoded.
         """
+        if self._plan is not None and decode is not decode_families:
+            # Even so the compiled code saves more than the encoding costs.
+            body, decode = encode_families(decode(body)), decode_families
         return self.quick(body, decode, now_ms) or self.slow(body, decode, now_ms)
 
     def quick(self, body: bytes, decode: Decoder, now_ms: int) -> Transformed | None:

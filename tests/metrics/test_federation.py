@@ -316,13 +316,13 @@ def test_transforms_that_are_left_to_the_reference(wanted: Transforms) -> None:
     assert gives_up(encode_families([family("up", sample())]), wanted)
 
 
-def test_text_is_left_to_the_reference() -> None:
-    made = [family("up", sample())]
-    transformer = Transformer(ANONYMIZING)
-    text = render_text(made).encode()
+@given(text_families(), transforms())
+def test_text_is_parsed_by_the_reference(families: list[Family], wanted: Transforms) -> None:
+    transformer = Transformer(wanted)
+    text = render_text(families).encode()
     assert transformer.quick(text, parse_text, NOW) is None
     found = outcome(transformer.apply(text, parse_text, NOW), {})
-    assert found == outcome(transformer.apply(encode_families(made), decode_families, NOW), {})
+    assert found == outcome(transformer.slow(text, parse_text, NOW), {})
 
 
 def test_what_cannot_be_decoded_is_refused() -> None:
