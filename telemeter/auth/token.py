@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, Final
 
 import jwt
@@ -14,6 +15,8 @@ from telemeter.auth.keys import PublicKey, SigningKey
 ISSUER: Final = "telemeter.selfsigned"
 AUDIENCE: Final = "telemeter-client"
 _PRIVATE_CLAIM = "telemeter.openshift.io"
+#: How many good tokens are remembered; each takes less than a kilobyte.
+_REMEMBERED = 50_000
 #: How far the clock of another replica may run ahead of ours, in seconds.
 _LEEWAY = 60
 
@@ -64,10 +67,27 @@ class TokenIssuer:
 
 
 class TokenVerifier:
-    """Checks tokens against one or more keys, each with its own algorithm and no other."""
+    """Checks tokens against one or more keys, each with its own algorithm and no other.
 
-    def __init__(self, keys: Sequence[SigningKey]) -> None:
+    An agent shows one token for a day, and to check a signature takes longer than all else that is
+    done with a small upload. So what was found to be good is remembered until it expires.
+    """
+
+    def __init__(self, keys: Sequence[SigningKey], remembered: int = _REMEMBERED) -> None:
+        """Make a verifier.
+
+        Args:
+            keys: any of them may have signed a token.
+            remembered: how many good tokens are remembered. When there are more, those known
+                longest stay: of a fleet that takes turns, each would push out the next otherwise.
+        """
         self._keys = {key.identifier: (key.public, key.algorithm) for key in keys}
+        self._remembered = remembered
+        self._known: dict[bytes, Client] = {}
+
+    def __len__(self) -> int:
+        """How many tokens are remembered."""
+        return len(self._known)
 
     def verify(self, token: str, now: float) -> Client:
         """Whom a token belongs to.
@@ -79,6 +99,26 @@ class TokenVerifier:
         Raises:
             NotAuthorizedError: signature, issuer, audience or times are not right.
         """
+        # Not the token itself: it is a secret, and may be long.
+        key = sha256(token.encode("utf-8", "surrogatepass")).digest()
+        known = self._known.get(key)
+        if known is not None and now < known.expires:
+            return known
+        client = self._check(token, now)
+        self._remember(key, client, now)
+        return client
+
+    def _remember(self, key: bytes, client: Client, now: float) -> None:
+        self._known.pop(key, None)
+        if self._known and len(self._known) >= self._remembered:
+            oldest = next(iter(self._known))
+            if now < self._known[oldest].expires:
+                return
+            del self._known[oldest]
+        if self._remembered:
+            self._known[key] = client
+
+    def _check(self, token: str, now: float) -> Client:
         claims = self._decode(token)
         try:
             expires = float(claims["exp"])

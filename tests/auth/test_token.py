@@ -392,3 +392,81 @@ def test_a_key_that_was_removed_is_worth_nothing() -> None:
 def test_without_keys_nothing_is_believed() -> None:
     with pytest.raises(NotAuthorizedError):
         TokenVerifier([]).verify(signed(good_claims()), NOW)
+
+
+# --- What is remembered ---------------------------------------------------------------------------
+
+
+def verified(verifier: TokenVerifier, token: str, now: float = NOW) -> str:
+    """The subject of a token, or why it is refused."""
+    try:
+        return verifier.verify(token, now).subject
+    except NotAuthorizedError as error:
+        return str(error)
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The tokens of which the signature was checked."""
+    tokens: list[str] = []
+    decode = jwt.decode
+
+    def spy(token: str, *arguments: Any, **keywords: Any) -> Any:
+        tokens.append(token)
+        return decode(token, *arguments, **keywords)
+
+    monkeypatch.setattr(jwt, "decode", spy)
+    return tokens
+
+
+def test_a_signature_is_checked_once(decoded: list[str]) -> None:
+    verifier, issuer = TokenVerifier([KEY]), TokenIssuer(KEY, 600)
+    tokens = [issuer.issue(name, {}, NOW) for name in ("a", "b")]
+    for _ in range(3):
+        assert [verified(verifier, token) for token in tokens] == ["a", "b"]
+    assert decoded == tokens
+    assert verifier.verify(tokens[0], NOW) is verifier.verify(tokens[0], NOW + 1)
+
+
+def test_what_is_remembered_expires(decoded: list[str]) -> None:
+    verifier = TokenVerifier([KEY])
+    token = TokenIssuer(KEY, 600).issue("a", {}, NOW)
+    assert verified(verifier, token, NOW + 599.9) == "a"
+    assert verified(verifier, token, NOW + 600) == "the token has expired"
+    assert verified(verifier, token, NOW + 599.9) == "a"
+    assert len(decoded) == 2
+
+
+def test_what_was_refused_is_not_remembered() -> None:
+    verifier = TokenVerifier([KEY])
+    token = TokenIssuer(KEY, 600).issue("a", {}, NOW + 600)
+    assert verified(verifier, token) == "the token is not valid yet: check the clocks"
+    assert verified(verifier, token, NOW + 600) == "a"
+    assert len(verifier) == 1
+
+
+def test_a_token_that_differs_a_little_is_not_a_known_one() -> None:
+    verifier = TokenVerifier([KEY])
+    token = TokenIssuer(KEY, 600).issue("a", {}, NOW)
+    assert verified(verifier, token) == "a"
+    for other in (token[:-4], token + "A", token.swapcase(), token + "\udc80", "é" + token):
+        assert verified(verifier, other) == "the token could not be verified"
+
+
+def test_no_more_than_so_many_are_remembered(decoded: list[str]) -> None:
+    verifier, issuer = TokenVerifier([KEY], remembered=2), TokenIssuer(KEY, 600)
+    tokens = [issuer.issue(name, {}, NOW + number) for number, name in enumerate("abcd")]
+    for _ in range(2):
+        assert [verified(verifier, token) for token in tokens] == list("abcd")
+        assert len(verifier) == 2
+    assert decoded == [*tokens, *tokens[2:]]
+    assert verified(verifier, tokens[3], NOW + 600) == "d"  # the place of one that has expired
+    assert verified(verifier, tokens[3], NOW + 600) == "d"
+    assert len(decoded) == 7
+
+
+def test_nothing_may_be_remembered(decoded: list[str]) -> None:
+    verifier = TokenVerifier([KEY], remembered=0)
+    token = TokenIssuer(KEY, 600).issue("a", {}, NOW)
+    assert [verified(verifier, token), verified(verifier, token)] == ["a", "a"]
+    assert len(decoded) == 2
