@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 
-from telemeter.web.ratelimit import RateLimitedError, RateLimiter
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+
+from telemeter.web.ratelimit import RateLimitedError, RateLimiter, Slot, Table, shared_memory
 
 
 def wait_of(limiter: RateLimiter, cluster: str, now: float) -> int:
@@ -15,6 +22,14 @@ def wait_of(limiter: RateLimiter, cluster: str, now: float) -> int:
         assert str(error.retry_after) in str(error)
         return error.retry_after
     return 0
+
+
+@pytest.fixture
+def descriptor() -> Iterator[int]:
+    """Memory that processes share."""
+    descriptor = shared_memory("test")
+    yield descriptor
+    os.close(descriptor)
 
 
 @pytest.mark.parametrize(
@@ -36,23 +51,20 @@ def test_a_refusal_does_not_prolong_the_wait() -> None:
 def test_clusters_are_independent() -> None:
     limiter = RateLimiter(10)
     assert [wait_of(limiter, cluster, 0) for cluster in ("a", "b", "", "A")] == [0, 0, 0, 0]
-    assert len(limiter) == 4
 
 
 @pytest.mark.parametrize("interval", [0, -1])
-def test_no_interval_is_no_limit_and_no_memory(interval: float) -> None:
+def test_no_interval_is_no_limit(interval: float) -> None:
     limiter = RateLimiter(interval)
     slots = [limiter.take("a", 0) for _ in range(10)]
-    assert len(limiter) == 0
     slots[0].give_back()
-    assert len(limiter) == 0
+    assert wait_of(limiter, "a", 0) == 0
 
 
 def test_a_slot_that_was_given_back_is_free() -> None:
     limiter = RateLimiter(10)
     slot = limiter.take("a", 0)
     slot.give_back()
-    assert len(limiter) == 0
     assert wait_of(limiter, "a", 0) == 0
     assert wait_of(limiter, "a", 1) == 9
 
@@ -69,34 +81,154 @@ def test_giving_back_twice_does_no_harm() -> None:
     limiter = RateLimiter(10)
     slot = limiter.take("a", 0)
     slot.give_back()
-    limiter.take("a", 1)
+    limiter.take("a", 0)
     slot.give_back()
-    assert wait_of(limiter, "a", 2) == 9
+    assert wait_of(limiter, "a", 2) == 8
 
 
-def test_what_is_past_is_forgotten() -> None:
+def test_a_clock_that_was_ahead_locks_nobody_out() -> None:
     limiter = RateLimiter(10)
-    for second in range(100):
-        limiter.take(f"cluster-{second}", second)
-        assert len(limiter) <= 10
-    limiter.take("last", 1000)
-    assert len(limiter) == 1
+    limiter.take("a", 100_000)
+    # A little ahead is another process whose look at the clock was later than ours.
+    assert wait_of(limiter, "a", 99_999.9) == 10
+    assert wait_of(limiter, "a", 1000) == 0
+    assert wait_of(limiter, "a", 1001) == 9
 
 
-def test_it_remembers_so_many_clusters_and_no_more() -> None:
-    limiter = RateLimiter(10, max_clusters=3)
-    for number in range(5):
+# --- A full bucket --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full() -> RateLimiter:
+    """A limiter of one bucket, which is full: 0 has taken its slot at 0.0, 1 at 0.1 and so on."""
+    limiter = RateLimiter(10, Table(16))
+    for number in range(16):
         limiter.take(str(number), number / 10)
-        assert len(limiter) <= 3
-    assert wait_of(limiter, "4", 1) > 0
-    assert wait_of(limiter, "3", 1) > 0
-    assert wait_of(limiter, "0", 1) == 0
+    return limiter
 
 
-def test_a_slot_that_was_given_back_and_taken_again_expires_last() -> None:
-    limiter = RateLimiter(10)
-    limiter.take("a", 0).give_back()
-    limiter.take("b", 1)
-    limiter.take("a", 2)
-    assert wait_of(limiter, "b", 11) == 0
-    assert wait_of(limiter, "a", 11) == 1
+def test_the_oldest_makes_room(full: RateLimiter) -> None:
+    full.take("16", 2)
+    full.take("17", 2)
+    assert wait_of(full, "16", 3) == 9
+    assert wait_of(full, "2", 3) == 8  # 1 and 0 have gone
+    assert wait_of(full, "0", 3) == 0  # and takes the place of 2
+    assert wait_of(full, "2", 3) == 0
+
+
+def test_what_made_room_comes_back_with_the_slot(full: RateLimiter) -> None:
+    full.take("16", 2).give_back()
+    assert [wait_of(full, str(number), 3) > 0 for number in range(16)] == [True] * 16
+
+
+def test_what_made_room_and_came_again_is_there_once(full: RateLimiter) -> None:
+    slot = full.take("16", 2)  # instead of 0
+    full.take("0", 2)  # instead of 1
+    slot.give_back()
+    assert wait_of(full, "0", 11) == 1
+    assert wait_of(full, "0", 12) == 0
+
+
+def test_tables_have_keys_of_their_own() -> None:
+    assert Table(16).key != Table(16).key
+
+
+# --- Against a model ------------------------------------------------------------------------------
+
+INTERVAL = 10.0
+CLUSTERS = st.sampled_from([f"cluster-{number}" for number in range(12)])
+
+
+class Limited(RuleBasedStateMachine):
+    """A limiter, small but with room for all, and what a dictionary would say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.limiter = RateLimiter(INTERVAL, Table(64))
+        self.now = 1000.0
+        self.taken: dict[str, tuple[float, int]] = {}
+        self.slots: list[tuple[str, Slot]] = []
+
+    @rule(seconds=st.sampled_from([0.0, 0.5, 3.0, 9.5, 10.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(cluster=CLUSTERS)
+    def take(self, cluster: str) -> None:
+        taken, _ = self.taken.get(cluster, (0.0, 0))
+        if self.now - taken < INTERVAL:
+            assert wait_of(self.limiter, cluster, self.now) > 0
+        else:
+            self.taken[cluster] = (self.now, len(self.slots))
+            self.slots.append((cluster, self.limiter.take(cluster, self.now)))
+
+    @rule(data=st.data())
+    def give_back(self, data: st.DataObject) -> None:
+        if not self.slots:
+            return
+        number = data.draw(st.integers(0, len(self.slots) - 1))
+        cluster, slot = self.slots[number]
+        slot.give_back()
+        if self.taken.get(cluster, (0.0, -1))[1] == number:
+            del self.taken[cluster]
+
+
+TestLimited = Limited.TestCase
+
+
+# --- Several processes ----------------------------------------------------------------------------
+
+
+def test_a_table_is_shared(descriptor: int) -> None:
+    first = Table(1000, descriptor=descriptor)
+    one = RateLimiter(10, first)
+    other = RateLimiter(10, Table(1000, descriptor=descriptor, key=first.key))
+    slot = one.take("a", 0)
+    assert wait_of(other, "a", 1) == 9
+    slot.give_back()
+    assert wait_of(other, "a", 1) == 0
+    assert wait_of(one, "a", 2) == 9
+
+
+RIVALS = 5000
+ROOM = RIVALS * 4  # so that no bucket overflows
+
+#: Takes the slots of all clusters as soon as it is told to, and prints which it got.
+RIVAL = f"""
+import sys
+from telemeter.web.ratelimit import RateLimitedError, RateLimiter, Table
+
+table = Table({ROOM}, descriptor=int(sys.argv[1]), key=bytes.fromhex(sys.argv[2]))
+limiter = RateLimiter(1e6, table)
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range({RIVALS}):
+    try:
+        limiter.take(str(number), 1000.0)
+    except RateLimitedError:
+        continue
+    print(number)
+"""
+
+
+def test_of_two_processes_one_gets_the_slot(descriptor: int) -> None:
+    key = Table(ROOM, descriptor=descriptor).key
+    rivals = [
+        subprocess.Popen(
+            [sys.executable, "-c", RIVAL, str(descriptor), key.hex()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            pass_fds=[descriptor],
+        )
+        for _ in range(2)
+    ]
+    for rival in rivals:
+        assert rival.stdout
+        assert rival.stdout.readline() == "ready\n"
+    for rival in rivals:
+        assert rival.stdin
+        rival.stdin.write("go\n")
+        rival.stdin.flush()
+    won = [int(number) for rival in rivals for number in rival.communicate()[0].split()]
+    assert sorted(won) == list(range(RIVALS))
