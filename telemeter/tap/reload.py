@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from inspect import isawaitable
 from typing import Any, Final, TypeAlias
 
 from prometheus_client import Gauge
 from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.usage import UsageError
@@ -17,14 +19,18 @@ from twisted.python.usage import UsageError
 SUCCESSFUL: Final = Gauge(
     "telemeter_config_last_reload_successful",
     "Whether the files could be used when they were last read: 1 or 0.",
+    multiprocess_mode="mostrecent",
 )
 SUCCESS_TIME: Final = Gauge(
     "telemeter_config_last_reload_success_timestamp_seconds",
     "When the files were last read and could be used.",
+    multiprocess_mode="mostrecent",
 )
 #: How often files are looked at for changes, in seconds.
 WATCH_SECONDS: Final = 5.0
 
+#: Reads files again and uses them; raises `UsageError`, and then has changed nothing.
+Reload: TypeAlias = Callable[[], Awaitable[None] | None]
 #: What tells one state of some files from another.
 Signature: TypeAlias = tuple[tuple[str, int, int, int], ...]
 
@@ -47,16 +53,15 @@ class Reloader(Service):
     def __init__(
         self,
         reactor: Any,
-        reload: Callable[[], None],
+        reload: Reload,
         watched: Sequence[str] = (),
-        reload_watched: Callable[[], None] | None = None,
+        reload_watched: Reload | None = None,
     ) -> None:
         """Make a reloader.
 
         Args:
             reactor: tells the time, and takes the signal into its thread.
-            reload: reads all files again and uses them; raises `UsageError`, and then has changed
-                nothing.
+            reload: reads all files again.
             watched: paths to look at for changes.
             reload_watched: the same as `reload`, for the watched files only.
         """
@@ -67,7 +72,8 @@ class Reloader(Service):
         self._signature = signature(self._watched)
         self._watch = LoopingCall(self._look)
         self._watch.clock = reactor
-        self._failing: set[Callable[[], None]] = set()
+        self._failing: set[Reload] = set()
+        self._one_at_a_time = DeferredLock()
         self._old_handler: Any = None
 
     def startService(self) -> None:
@@ -85,22 +91,27 @@ class Reloader(Service):
         if self._watch.running:
             self._watch.stop()
 
-    def reload(self) -> None:
+    async def reload(self) -> None:
         """Reload now; raises ValueError with the reason if the old configuration stays."""
-        self._attempt(self._reload)
+        await self._attempt(self._reload)
 
-    def _attempt(self, reload: Callable[[], None]) -> None:
+    async def _attempt(self, reload: Reload) -> None:
+        await self._one_at_a_time.acquire()
         try:
-            reload()
+            reloading = reload()
+            if isawaitable(reloading):
+                await reloading
         except UsageError as error:
             self._failing.add(reload)
             SUCCESSFUL.set(0)
             log.error("not reloaded, the old configuration stays", reason=str(error))
             raise ValueError(str(error)) from None
+        finally:
+            self._one_at_a_time.release()
         self._succeeded(reload)
         log.info("reloaded")
 
-    def _succeeded(self, reload: Callable[[], None]) -> None:
+    def _succeeded(self, reload: Reload) -> None:
         """Reading all files makes up for anything before; the watched ones only for themselves."""
         if reload is self._reload:
             self._failing.clear()
@@ -112,9 +123,11 @@ class Reloader(Service):
     def _signalled(self, number: int, frame: Any) -> None:
         self._reactor.callFromThread(self._attempt_quietly, self._reload)
 
-    def _attempt_quietly(self, reload: Callable[[], None]) -> None:
-        with contextlib.suppress(ValueError):  # logged; nobody is waiting for an answer
-            self._attempt(reload)
+    def _attempt_quietly(self, reload: Reload) -> None:
+        attempt = Deferred.fromCoroutine(self._attempt(reload))
+        # A refusal has been logged, and nobody is waiting for an answer.
+        attempt.addErrback(lambda failure: failure.trap(ValueError) and None)
+        attempt.addErrback(lambda failure: log.failure("the reload broke off", failure))
 
     def _look(self) -> None:
         state = signature(self._watched)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from twisted.web.iweb import IRequest
 
@@ -10,16 +10,16 @@ from telemeter.web.refused import Refused
 from telemeter.web.routing import Route
 
 
-def reload_route(reload: Callable[[], None]) -> Route:
+def reload_route(reload: Callable[[], Awaitable[None]]) -> Route:
     """The route.
 
     Args:
         reload: does it; raises ValueError with the reason why the old configuration stays.
     """
 
-    def post(request: IRequest) -> bytes:
+    async def post(request: IRequest) -> bytes:
         try:
-            reload()
+            await reload()
         except ValueError as error:
             raise Refused(500, f"not reloaded, the old configuration stays: {error}") from None
         return b"reloaded\n"

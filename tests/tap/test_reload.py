@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.python.usage import UsageError
 
 from telemeter.tap.reload import WATCH_SECONDS, Reloader, signature
-from tests.fakes import NOW, Log, value_of
+from tests.fakes import NOW, Log, has_fired, result_of, run, start, value_of
 from tests.tap.world import FakeReactor
 
 
@@ -25,9 +26,12 @@ class World:
         self.all = 0
         self.watched = 0
         self.problem = ""
+        self.reload_error: Exception | None = None
         self.reloader = Reloader(self.reactor, self.reload, [str(path), ""], self.reload_watched)
 
     def reload(self) -> None:
+        if self.reload_error is not None:
+            raise self.reload_error
         if self.problem:
             raise UsageError(self.problem)
         self.all += 1
@@ -62,7 +66,7 @@ def test_a_start_counts_as_a_success(world: World) -> None:
 
 def test_on_request(world: World, log: Log) -> None:
     world.reactor.advance(7)
-    world.reloader.reload()
+    run(world.reloader.reload())
     assert world.all == 1
     assert len(log.of("reloaded")) == 1
     assert value_of("telemeter_config_last_reload_success_timestamp_seconds") == NOW + 7
@@ -77,12 +81,12 @@ def test_on_a_signal(world: World, log: Log) -> None:
 def test_a_refused_request_says_why(world: World, log: Log) -> None:
     world.problem = "--flag 'x': expected something else"
     with pytest.raises(ValueError, match="--flag 'x'"):
-        world.reloader.reload()
+        run(world.reloader.reload())
     (event,) = log.of("not reloaded, the old configuration stays")
     assert (event["log_level"].name, event["reason"]) == ("error", world.problem)
     assert not world.successful()
     world.problem = ""
-    world.reloader.reload()
+    run(world.reloader.reload())
     assert world.successful()
 
 
@@ -91,6 +95,43 @@ def test_a_refused_signal_is_only_logged(world: World, log: Log) -> None:
     signal.raise_signal(signal.SIGHUP)
     assert len(log.of("not reloaded, the old configuration stays")) == 1
     assert not world.successful()
+
+
+class Slow:
+    """Reloads that take a while."""
+
+    def __init__(self) -> None:
+        self.reactor = FakeReactor()
+        self.under_way: list[Deferred[None]] = []
+        self.reloader = Reloader(self.reactor, self.reload)
+
+    def reload(self) -> Deferred[None]:
+        self.under_way.append(Deferred())
+        return self.under_way[-1]
+
+
+def test_a_reload_waits_for_the_one_before(log: Log) -> None:
+    slow = Slow()
+    first, second = start(slow.reloader.reload()), start(slow.reloader.reload())
+    assert len(slow.under_way) == 1
+    slow.under_way[0].errback(UsageError("no"))
+    with pytest.raises(ValueError, match="no"):
+        result_of(first)
+    assert len(slow.under_way) == 2
+    assert not has_fired(second)
+    slow.under_way[1].callback(None)
+    assert result_of(second) is None
+    assert len(log.of("reloaded")) == 1
+
+
+def test_a_reload_that_breaks_off_is_logged_and_the_next_one_works(world: World, log: Log) -> None:
+    good, world.reload_error = world.reload_error, KeyError("broken")
+    signal.raise_signal(signal.SIGHUP)
+    assert len(log.errors) == 1
+    world.reload_error = good
+    run(world.reloader.reload())
+    assert world.all == 1
+    log.errors_are_fine = True
 
 
 def test_watched_files_are_read_when_they_change(world: World) -> None:
@@ -121,7 +162,7 @@ def test_a_change_that_is_no_good_is_not_tried_again(world: World, log: Log) -> 
 def test_a_good_change_does_not_hide_a_bad_reload(world: World) -> None:
     world.problem = "no"
     with pytest.raises(ValueError, match="no"):
-        world.reloader.reload()
+        run(world.reloader.reload())
     world.problem = ""
     world.path.write_text("second, and longer")
     world.reactor.advance(WATCH_SECONDS)

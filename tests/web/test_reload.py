@@ -18,7 +18,7 @@ class Reloading:
         self.problem = ""
         self.site = make_site([reload_route(self.reload)], clock)
 
-    def reload(self) -> None:
+    async def reload(self) -> None:
         if self.problem:
             raise ValueError(self.problem)
         self.reloads += 1
