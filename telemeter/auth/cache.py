@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from typing import Final, Generic, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from prometheus_client import Counter
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -27,6 +28,9 @@ for _result in ("success", "error"):
     WRITES.labels(_result)
 
 _TOO_MANY_REQUESTS = 429
+
+#: Asks for a yes; returns for how many seconds it holds, or raises as `Asker.ask`.
+Ask: TypeAlias = Callable[[bytes], Awaitable[float]]
 
 log = Logger()
 
@@ -88,14 +92,21 @@ class Expiring(Generic[_Value]):
             return None
         return value
 
-    def put(self, key: str, value: _Value) -> None:
-        """Add an entry, or renew it."""
-        if self._lifetime <= 0 or self._size <= 0:
+    def remaining(self, key: str) -> float:
+        """For how many more seconds an entry is kept; 0 if there is none."""
+        expires, _ = self._entries.get(key, (0.0, None))
+        return max(0.0, expires - self._clock.seconds())
+
+    def put(self, key: str, value: _Value, lifetime: float | None = None) -> None:
+        """Add an entry, or renew it; it may have a lifetime of its own."""
+        if lifetime is None:
+            lifetime = self._lifetime
+        if lifetime <= 0 or self._size <= 0:
             return
         self._entries.pop(key, None)
         while len(self._entries) >= self._size:
             self._entries.popitem(last=False)
-        self._entries[key] = (self._clock.seconds() + self._lifetime, value)
+        self._entries[key] = (self._clock.seconds() + lifetime, value)
 
 
 class MemoryStore:
@@ -109,6 +120,44 @@ class MemoryStore:
 
     async def put(self, key: str, answer: Answer) -> None:
         self._entries.put(key, True)
+
+    def remaining(self, question: bytes) -> float:
+        """For how many more seconds the yes to a question is kept; 0 if it is not."""
+        return self._entries.remaining(_key_of(question))
+
+
+class _Once:
+    """Finds an answer once, however many wait for it."""
+
+    def __init__(self) -> None:
+        self._under_way: dict[str, list[Deferred[None]]] = {}
+
+    def find_out(self, key: str, find: Callable[[], Coroutine[Any, Any, None]]) -> Deferred[None]:
+        """Wait for the answer to `key`, and begin to find it unless that is under way.
+
+        Returns:
+            What `find` does. Cancelling it leaves the answer to the others who wait for it.
+        """
+        waiting: Deferred[None] = Deferred(lambda mine: self._forget(key, mine))
+        if key in self._under_way:
+            self._under_way[key].append(waiting)
+            return waiting
+        self._under_way[key] = [waiting]
+        Deferred.fromCoroutine(find()).addBoth(self._tell, key)
+        return waiting
+
+    def _forget(self, key: str, waiting: Deferred[None]) -> None:
+        if waiting in self._under_way.get(key, ()):
+            self._under_way[key].remove(waiting)
+
+    def _tell(self, result: Failure | None, key: str) -> None:
+        for waiting in self._under_way.pop(key):
+            if waiting.called:
+                continue  # cancelled by what another of them did with the answer
+            if isinstance(result, Failure):
+                waiting.errback(result)
+            else:
+                waiting.callback(None)
 
 
 class CachingAsker:
@@ -126,7 +175,7 @@ class CachingAsker:
         self._asker = asker
         self._store = store
         self._refused = refused
-        self._under_way: dict[str, list[Deferred[None]]] = {}
+        self._once = _Once()
 
     def check(self, question: bytes) -> Deferred[None]:
         """Whether a question gets a yes.
@@ -135,27 +184,8 @@ class CachingAsker:
             None, or a failure: `RefusedError` or `UnavailableError`. Cancelling it leaves the
             question to the others who wait for its answer.
         """
-        key = hashlib.sha256(question).hexdigest()
-        waiting: Deferred[None] = Deferred(lambda mine: self._forget(key, mine))
-        if key in self._under_way:
-            self._under_way[key].append(waiting)
-            return waiting
-        self._under_way[key] = [waiting]
-        Deferred.fromCoroutine(self._find_out(key, question)).addBoth(self._tell, key)
-        return waiting
-
-    def _forget(self, key: str, waiting: Deferred[None]) -> None:
-        if waiting in self._under_way.get(key, ()):
-            self._under_way[key].remove(waiting)
-
-    def _tell(self, result: Failure | None, key: str) -> None:
-        for waiting in self._under_way.pop(key):
-            if waiting.called:
-                continue  # cancelled by what another of them did with the answer
-            if isinstance(result, Failure):
-                waiting.errback(result)
-            else:
-                waiting.callback(None)
+        key = _key_of(question)
+        return self._once.find_out(key, lambda: self._find_out(key, question))
 
     async def _find_out(self, key: str, question: bytes) -> None:
         refused = self._refused.get(key)
@@ -189,6 +219,37 @@ class CachingAsker:
             log.warn("cannot write to the cache of authorizations", reason=_reason(error))
         else:
             WRITES.labels("success").inc()
+
+
+class RemoteAsker:
+    """Asks another process, and remembers a yes for as long as that one will."""
+
+    def __init__(self, ask: Ask, clock: IReactorTime, size: int) -> None:
+        """Make one.
+
+        Args:
+            ask: asks the other process.
+            clock: tells the time.
+            size: how many yeses are remembered.
+        """
+        self._ask = ask
+        self._yeses: Expiring[bool] = Expiring(clock, 0, size)
+        self._once = _Once()
+
+    def check(self, question: bytes) -> Deferred[None]:
+        """As `CachingAsker.check`."""
+        key = _key_of(question)
+        if self._yeses.get(key):
+            READS.labels("hit").inc()
+            return succeed(None)
+        return self._once.find_out(key, lambda: self._find_out(key, question))
+
+    async def _find_out(self, key: str, question: bytes) -> None:
+        self._yeses.put(key, True, await self._ask(question))
+
+
+def _key_of(question: bytes) -> str:
+    return hashlib.sha256(question).hexdigest()
 
 
 def _reason(error: Exception) -> str:

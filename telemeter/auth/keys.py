@@ -12,6 +12,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
+    NoEncryption,
+    PrivateFormat,
     PublicFormat,
     load_der_private_key,
     load_pem_private_key,
@@ -36,6 +38,10 @@ class SigningKey:
         """What tells the key from others in a token's header `kid`; the same on every server."""
         public = self.public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         return hashlib.sha256(public).hexdigest()[:16]
+
+    def encode(self) -> bytes:
+        """The private key as `load_key` takes it (PKCS#8, DER): a secret."""
+        return self.private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
     @property
     def public(self) -> PublicKey:

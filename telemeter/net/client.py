@@ -23,7 +23,10 @@ from telemeter.net.tls import ClientPolicy
 USER_AGENT: Final = f"telemeter/{__version__}"
 
 IN_FLIGHT = Gauge(
-    "client_in_flight_requests", "Outgoing requests that wait for their answer.", ["client"]
+    "client_in_flight_requests",
+    "Outgoing requests that wait for their answer.",
+    ["client"],
+    multiprocess_mode="livesum",
 )
 REQUESTS = Counter(
     "client_api_requests_total",

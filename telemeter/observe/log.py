@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 from twisted.logger import (
     FileLogObserver,
@@ -29,6 +29,7 @@ LEVELS: Final = {
     "warn": LogLevel.warn,
     "error": LogLevel.error,
 }
+_LEVEL = re.compile(r"ts=\S+ level=(debug|info|warn|error|critical) ")
 _PLAIN = re.compile(r"[^\s\"=\\]+")
 _NOT_FIELDS = frozenset(("time", "message", "isError", "system", "format", "failure", "why"))
 _MAX_VALUE = 8192
@@ -59,8 +60,14 @@ def _quoted(value: str) -> str:
     return value if _PLAIN.fullmatch(value) and value.isprintable() else json.dumps(value)
 
 
-def make_observer(stream: TextIO, level: str) -> ILogObserver:
-    """An observer that writes the events of a level and above.
+def level_of(line: str) -> Any:
+    """The level of a line that `logfmt` has written; info if it is none."""
+    found = _LEVEL.match(line)
+    return LogLevel.lookupByName(found[1]) if found else LogLevel.info
+
+
+def make_observer(stream: TextIO, level: str, **fields: object) -> ILogObserver:
+    """An observer that writes the events of a level and above, all with the same further fields.
 
     What Twisted itself has to say (a port opened, a connection's factory started) is for whoever
     asks for `debug`; its warnings and errors are for everybody.
@@ -69,5 +76,9 @@ def make_observer(stream: TextIO, level: str) -> ILogObserver:
     if level != "debug":
         for namespace in ("twisted", "log_legacy"):
             predicate.setLogLevelForNamespace(namespace, max(LEVELS[level], LogLevel.warn))
-    observer: ILogObserver = FilteringLogObserver(FileLogObserver(stream, logfmt), [predicate])
+
+    def write(event: LogEvent) -> str | None:
+        return logfmt({**event, **fields})
+
+    observer: ILogObserver = FilteringLogObserver(FileLogObserver(stream, write), [predicate])
     return observer

@@ -1,26 +1,99 @@
 """The `/metrics` page.
 
 Metrics are declared at the top of the module that counts them and live in prometheus-client's
-global registry, as its users expect.
+global registry, as its users expect. Worker processes keep theirs in files, by prometheus-client's
+multiprocess mode, and the page of their parent adds everything up.
 """
 
 from __future__ import annotations
 
-from prometheus_client import REGISTRY, CollectorRegistry, disable_created_metrics
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+from prometheus_client import REGISTRY, Metric, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 disable_created_metrics()
 
 
-def metrics_page(accept: str, registry: CollectorRegistry = REGISTRY) -> tuple[str, bytes]:
+class WithWorkers(Collector):
+    """The metrics of this process and of worker processes, as one."""
+
+    def __init__(
+        self,
+        folder: Callable[[], Path | None],
+        pids: Callable[[], Mapping[int, int]],
+        own: Collector = REGISTRY,
+    ) -> None:
+        """Make one.
+
+        Args:
+            folder: where the workers keep their metrics; None: there are none yet.
+            pids: the processes that run now, by the numbers of the workers.
+            own: the metrics of this process.
+        """
+        self._folder = folder
+        self._pids = pids
+        self._own = own
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics, each name once."""
+        folder = self._folder()
+        kept: Iterable[Metric] = ()
+        if folder is not None:
+            kept = MultiProcessCollector.merge(map(str, folder.glob("*.db")), accumulate=True)
+        yield from merged(self._own.collect(), kept)
+        yield from of_processes(self._pids())
+
+
+def merged(own: Iterable[Metric], others: Iterable[Metric]) -> list[Metric]:
+    """Add up metrics with the same names; samples with the same labels become one."""
+    result = {metric.name: metric for metric in own}
+    for metric in others:
+        first = result.get(metric.name)
+        result[metric.name] = metric if first is None else _sum(first, metric)
+    return list(result.values())
+
+
+def _sum(one: Metric, other: Metric) -> Metric:
+    values: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[Sample, float]] = {}
+    for sample in (*one.samples, *other.samples):
+        key = (sample.name, tuple(sorted(sample.labels.items())))
+        _, before = values.get(key, (sample, 0.0))
+        values[key] = (sample, before + sample.value)
+    total = Metric(one.name, one.documentation, one.type, one.unit)
+    for sample, value in values.values():
+        total.add_sample(sample.name, sample.labels, value)
+    return total
+
+
+def of_processes(pids: Mapping[int, int]) -> list[Metric]:
+    """What `process_*` says, of each worker, where the system tells it."""
+    found: dict[str, Metric] = {}
+    for worker, pid in sorted(pids.items()):
+        collector = ProcessCollector("telemeter_worker", partial(int, pid), registry=None)
+        for metric in collector.collect():
+            family = found.setdefault(
+                metric.name, Metric(metric.name, metric.documentation, metric.type)
+            )
+            for sample in metric.samples:
+                family.add_sample(sample.name, {"worker": str(worker)}, sample.value)
+    return list(found.values())
+
+
+def metrics_page(accept: str, source: Collector = REGISTRY) -> tuple[str, bytes]:
     """Render all metrics.
 
     Args:
         accept: the request's `Accept` header; it chooses between text and OpenMetrics.
-        registry: whose metrics.
+        source: whose metrics.
 
     Returns:
         The content type and the body.
     """
     encoder, content_type = choose_encoder(accept)
-    return content_type, encoder(registry)
+    return content_type, encoder(source)

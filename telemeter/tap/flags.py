@@ -12,7 +12,6 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
 
@@ -24,6 +23,7 @@ from telemeter.metrics.errors import BadInputError
 from telemeter.metrics.selector import NAME, Selector, parse_rules, parse_selector
 from telemeter.net.proxy import Proxies
 from telemeter.net.tls import ClientPolicy
+from telemeter.tap import files
 from telemeter.tap.listen import endpoint_maker
 
 log = Logger()
@@ -289,7 +289,7 @@ def selector(value: str) -> Selector:
 def read_file(name: str, path: str) -> bytes:
     """The content of the file that the flag `name` names; raises `UsageError`."""
     try:
-        return Path(path).read_bytes()
+        return files.read(path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"--{name} {path!r}: expected a readable file: {reason}") from None

@@ -24,6 +24,11 @@ def listen_address(value: str) -> str:
     return value
 
 
+def is_tcp(value: str) -> bool:
+    """Whether an address is one of plain TCP."""
+    return not _ENDPOINT.match(value) or value.startswith(("tcp:", "tcp6:"))
+
+
 def endpoint_maker(value: str) -> EndpointMaker:
     """What makes the endpoint of an address.
 

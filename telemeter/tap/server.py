@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from prometheus_client import REGISTRY
+from prometheus_client.registry import Collector
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred, gatherResults, succeed
-from twisted.internet.ssl import CertificateOptions
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.web.client import HTTPConnectionPool
@@ -15,7 +19,15 @@ from twisted.web.iweb import IAgent
 
 from telemeter import __version__
 from telemeter.auth.authorizer import AcceptEveryone, AuthorizationServer, RefusedError
-from telemeter.auth.cache import CachingAsker, Expiring, MemoryStore, Store
+from telemeter.auth.cache import (
+    Ask,
+    Asker,
+    CachingAsker,
+    Expiring,
+    MemoryStore,
+    RemoteAsker,
+    Store,
+)
 from telemeter.auth.keys import SigningKey, generate_key
 from telemeter.auth.memcached import Memcached
 from telemeter.auth.oidc import OIDCAgent, TokenSource
@@ -26,22 +38,27 @@ from telemeter.metrics.write import WriteRules
 from telemeter.net.client import make_agent, make_pool
 from telemeter.net.reloadable import ReloadablePolicy, ReloadableServerContext
 from telemeter.net.url import shown
+from telemeter.observe.registry import WithWorkers
 from telemeter.runner import thread_runner
+from telemeter.tap.files import recording
 from telemeter.tap.flags import warn_of_tracing
 from telemeter.tap.listen import endpoint_maker
 from telemeter.tap.oidc import Discovery
 from telemeter.tap.reload import Reloader
 from telemeter.tap.server_options import Files, Options
-from telemeter.tap.service import Daemon, Listener, OnStop
+from telemeter.tap.service import Daemon, Listener, Listening, OnStop
+from telemeter.tap.workers.control import Setup
+from telemeter.tap.workers.supervisor import Workers
 from telemeter.upstream.batch import BatchLimits
 from telemeter.upstream.forwarder import Forwarder
 from telemeter.web.authorize import Authorize
 from telemeter.web.debug import debug_routes
 from telemeter.web.health import Health, index_route, metrics_route
-from telemeter.web.ratelimit import RateLimiter
+from telemeter.web.ratelimit import RateLimiter, Table, shared_memory
 from telemeter.web.receive import Check, ReceiveEndpoint, ReceiveSettings
 from telemeter.web.reload import reload_route
 from telemeter.web.routing import make_site
+from telemeter.web.site import Site
 from telemeter.web.upload import UploadEndpoint
 
 log = Logger()
@@ -54,68 +71,98 @@ EXTERNAL_PATHS = (
     "/healthz/ready",
     "/metrics/v1/receive",
 )
+#: The most yeses that a worker remembers besides its parent.
+_REMOTE_YESES = 10_000
 INTERNAL_PATHS = ("/", "/metrics", "/debug/", "/healthz", "/healthz/ready", "/-/reload")
 
 
-class Server:
-    """The parts of a server, and how they take up what was read from files again."""
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What processes that answer clients for the same server have in common.
 
-    def __init__(self, options: Options, reactor: Any, daemon: Daemon) -> None:
+    Attributes:
+        key: signs and verifies tokens when no file has a key.
+        table: who has uploaded when; None: whatever the limit is, in a table of its own.
+        ask: asks the process that remembers what the authorization server said of remote-write
+            tokens; None: this one does.
+    """
+
+    key: SigningKey
+    table: Table | None = None
+    ask: Ask | None = None
+
+
+class External:
+    """What answers clients, in one process.
+
+    Attributes:
+        health: of this process.
+        tls: what its listener shows.
+    """
+
+    def __init__(self, options: Options, reactor: Any, daemon: Daemon, shared: Shared) -> None:
+        """Make it of services that become parts of `daemon`."""
         self._options = options
-        self._own_key = generate_key()
-        self._clients = _Clients(options, reactor)
-        self.tokens = self._clients.tokens
-        self._run = thread_runner(reactor)
-        OnStop(self._clients.close).setServiceParent(daemon)
+        self._reactor = reactor
+        self._daemon = daemon
+        self._own_key = shared.key
+        self._clients = Clients(options, reactor, daemon)
         files, authorizer, upstream = (
             options.files,
             self._clients.authorizer,
             self._clients.forwarder,
         )
-        self.authorize = Authorize(
+        run = thread_runner(reactor)
+        self._authorize = Authorize(
             authorizer,
             self._issuer(files),
             reactor,
             options["partition-label"],
             dict(options["required-label"]),
         )
-        self.upload = UploadEndpoint(
+        self._upload = UploadEndpoint(
             self._verifier(files),
-            RateLimiter(options["ratelimit"]),
+            RateLimiter(options["ratelimit"], shared.table),
             self._upload_rules(files),
             upstream,
             reactor,
-            self._run,
+            run,
             partition_label=options["partition-label"],
             limit_bytes=options["limit-bytes"],
         )
-        self.receive = ReceiveEndpoint(
+        self._receive = ReceiveEndpoint(
             self._receive_settings(files),
-            _token_check(options, reactor, authorizer, daemon),
+            _token_check(options, reactor, authorizer, daemon, shared.ask),
             upstream,
-            self._run,
+            run,
         )
+        self.health = Health()
         self.tls = ReloadableServerContext(files.tls)
-        self.internal_tls = ReloadableServerContext(files.internal_tls)
 
-    def reload(self) -> None:
-        """Read all files again and use them; raises `UsageError`, and then nothing has changed."""
-        files = self._options.read_files()
-        self.authorize.use(self._issuer(files))
-        self.upload.use(self._verifier(files), self._upload_rules(files))
-        self.receive.use(self._receive_settings(files))
+    def use(self, files: Files) -> None:
+        """Work with what was read again."""
+        self._authorize.use(self._issuer(files))
+        self._upload.use(self._verifier(files), self._upload_rules(files))
+        self._receive.use(self._receive_settings(files))
         self._clients.use(files)
-        self._use_certificates(files.tls, files.internal_tls)
+        self.tls.use(files.tls)
 
-    def reload_certificates(self) -> None:
-        """The same for the certificates that the listeners show."""
-        self._use_certificates(*self._options.read_certificates())
-
-    def _use_certificates(
-        self, tls: CertificateOptions | None, internal_tls: CertificateOptions | None
-    ) -> None:
-        self.tls.use(tls)
-        self.internal_tls.use(internal_tls)
+    def listen_at(self, endpoint: IStreamServerEndpoint) -> None:
+        """Answer there, while the daemon runs."""
+        self._clients.discover(self.health)
+        routes = [
+            index_route(EXTERNAL_PATHS),
+            *self.health.routes(),
+            self._authorize.route(),
+            self._upload.route(),
+            self._receive.route(),
+        ]
+        site = make_site(routes, self._reactor)
+        tls = self.tls if self._options.files.tls else None
+        _listener(self._options, self._reactor, "listen", endpoint, site, tls).setServiceParent(
+            self._daemon
+        )
+        OnStop(self.health.stop).setServiceParent(self._daemon)
 
     def _keys(self, files: Files) -> Sequence[SigningKey]:
         return files.keys or (self._own_key,)
@@ -145,23 +192,25 @@ class Server:
         )
 
 
-class _Clients:
+class Clients:
     """What the server asks over HTTP: the upstream, the authorization server, the OIDC issuer.
 
     Each has connections of its own, because each has its own idea of whom to trust.
     """
 
-    def __init__(self, options: Options, reactor: Any) -> None:
+    def __init__(self, options: Options, reactor: Any, daemon: Daemon) -> None:
+        self._options = options
         self._reactor = reactor
+        self._daemon = daemon
         self._proxies = options.proxies
         self._pools: list[HTTPConnectionPool] = []
         files = options.files
         self._forward_policy = ReloadablePolicy(files.forward_policy)
         self._authorize_policy = ReloadablePolicy(files.authorize_policy)
         self._oidc_policy = ReloadablePolicy(files.oidc_policy)
-        self.tokens: TokenSource | None = None
+        self._tokens: TokenSource | None = None
         if options["oidc-issuer"]:
-            self.tokens = TokenSource(
+            self._tokens = TokenSource(
                 self._agent("oauth", self._oidc_policy),
                 reactor,
                 options["oidc-issuer"],
@@ -184,6 +233,7 @@ class _Clients:
                 BatchLimits(options["forward-batch-requests"], options["forward-batch-bytes"]),
                 thread_runner(reactor),
             )
+        OnStop(self._close).setServiceParent(daemon)
 
     def _agent(self, name: str, policy: ReloadablePolicy) -> IAgent:
         pool = make_pool(self._reactor)
@@ -191,70 +241,152 @@ class _Clients:
         return make_agent(self._reactor, name, pool=pool, policy=policy, proxies=self._proxies)
 
     def _with_token(self, agent: IAgent) -> IAgent:
-        return agent if self.tokens is None else OIDCAgent(agent, self.tokens)
+        return agent if self._tokens is None else OIDCAgent(agent, self._tokens)
 
     def use(self, files: Files) -> None:
         """Trust and show what was read again, from the next connection on."""
         self._forward_policy.use(files.forward_policy)
         self._authorize_policy.use(files.authorize_policy)
         self._oidc_policy.use(files.oidc_policy)
-        if self.tokens is not None:
-            self.tokens.use_secret(files.client_secret)
+        if self._tokens is not None:
+            self._tokens.use_secret(files.client_secret)
 
-    def close(self) -> Deferred[Any]:
+    def discover(self, health: Health) -> None:
+        """Find the OIDC issuer, if there is one, while the daemon runs; it is not ready before."""
+        if self._tokens is not None:
+            discovery = Discovery(self._reactor, self._tokens, health, self._options.program)
+            discovery.setServiceParent(self._daemon)
+
+    def _close(self) -> Deferred[Any]:
         """Close the connections that wait for another request."""
         return gatherResults([pool.closeCachedConnections() for pool in self._pools])
 
 
 def makeService(options: Options, reactor: Any = None) -> IService:
-    """The service of a server: clients of its own, and two listeners."""
+    """The service of a server: one process, or the parent of several."""
     if reactor is None:
         from twisted.internet import reactor
     daemon = Daemon(options)
-    server = Server(options, reactor, daemon)
-    reloader = Reloader(
-        reactor, server.reload, options.certificate_paths(), server.reload_certificates
-    )
-    reloader.setServiceParent(daemon)
-    health = Health()
-    if server.tokens is not None:
-        Discovery(reactor, server.tokens, health, options.program).setServiceParent(daemon)
-    external = make_site(
-        [
-            index_route(EXTERNAL_PATHS),
-            *health.routes(),
-            server.authorize.route(),
-            server.upload.route(),
-            server.receive.route(),
-        ],
-        reactor,
-    )
-    internal = make_site(
-        [
-            index_route(INTERNAL_PATHS),
-            *health.routes(),
-            metrics_route(),
-            reload_route(reloader.reload),
-            *debug_routes(reactor),
-        ],
-        reactor,
-    )
-    for site, flag, given, context in (
-        (internal, "listen-internal", options.files.internal_tls, server.internal_tls),
-        (external, "listen", options.files.tls, server.tls),
-    ):
-        Listener(
-            reactor,
-            endpoint_maker(options[flag])(reactor),
-            site,
-            TLSMemoryBIOFactory(context, False, site, reactor) if given else site,
-            flag=flag,
-            address=options[flag],
-            program=options.program,
-        ).setServiceParent(daemon)
-    OnStop(health.stop).setServiceParent(daemon)
+    if options["workers"] == 1:
+        _serve(options, reactor, daemon)
+    else:
+        _supervise(options, reactor, daemon)
     _announce(options)
     return daemon
+
+
+def _serve(options: Options, reactor: Any, daemon: Daemon) -> None:
+    """Answer on both listeners, in this process."""
+    external = External(options, reactor, daemon, Shared(generate_key()))
+    internal_tls = ReloadableServerContext(options.files.internal_tls)
+
+    def reload() -> None:
+        files = options.read_files()
+        external.use(files)
+        internal_tls.use(files.internal_tls)
+
+    def reload_certificates() -> None:
+        tls, internal = options.read_certificates()
+        external.tls.use(tls)
+        internal_tls.use(internal)
+
+    reloader = Reloader(reactor, reload, options.certificate_paths(), reload_certificates)
+    reloader.setServiceParent(daemon)
+    _listen_inside(options, reactor, daemon, external.health, reloader, internal_tls)
+    external.listen_at(endpoint_maker(options["listen"])(reactor))
+
+
+def _supervise(options: Options, reactor: Any, daemon: Daemon) -> None:
+    """Answer on the internal listener, and have workers answer on the external one."""
+    clients = Clients(options, reactor, daemon)
+    table = shared_memory("telemeter-ratelimit") if options["ratelimit"] > 0 else None
+    workers = Workers(
+        reactor,
+        Listening(
+            endpoint_maker(options["listen"])(reactor),
+            Factory(),
+            flag="listen",
+            address=options["listen"],
+            program=options.program,
+        ),
+        Setup(
+            options["workers"],
+            options.arguments,
+            options.files.contents,
+            generate_key().encode(),
+            b"" if table is None else Table(descriptor=table).key,
+        ),
+        table,
+        _asker(options, reactor, clients.authorizer),
+        daemon.pass_on,
+    )
+    OnStop(workers.remove_folder).setServiceParent(daemon)
+    health = Health(lambda: workers.ready)
+    internal_tls = ReloadableServerContext(options.files.internal_tls)
+
+    async def reload() -> None:
+        files = options.read_files()
+        await workers.use(files.contents)
+        clients.use(files)
+        internal_tls.use(files.internal_tls)
+
+    async def reload_certificates() -> None:
+        with recording() as contents:
+            _, internal = options.read_certificates()
+        await workers.use(contents, only_certificates=True)
+        internal_tls.use(internal)
+
+    reloader = Reloader(reactor, reload, options.certificate_paths(), reload_certificates)
+    reloader.setServiceParent(daemon)
+    clients.discover(health)
+    metrics = WithWorkers(lambda: workers.folder, workers.pids)
+    _listen_inside(options, reactor, daemon, health, reloader, internal_tls, metrics)
+    workers.setServiceParent(daemon)
+    OnStop(health.stop).setServiceParent(daemon)
+
+
+def _listen_inside(
+    options: Options,
+    reactor: Any,
+    daemon: Daemon,
+    health: Health,
+    reloader: Reloader,
+    tls: ReloadableServerContext,
+    metrics: Collector = REGISTRY,
+) -> None:
+    """Answer on the internal listener, while the daemon runs."""
+    routes = [
+        index_route(INTERNAL_PATHS),
+        *health.routes(),
+        metrics_route(metrics),
+        reload_route(reloader.reload),
+        *debug_routes(reactor),
+    ]
+    endpoint = endpoint_maker(options["listen-internal"])(reactor)
+    shown = tls if options.files.internal_tls else None
+    listener = _listener(
+        options, reactor, "listen-internal", endpoint, make_site(routes, reactor), shown
+    )
+    listener.setServiceParent(daemon)
+
+
+def _listener(
+    options: Options,
+    reactor: Any,
+    flag: str,
+    endpoint: IStreamServerEndpoint,
+    site: Site,
+    tls: ReloadableServerContext | None,
+) -> Listener:
+    return Listener(
+        reactor,
+        endpoint,
+        site,
+        TLSMemoryBIOFactory(tls, False, site, reactor) if tls else site,
+        flag=flag,
+        address=options[flag],
+        program=options.program,
+    )
 
 
 def _token_check(
@@ -262,12 +394,11 @@ def _token_check(
     reactor: Any,
     authorizer: AcceptEveryone | AuthorizationServer,
     daemon: Daemon,
+    ask: Ask | None,
 ) -> Check:
     """What checks the tokens of remote-write senders."""
     if isinstance(authorizer, AcceptEveryone):
         return lambda question: succeed(None)
-    size = options["authorize-cache-size"]
-    store: Store = MemoryStore(reactor, options["authorize-cache-expire"], size)
     if options["memcached"]:
         memcached = Memcached(
             reactor,
@@ -276,9 +407,38 @@ def _token_check(
             options["memcached-interval"],
         )
         memcached.setServiceParent(daemon)
-        store = memcached
-    refused: Expiring[RefusedError] = Expiring(reactor, options["authorize-refused-expire"], size)
-    return CachingAsker(authorizer, store, refused).check
+        return _caching(options, reactor, authorizer, memcached).check
+    if ask is not None:
+        size = min(options["authorize-cache-size"], _REMOTE_YESES)
+        return RemoteAsker(ask, reactor, size).check
+    return _caching(options, reactor, authorizer, _memory_store(options, reactor)).check
+
+
+def _asker(
+    options: Options, reactor: Any, authorizer: AcceptEveryone | AuthorizationServer
+) -> Ask | None:
+    """What workers ask about the tokens of remote-write senders."""
+    if isinstance(authorizer, AcceptEveryone):
+        return None
+    store = _memory_store(options, reactor)
+    asker = _caching(options, reactor, authorizer, store)
+
+    async def ask(question: bytes) -> float:
+        await asker.check(question)
+        return store.remaining(question)
+
+    return ask
+
+
+def _memory_store(options: Options, reactor: Any) -> MemoryStore:
+    return MemoryStore(reactor, options["authorize-cache-expire"], options["authorize-cache-size"])
+
+
+def _caching(options: Options, reactor: Any, asker: Asker, store: Store) -> CachingAsker:
+    refused: Expiring[RefusedError] = Expiring(
+        reactor, options["authorize-refused-expire"], options["authorize-cache-size"]
+    )
+    return CachingAsker(asker, store, refused)
 
 
 def _announce(options: Options) -> None:
@@ -288,6 +448,7 @@ def _announce(options: Options) -> None:
         version=__version__,
         forward_url=shown(options["forward-url"]),
         authorize=shown(options["authorize"]),
+        workers=options["workers"],
         transcoder=KIND,
         whitelist_rules=len(options.files.whitelist.selectors),
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar, Final
 
 from twisted.internet.ssl import CertificateOptions
 from twisted.python.usage import UsageError
@@ -13,6 +15,7 @@ from telemeter.auth.oidc import check_issuer
 from telemeter.metrics.whitelist import Whitelist
 from telemeter.net.tls import ClientPolicy, server_options
 from telemeter.net.url import check_http_url
+from telemeter.tap.files import Contents, recording
 from telemeter.tap.flags import (
     LOGGING,
     Flag,
@@ -33,7 +36,10 @@ from telemeter.tap.flags import (
     text,
     tracing_flags,
 )
-from telemeter.tap.listen import listen_address
+from telemeter.tap.listen import is_tcp, listen_address
+
+#: The most processes that answer clients.
+MAX_WORKERS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,7 @@ class Files:
         forward_policy, authorize_policy: whom to trust upstream, and what to show there.
         oidc_policy: whom to trust as issuer.
         client_secret: our secret for the issuer.
+        contents: of all these files, for other processes to make the same of.
     """
 
     keys: tuple[SigningKey, ...]
@@ -57,6 +64,7 @@ class Files:
     authorize_policy: ClientPolicy
     oidc_policy: ClientPolicy
     client_secret: str = field(repr=False)
+    contents: Contents = field(repr=False)
 
 
 class Options(Flags):
@@ -278,9 +286,21 @@ class Options(Flags):
             "1.0",
             "The version in which remote write 2.0 is forwarded: 1.0, or 2.0 as it came.",
         ),
+        Flag(
+            "workers",
+            integer(0, MAX_WORKERS),
+            1,
+            "How many processes answer clients; 0 for as many as there are processors. More than "
+            "one need --forward-url.",
+        ),
         *LOGGING,
         *tracing_flags("telemeter-server"),
     )
+
+    def parseOptions(self, options: Any = None) -> None:
+        """Parse and check, and keep the arguments for worker processes."""
+        self.arguments = list(sys.argv[1:] if options is None else options)
+        super().parseOptions(options)
 
     def check(self) -> None:
         """Read every file, so that what is wrong with one is known before anything listens."""
@@ -290,11 +310,33 @@ class Options(Flags):
                 "--tenant-key 'authorization_token': expected a field that may be logged, this one "
                 "is the sender's secret"
             )
+        self._check_workers()
         self.proxies = read_proxies() if self["proxy-from-environment"] else None
         self.files = self.read_files()
 
+    def _check_workers(self) -> None:
+        if not self["workers"]:
+            self["workers"] = min(_processors(), MAX_WORKERS)
+        if self["workers"] == 1:
+            return
+        given = f"--workers {self['workers']}"
+        if not self["forward-url"]:
+            raise UsageError(
+                f"{given} needs --forward-url: samples that are kept in memory are kept by one "
+                "process"
+            )
+        if not is_tcp(self["listen"]):
+            raise UsageError(
+                f"{given} needs --listen with HOST:PORT or a tcp: endpoint, saw "
+                f"{self['listen']!r}; for TLS there are --tls-crt and --tls-key"
+            )
+
     def read_files(self) -> Files:
         """Read every file now; raises `UsageError`."""
+        with recording() as contents:
+            return self._read_files(contents)
+
+    def _read_files(self, contents: Contents) -> Files:
         rules = list(self["whitelist"])
         if self["whitelist-file"]:
             rules += read_selectors(self, "whitelist-file")
@@ -312,6 +354,7 @@ class Options(Flags):
             ),
             oidc_policy=read_policy(self, "oidc-ca-file"),
             client_secret=self._read_client_secret(),
+            contents=contents,
         )
 
     def _read_client_secret(self) -> str:
@@ -353,3 +396,10 @@ class Options(Flags):
         except ValueError as error:
             given = ", ".join(f"--{name} {self[name]!r}" for name in (certificate, key))
             raise UsageError(f"{given}: {error}") from None
+
+
+def _processors() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

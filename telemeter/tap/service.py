@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO
 
 from twisted.application.service import IServiceCollection, MultiService, Service
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -20,7 +20,7 @@ from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
-from telemeter.observe.log import make_observer
+from telemeter.observe.log import level_of, make_observer
 from telemeter.tap.flags import Flags
 from telemeter.web.site import Site
 
@@ -41,14 +41,23 @@ class Daemon(MultiService):
         super().__init__()
         self.setName(options.program)
         self._options = options
+        self._stream: TextIO | None = None
 
     def setServiceParent(self, parent: IServiceCollection) -> None:
         """Join the application, and be its log observer unless the user chose another."""
         super().setServiceParent(parent)
         runner = getattr(self._options, "parent", None) or {}
         if isinstance(parent, Componentized) and not (runner.get("logger") or runner.get("syslog")):
-            level = "debug" if self._options["verbose"] else self._options["log-level"]
-            parent.setComponent(ILogObserver, make_observer(_log_stream(runner), level))
+            self._stream = _log_stream(runner)
+            parent.setComponent(ILogObserver, make_observer(self._stream, log_level(self._options)))
+
+    def pass_on(self, line: str) -> None:
+        """Write a line that another process of this daemon has logged, without its end."""
+        if self._stream is None:
+            log.emit(level_of(line), "{line}", line=line)
+        else:
+            self._stream.write(line + "\n")
+            self._stream.flush()
 
     def stopService(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._stop())
@@ -70,6 +79,11 @@ def _deferred(result: Any) -> Deferred[Any]:
     return done
 
 
+def log_level(options: Flags) -> str:
+    """From which level on a daemon logs."""
+    return "debug" if options["verbose"] else str(options["log-level"])
+
+
 def _log_stream(runner: Any) -> Any:
     """Where twistd was told to log: a file, or standard error."""
     name = runner.get("logfile")
@@ -80,28 +94,33 @@ def _log_stream(runner: Any) -> Any:
     return sys.stderr
 
 
-class Listener(Service):
-    """Serves a site at an address, and lets its requests finish when it stops."""
+class Listening(Service):
+    """Listens at an address, and does nothing with those who connect."""
 
     def __init__(
         self,
-        reactor: Any,
         endpoint: IStreamServerEndpoint,
-        site: Site,
         factory: IProtocolFactory,
         *,
         flag: str,
         address: str,
         program: str,
     ) -> None:
-        self._reactor = reactor
+        """Make one.
+
+        Args:
+            endpoint: where to listen.
+            factory: who takes the connections.
+            flag: the flag that says where, for messages.
+            address: what it says.
+            program: whom it tells.
+        """
         self._endpoint = endpoint
-        self._site = site
         self._factory = factory
         self._flag = flag
         self._address = address
         self._program = program
-        self._port: IListeningPort | None = None
+        self.port: IListeningPort | None = None
 
     def privilegedStartService(self) -> None:
         """Listen; while twistd still has the rights to open low ports."""
@@ -111,8 +130,13 @@ class Listener(Service):
             raise SystemExit(f"{self._program}: {self._cannot_listen(failures[0].value)}")
         super().privilegedStartService()
 
+    def startService(self) -> None:
+        super().startService()
+        if self.port is None:  # twist, unlike twistd, calls nothing but this
+            self.privilegedStartService()
+
     def _listening(self, port: IListeningPort) -> None:
-        self._port = port
+        self.port = port
         host = port.getHost()
         where = str(host)
         if isinstance(host, IPv4Address | IPv6Address):
@@ -128,9 +152,32 @@ class Listener(Service):
 
     async def _stop(self) -> None:
         await _deferred(super().stopService())
-        if self._port is None:
+        if self.port is not None:
+            await _deferred(self.port.stopListening())
+
+
+class Listener(Listening):
+    """Serves a site at an address, and lets its requests finish when it stops."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        endpoint: IStreamServerEndpoint,
+        site: Site,
+        factory: IProtocolFactory,
+        *,
+        flag: str,
+        address: str,
+        program: str,
+    ) -> None:
+        super().__init__(endpoint, factory, flag=flag, address=address, program=program)
+        self._reactor = reactor
+        self._site = site
+
+    async def _stop(self) -> None:
+        await super()._stop()
+        if self.port is None:
             return
-        await _deferred(self._port.stopListening())
         try:
             await self._site.drain().addTimeout(GRACE_SECONDS, self._reactor)
         except (TimeoutError, CancelledError):

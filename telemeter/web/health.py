@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from prometheus_client import REGISTRY
+from prometheus_client.registry import Collector
 from twisted.web.iweb import IRequest
 
 from telemeter.observe.registry import metrics_page
@@ -17,18 +19,34 @@ class Health:
     """Whether the daemon lives, and whether it wants requests.
 
     Attributes:
-        ready: False until all that the daemon needs is there, and from the moment that it is told
-            to stop.
+        changed: is called with `ready` whenever that is set.
     """
 
-    def __init__(self) -> None:
-        self.ready = True
+    def __init__(self, others: Callable[[], bool] = lambda: True) -> None:
+        """Make one.
+
+        Args:
+            others: whether those are ready too who are needed besides.
+        """
+        self.changed: Callable[[bool], None] = lambda ready: None
+        self._others = others
+        self._ready = True
         self._stopping = False
+
+    @property
+    def ready(self) -> bool:
+        """False until all that is needed is there, and as soon as the daemon is told to stop."""
+        return self._ready and self._others()
+
+    @ready.setter
+    def ready(self, ready: bool) -> None:
+        self._ready = ready
+        self.changed(self.ready)
 
     def stop(self) -> None:
         """Want no more requests."""
-        self.ready = False
         self._stopping = True
+        self.ready = False
 
     def live(self, request: IRequest) -> bytes:
         request.setHeader("Content-Type", TEXT)
@@ -44,11 +62,11 @@ class Health:
         return [Route("/healthz", self.live), Route("/healthz/ready", self.is_ready)]
 
 
-def metrics_route() -> Route:
+def metrics_route(source: Collector = REGISTRY) -> Route:
     """/metrics, in the text format or as OpenMetrics."""
 
     def metrics(request: IRequest) -> bytes:
-        content_type, body = metrics_page(request.getHeader("Accept") or "")
+        content_type, body = metrics_page(request.getHeader("Accept") or "", source)
         request.setHeader("Content-Type", content_type)
         return body
 

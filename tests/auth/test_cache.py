@@ -10,8 +10,8 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from telemeter.auth.authorizer import Answer, RefusedError, UnavailableError
-from telemeter.auth.cache import CachingAsker, Expiring, MemoryStore
-from tests.fakes import Growth, Log, run
+from telemeter.auth.cache import CachingAsker, Expiring, MemoryStore, RemoteAsker
+from tests.fakes import Growth, Log, result_of, run
 
 YES: Final = Answer(200, "application/json", b"{}")
 QUESTION: Final = b'{"authorization_token": "s3cr3t", "cluster_id": "c"}'
@@ -401,3 +401,93 @@ def test_the_store_in_memory(clock: Clock) -> None:
     assert run(store.get("a")) is True
     clock.advance(5)
     assert run(store.get("a")) is False
+
+
+# --- In another process ---------------------------------------------------------------------------
+
+
+def test_a_store_says_for_how_long_it_keeps_a_yes(clock: Clock, tollbooth: Tollbooth) -> None:
+    store = MemoryStore(clock, 10, 5)
+    asker = CachingAsker(tollbooth, store, Expiring(clock, 10, 5))
+    assert store.remaining(QUESTION) == 0
+    result_of(asker.check(QUESTION))
+    assert store.remaining(QUESTION) == 10
+    clock.advance(4)
+    assert store.remaining(QUESTION) == 6
+    clock.advance(7)
+    assert store.remaining(QUESTION) == 0
+
+
+class Remote:
+    """Another process, which says yes for a while, or what a test wants."""
+
+    def __init__(self, clock: Clock, size: int = 10) -> None:
+        self.questions: list[bytes] = []
+        self.seconds = 10.0
+        self.error: Exception | None = None
+        self.open: list[Deferred[float]] | None = None
+        self.asker = RemoteAsker(self.ask, clock, size)
+
+    async def ask(self, question: bytes) -> float:
+        self.questions.append(question)
+        if self.open is not None:
+            self.open.append(Deferred())
+            return await self.open[-1]
+        if self.error is not None:
+            raise self.error
+        return self.seconds
+
+
+@pytest.fixture
+def remote(clock: Clock) -> Remote:
+    return Remote(clock)
+
+
+def test_a_yes_is_remembered_for_as_long_as_there(remote: Remote, clock: Clock) -> None:
+    grown = Growth()
+    remote.seconds = 3.0
+    for _ in range(3):
+        assert result_of(remote.asker.check(QUESTION)) is None
+    assert len(remote.questions) == 1
+    assert grown.of("cache_reads_total", result="hit") == 2
+    clock.advance(3)
+    assert result_of(remote.asker.check(QUESTION)) is None
+    assert len(remote.questions) == 2
+
+
+def test_a_yes_that_is_not_remembered_there_is_not_here(remote: Remote) -> None:
+    remote.seconds = 0.0
+    for _ in range(2):
+        assert result_of(remote.asker.check(QUESTION)) is None
+    assert len(remote.questions) == 2
+
+
+@pytest.mark.parametrize("error", [RefusedError(403), UnavailableError("down")])
+def test_only_a_yes_is_remembered(remote: Remote, error: Exception) -> None:
+    remote.error = error
+    for _ in range(2):
+        with pytest.raises(type(error)):
+            result_of(remote.asker.check(QUESTION))
+    remote.error = None
+    assert result_of(remote.asker.check(QUESTION)) is None
+    assert len(remote.questions) == 3
+
+
+def test_only_so_many_are_remembered(clock: Clock) -> None:
+    remote = Remote(clock, size=2)
+    for question in (b"1", b"2", b"3", b"3", b"2", b"1"):
+        result_of(remote.asker.check(question))
+    assert remote.questions == [b"1", b"2", b"3", b"1"]
+
+
+def test_many_who_ask_at_once_make_one_question(remote: Remote) -> None:
+    remote.open = []
+    checks = [remote.asker.check(QUESTION) for _ in range(3)]
+    checks[0].addErrback(lambda failure: failure.trap(CancelledError))
+    checks[0].cancel()
+    (answer,) = remote.open
+    answer.callback(5.0)
+    for check in checks[1:]:
+        assert result_of(check) is None
+    assert result_of(remote.asker.check(QUESTION)) is None
+    assert len(remote.questions) == 1

@@ -173,3 +173,9 @@ def test_a_key_does_not_show_itself(kind: str) -> None:
     secret = numbers.d if isinstance(numbers, rsa.RSAPrivateNumbers) else numbers.private_value
     assert str(secret) not in shown
     assert f"{secret:x}" not in shown
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_key_can_be_handed_on(kind: str) -> None:
+    key = load_key(written(kind))
+    assert load_key(key.encode()).identifier == key.identifier

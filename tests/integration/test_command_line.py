@@ -36,7 +36,7 @@ FLAGS = {
         --label --partition-label --shared-key --token-expire-seconds --authorize --tenant-id
         --tenant-key --memcached --memcached-expire --memcached-interval --limit-receive-bytes
         --ratelimit --forward-url --required-label --whitelist --whitelist-file --elide-label
-        --limit-bytes --log-level --verbose {TRACING}
+        --limit-bytes --workers --log-level --verbose {TRACING}
     """,
     CLIENT: f"""
         --listen --from --from-token --from-token-file --from-ca-file --tls-cert-file

@@ -10,7 +10,7 @@ from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, LogPublishe
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
-from telemeter.observe.log import LEVELS, logfmt, make_observer
+from telemeter.observe.log import LEVELS, level_of, logfmt, make_observer
 from tests.web.test_site import fields_of
 
 TIME = datetime(2026, 11, 23, 7, 5, 3, 4999, UTC).timestamp()
@@ -146,6 +146,24 @@ def test_what_twisted_says_is_for_those_who_ask(
     for each in ("debug", "info", "warn", "error"):
         getattr(log, each)("message")
     assert [fields_of(line)["level"] for line in stream.getvalue().splitlines()] == shown
+
+
+def test_fields_that_all_lines_have() -> None:
+    stream = io.StringIO()
+    Logger("telemeter.test", observer=make_observer(stream, "info", worker=3)).info("m", one=1)
+    fields = fields_of(stream.getvalue())
+    assert (fields["one"], fields["worker"]) == ("1", "3")
+
+
+@pytest.mark.parametrize("level", [*LEVELS, "critical"])
+def test_the_level_of_a_line(level: str) -> None:
+    line = line_of("level=info ", log_level=LogLevel.lookupByName(level))
+    assert level_of(line) == LogLevel.lookupByName(level)
+
+
+@pytest.mark.parametrize("line", ["", "level=error", "ts=x level=loud ", "Traceback: level=warn "])
+def test_what_has_no_level_is_info(line: str) -> None:
+    assert level_of(line) == LogLevel.info
 
 
 def test_it_is_an_observer() -> None:

@@ -10,7 +10,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, U
 from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock
 
-from telemeter.tap.listen import endpoint_maker, listen_address
+from telemeter.tap.listen import endpoint_maker, is_tcp, listen_address
 from tests.fakes import result_of
 
 
@@ -128,3 +128,13 @@ def test_no_address(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_endpoint(address: str) -> None:
     with pytest.raises(ValueError, match="Twisted does not take this endpoint: "):
         listen_address(address)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", ":1", "[::1]:1", "tcp:1", "tcp6:1"])
+def test_plain_tcp(address: str) -> None:
+    assert is_tcp(address)
+
+
+@pytest.mark.parametrize("address", ["unix:/s", "ssl:1", "tls:1", "systemd:x", "haproxy:tcp:1"])
+def test_what_else_there_is(address: str) -> None:
+    assert not is_tcp(address)

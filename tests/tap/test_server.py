@@ -484,6 +484,7 @@ DEFAULTS: dict[str, object] = {
     "elide-label": [],
     "limit-bytes": 512_000,
     "limit-receive-bytes": 131_072,
+    "workers": 1,
     "log-level": "info",
     "verbose": False,
     "internal.tracing.service-name": "telemeter-server",
@@ -505,6 +506,16 @@ def test_the_help_has_every_flag_and_its_default() -> None:
         assert flag.help.endswith(".")
         assert " ".join(flag.description.split()) in shown
         assert "[default: " in flag.description
+
+
+def test_as_many_workers_as_there_are_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(3)), raising=False)
+    assert options_of("--workers", "0", "--forward-url", "http://upstream.test/")["workers"] == 3
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {7})
+    assert options_of("--workers", "0")["workers"] == 1
+    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert options_of("--workers", "0", "--forward-url", "http://upstream.test/")["workers"] == 2
 
 
 @pytest.fixture(scope="module")
@@ -557,6 +568,12 @@ REFUSED = [
     "--forward-ca-file {files}/garbage",
     "--authorize-ca-file {files}/missing",
     "--internal.tracing.sampling-fraction 7",
+    "--workers -1",
+    "--workers 257",
+    "--workers two",
+    "--workers 2",
+    "--workers 2 --forward-url http://upstream.test/ --listen unix:{files}/socket",
+    "--workers 2 --forward-url http://upstream.test/ --listen haproxy:tcp:1",
 ]
 
 

@@ -179,6 +179,29 @@ def test_a_daemon_logs_to_standard_error_if_told_so(
     assert list(tmp_path.iterdir()) == []
 
 
+LINE = "ts=2026-11-23T07:05:03.004Z level=warn component=x msg=hello worker=1"
+
+
+def test_a_line_of_another_process_goes_to_the_same_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("telemeter.tap.service.LogFile", OpenLogFile)
+    daemon = make_daemon(runner={"logfile": "given.log"})
+    Logger("telemeter.test", observer=observer_of(daemon)).info("message")
+    daemon.pass_on(LINE)
+    OpenLogFile.opened.pop().close()
+    assert (tmp_path / "given.log").read_text().splitlines()[1:] == [LINE]
+
+
+def test_or_to_the_log_that_the_user_chose(log: Log) -> None:
+    daemon = make_daemon(runner={"syslog": True})
+    assert observer_of(daemon) is None
+    daemon.pass_on(LINE)
+    (event,) = log.of("{line}")
+    assert (event["log_level"].name, event["line"]) == ("warn", LINE)
+
+
 # --- A listener -----------------------------------------------------------------------------------
 
 
@@ -226,6 +249,11 @@ def test_it_listens_while_twistd_has_the_rights_to(listening: Listening, log: Lo
     assert (event["flag"], event["address"]) == ("--listen", "0.0.0.0:9003")
 
 
+def test_it_listens_also_for_who_starts_it_in_one_step(listening: Listening) -> None:
+    listening.listener.startService()
+    assert len(listening.reactor.tcpServers) == 1
+
+
 def test_it_stops_at_once_when_nothing_is_under_way(listening: Listening) -> None:
     listening.start()
     assert has_fired(listening.listener.stopService())
@@ -260,7 +288,7 @@ def test_it_does_not_wait_for_ever(listening: Listening, log: Log) -> None:
 def test_it_stops_listening_first(listening: Listening) -> None:
     listening.start()
     closed: Deferred[None] = Deferred()
-    port: Any = listening.listener._port
+    port: Any = listening.listener.port
     port.stopListening = lambda: closed
     wire = listening.request()
     stopped = listening.listener.stopService()

@@ -39,6 +39,26 @@ def test_it_wants_no_more(site: Site, health: Health) -> None:
     assert ask(site, "GET", "/healthz").text == "ok\n"
 
 
+def test_it_needs_the_others_too(clock: Clock) -> None:
+    others = [True]
+    health = Health(lambda: all(others))
+    site = make_site(health.routes(), clock)
+    assert ask(site, "GET", "/healthz/ready").status == 200
+    others.append(False)
+    answer = ask(site, "GET", "/healthz/ready")
+    assert (answer.status, answer.text) == (503, "starting\n")
+    assert ask(site, "GET", "/healthz").status == 200
+
+
+def test_it_tells_of_changes(health: Health) -> None:
+    changes: list[bool] = []
+    health.changed = changes.append
+    health.ready = False
+    health.ready = True
+    health.stop()
+    assert changes == [False, True, False]
+
+
 def test_the_index(site: Site) -> None:
     answer = ask(site, "GET", "/")
     assert answer.status == 200

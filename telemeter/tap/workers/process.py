@@ -1,0 +1,271 @@
+"""The worker's side: a process that answers clients for its parent."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import sys
+import traceback
+from dataclasses import replace
+from typing import Any, ClassVar, Final
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.logger import globalLogBeginner
+from twisted.python.failure import Failure
+from twisted.python.usage import UsageError
+
+from telemeter.auth.authorizer import RefusedError, UnavailableError
+from telemeter.auth.keys import load_key
+from telemeter.observe.log import make_observer
+from telemeter.tap.files import Contents, reading_from
+from telemeter.tap.flags import text
+from telemeter.tap.server import External, Shared
+from telemeter.tap.server_options import Options
+from telemeter.tap.service import GRACE_SECONDS, Daemon, log_level
+from telemeter.tap.workers.accept import Connections, InheritedEndpoint
+from telemeter.tap.workers.control import (
+    CONNECTIONS_FD,
+    CONTROL_FD,
+    LISTEN_FD,
+    MAX_REPORT,
+    TABLE_FD,
+    Check,
+    Commit,
+    Configure,
+    Control,
+    Prepare,
+    Ready,
+    Report,
+    Setup,
+    Stop,
+    decode_files,
+    short,
+)
+from telemeter.web.ratelimit import Table
+
+#: A little more than the authorization server may take to answer, in seconds.
+_ASK_SECONDS: Final = 25.0
+#: How many bytes of reports the parent may leave unanswered.
+_MAX_REPORTS: Final = 1 << 20
+#: For how many seconds a worker may stop; then the system ends it.
+_STOP_SECONDS: Final = int(GRACE_SECONDS) + 5
+
+
+class WorkerOptions(Options):
+    """The flags of the parent, which has already made sure that it can listen."""
+
+    flags: ClassVar = tuple(
+        replace(flag, parse=text) if flag.name in ("listen", "listen-internal") else flag
+        for flag in Options.flags
+    )
+
+    def require_listen(self, *names: str) -> None:
+        """Nothing is looked up again."""
+
+
+class BusyError(Exception):
+    """The parent has not yet read former reports."""
+
+
+class Worker:
+    """Serves as it is told to, until it is told to stop or its parent is gone."""
+
+    def __init__(self, reactor: Any, number: int) -> None:
+        """Make it.
+
+        Args:
+            reactor: what it runs on.
+            number: tells the worker from the others.
+        """
+        self.control = WorkerControl(self, reactor)
+        self._reactor = reactor
+        self._number = number
+        self._options: WorkerOptions
+        self._external: External
+        self._prepared: Any = None
+        self._stopping = False
+        self._is_orphan = False
+
+    def run(self) -> None:
+        """Serve until the end."""
+        reactor = self._reactor
+        factory = Factory.forProtocol(lambda: self.control)
+        factory.noisy = False
+        os.set_blocking(CONTROL_FD, False)
+        reactor.adoptStreamConnection(CONTROL_FD, socket.AF_UNIX, factory)
+        os.close(CONTROL_FD)
+        reactor.addSystemEventTrigger("before", "shutdown", self._stops)
+        signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(self.stop))
+        reactor.run(installSignalHandlers=False)
+        if self._is_orphan:
+            # The parent would have done it. What other orphans have open there goes on working.
+            shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
+
+    def configure(self, setup: Setup) -> None:
+        """Begin to serve; what cannot work ends the process, and the log says why."""
+        try:
+            self._configure(setup)
+        except SystemExit as error:
+            print(error, file=sys.stderr)
+        except Exception:
+            traceback.print_exc()
+        else:
+            return
+        sys.stderr.flush()
+        os._exit(1)
+
+    def _configure(self, setup: Setup) -> None:
+        self._options = options = WorkerOptions()
+        with reading_from(setup.files):
+            options.parseOptions(setup.arguments)
+        observer = make_observer(sys.stderr, log_level(options), worker=self._number)
+        globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
+        table = None
+        if setup.table_key:
+            table = Table(descriptor=TABLE_FD, key=setup.table_key)
+        daemon = Daemon(options)
+        self._external = External(
+            options,
+            self._reactor,
+            daemon,
+            Shared(load_key(setup.key), table, self.control.ask),
+        )
+        self._external.health.changed = self.control.tell_ready
+        connections = Connections(CONNECTIONS_FD, setup.workers)
+        self._external.listen_at(
+            InheritedEndpoint(self._reactor, LISTEN_FD, connections, self._number)
+        )
+        daemon.privilegedStartService()
+        daemon.startService()
+        self._reactor.addSystemEventTrigger("before", "shutdown", daemon.stopService)
+        self.control.tell_ready(self._external.health.ready)
+
+    def prepare(self, files: Contents, only_certificates: bool) -> str:
+        """Make what files are needed for; returns why that is not possible, or nothing."""
+        try:
+            with reading_from(files):
+                if only_certificates:
+                    tls, _ = self._options.read_certificates()
+                    self._prepared = lambda: self._external.tls.use(tls)
+                else:
+                    read = self._options.read_files()
+                    self._prepared = lambda: self._external.use(read)
+        except UsageError as error:
+            return str(error)
+        return ""
+
+    def commit(self) -> None:
+        """Use what was prepared."""
+        use, self._prepared = self._prepared, None
+        use()
+
+    def stop(self) -> None:
+        """Finish what is under way and end; at once if nothing is."""
+        if not self._stopping:
+            self._stopping = True
+            self._reactor.stop()
+
+    def _stops(self) -> None:
+        """The reactor was told to stop, here or by what cannot go on."""
+        self._stopping = True
+        signal.alarm(_STOP_SECONDS)
+
+    def parent_is_gone(self) -> None:
+        """Stop, and do what else is to be done then."""
+        self._is_orphan = not self._stopping
+        self.stop()
+
+
+class WorkerControl(Control):
+    """The worker's end of the connection to its parent."""
+
+    def __init__(self, worker: Worker, reactor: Any) -> None:
+        super().__init__()
+        self._worker = worker
+        self._reactor = reactor
+        self._unanswered = 0
+
+    # --- What the parent says -------------------------------------------------------------------
+
+    @Configure.responder
+    def _configure(self) -> dict[str, object]:
+        self._worker.configure(Setup.decode(self.take_pieces()))
+        return {}
+
+    @Prepare.responder
+    def _prepare(self, only_certificates: bool) -> dict[str, object]:
+        files = decode_files(self.take_pieces())
+        return {"problem": short(self._worker.prepare(files, only_certificates))}
+
+    @Commit.responder
+    def _commit(self) -> dict[str, object]:
+        self._worker.commit()
+        return {}
+
+    @Stop.responder
+    def _stop(self) -> dict[str, object]:
+        self._worker.stop()
+        return {}
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The parent is gone."""
+        super().connectionLost(reason)
+        self._worker.parent_is_gone()
+
+    # --- What it is told ------------------------------------------------------------------------
+
+    def tell_ready(self, ready: bool) -> None:
+        """Say whether the worker wants requests."""
+        self.callRemote(Ready, ready=ready).addErrback(_parent_is_gone)
+
+    async def ask(self, question: bytes) -> float:
+        """Ask about a remote-write token.
+
+        Returns:
+            For how many seconds the yes holds.
+
+        Raises:
+            RefusedError: it is a no.
+            UnavailableError: nobody can say at present.
+        """
+        asked: Deferred[dict[str, Any]] = self.callRemote(Check, question=question)
+        try:
+            answer = await asked.addTimeout(_ASK_SECONDS, self._reactor)
+        except Exception as error:
+            raise UnavailableError(f"the parent process: {error!r}") from error
+        if answer.get("seconds") is not None:
+            return float(answer["seconds"])
+        if answer.get("refused") is not None:
+            raise RefusedError(answer["refused"])
+        raise UnavailableError(str(answer["unavailable"]))
+
+    def report(self, kind: str, body: bytes) -> Deferred[None]:
+        """Tell the parent something.
+
+        Args:
+            kind: what it is, as the parent's `Workers.reports` knows it.
+            body: up to `MAX_REPORT` bytes.
+
+        Returns:
+            None, when the parent has it; or a failure: `BusyError` when too much is on its way
+            already, or that of the connection.
+        """
+        if len(body) > MAX_REPORT:
+            raise ValueError(f"a report may have {MAX_REPORT} bytes, this one has {len(body)}")
+        if self._unanswered + len(body) > _MAX_REPORTS:
+            return fail(BusyError())
+        self._unanswered += len(body)
+
+        def answered(result: Any) -> Any:
+            self._unanswered -= len(body)
+            return result if isinstance(result, Failure) else None
+
+        reported: Deferred[Any] = self.callRemote(Report, kind=kind, body=body)
+        return reported.addBoth(answered)
+
+
+def _parent_is_gone(failure: Failure) -> None:
+    """Then `connectionLost` has said so."""
