@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,7 +21,8 @@ from telemeter.agent.upload import Destination, UploadError
 from telemeter.metrics.compression import compress_framed, decompress_framed
 from telemeter.metrics.errors import BadInputError
 from telemeter.metrics.family import Family, decode_families
-from telemeter.metrics.federation import KIND, Transformed, Transformer
+from telemeter.metrics.federation import KIND, LARGE, Transformed, Transformer
+from telemeter.runner import Runner, run_here
 
 SAMPLES = Gauge("federate_samples", "Samples that the last collection brought.")
 FILTERED = Gauge("federate_filtered_samples", "How many of them the transforms dropped.")
@@ -86,6 +87,7 @@ class Agent(Service):
         clock: IReactorTime,
         jitter: Callable[[float, float], float] = random.uniform,
         refresh: Callable[[], Plan] | None = None,
+        run: Runner = run_here,
     ) -> None:
         """Make an agent.
 
@@ -94,12 +96,14 @@ class Agent(Service):
             clock: tells the time.
             jitter: a random number between two others.
             refresh: is asked for the plan before every cycle; None: the plan stays until a reload.
+            run: works on a large collection where that does not keep the reactor from its work.
         """
         self._last = b""  # as it was sent: compressed
         self._plan = plan
         self._clock = clock
         self._jitter = jitter
         self._refresh = refresh
+        self._run = run
         self._loop: LoopingCall | None = None
         self._retry: IDelayedCall | None = None
         self._under_way: Deferred[None] | None = None
@@ -210,7 +214,7 @@ class Agent(Service):
             CycleError: it failed.
         """
         began = self._clock.seconds()
-        transformed = await collect(plan, self._clock.seconds)
+        transformed = await collect(plan, self._clock.seconds, self._run)
         if not transformed.families:
             log.warn("no metrics to send: nothing that was collected is left")
             return
@@ -224,10 +228,11 @@ class Agent(Service):
             "families": transformed.families,
         }
         # What is large goes as soon as it can: the upload may take its time.
-        families = transformed.labelled(token.labels)
+        pack = self._run if transformed.is_large else run_here
+        packing = pack(_packed, transformed, token.labels)
         del transformed
-        self._last = compress_framed(families)
-        del families
+        self._last = await packing
+        del packing
         try:
             await plan.destination.upload(self._last, token)
         except UploadError as error:
@@ -242,15 +247,28 @@ class Agent(Service):
         )
 
 
-async def collect(plan: Plan, now: Callable[[], float]) -> Transformed:
+def _packed(transformed: Transformed, labels: Mapping[str, str]) -> bytes:
+    """What is uploaded."""
+    return compress_framed(transformed.labelled(labels))
+
+
+async def collect(plan: Plan, now: Callable[[], float], run: Runner = run_here) -> Transformed:
     """Collect and transform, as a cycle does before anything leaves the house.
+
+    Args:
+        plan: from where, and how.
+        now: tells the time, in seconds since the epoch.
+        run: works on a large collection where that does not keep the reactor from its work.
 
     Raises:
         CycleError: the source gave nothing usable.
     """
     try:
         body, decode = await plan.source.collect()
-        transformed = plan.transformer.apply(body, decode, int(now() * 1000))
+        transform = run if len(body) > LARGE else run_here
+        transformed: Transformed = await transform(
+            plan.transformer.apply, body, decode, int(now() * 1000)
+        )
     except (CollectError, BadInputError) as error:
         raise CycleError("collect", str(error)) from error
     SAMPLES.set(transformed.received)

@@ -25,6 +25,8 @@ except ImportError:  # there was no compiler when the package was installed
 #: Which code transforms the usual collection: `compiled` or `python`.
 KIND: Final = "python" if _compiled is None else "compiled"
 
+#: From so many bytes on, work on a collection takes more than a few milliseconds.
+LARGE: Final = 512 * 1024
 _OLDEST_OF_ALL: Final = -(2**63)
 
 
@@ -42,6 +44,11 @@ class Transformed:
     samples: int
     received: int
     _left: bytes | list[Family]
+
+    @property
+    def is_large(self) -> bool:
+        """Whether to work on it takes longer than to hand it to a thread."""
+        return not isinstance(self._left, bytes) or len(self._left) > LARGE
 
     def labelled(self, labels: Mapping[str, str]) -> bytes:
         """Encode the families, each behind its length, with labels added to every sample."""

@@ -29,6 +29,7 @@ from telemeter.net.url import (
     shown,
 )
 from telemeter.observe.log import make_observer
+from telemeter.runner import thread_runner
 from telemeter.tap.flags import (
     LOGGING,
     Flag,
@@ -370,7 +371,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         react(lambda reactor: Deferred.fromCoroutine(dry_run(options, reactor)))
     daemon = Daemon(options)
     planner = Planner(options, reactor)
-    agent = Agent(planner.plan, reactor, refresh=planner.current)
+    agent = Agent(planner.plan, reactor, refresh=planner.current, run=thread_runner(reactor))
     agent.setServiceParent(daemon)
     reloader = Reloader(reactor, lambda: planner.reload(agent))
     reloader.setServiceParent(daemon)
