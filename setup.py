@@ -28,6 +28,7 @@ TEST = [
     "pytest-xdist>=3.6",
     "hypothesis>=6.120",
     "trustme>=1.2",
+    "cython>=3.1",
 ]
 DEVELOP = [
     *TEST,
@@ -41,14 +42,15 @@ DEVELOP = [
 
 # Makes the usual upload many times cheaper. Without a compiler the package works as well, on Python
 # alone.
+PARTS = ("_wire", "_table", "_labels", "_message", "_histogram")
 COMPILED = [
     Extension(
         f"telemeter.metrics.{name}",
         [f"telemeter/metrics/{name}.pyx"],
-        depends=["telemeter/metrics/_wire.pxi"],
+        depends=[f"telemeter/metrics/{part}.pxi" for part in PARTS],
         optional=True,
     )
-    for name in ("_transcoder", "_federation")
+    for name in ("_transcoder", "_write", "_federation")
 ]
 
 setup(

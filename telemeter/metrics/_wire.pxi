@@ -4,20 +4,19 @@
 # against the end of the message it is in; what is not encoded as every library encodes it raises
 # GIVE_UP, and then the straightforward code has to look at the message.
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
-from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE, _PyBytes_Resize
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_XDECREF
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
+
+cdef extern from "Python.h":
+    PyObject* new_bytes "PyBytes_FromStringAndSize"(const char* v, Py_ssize_t size) except NULL
 
 cdef struct Span:
     const uint8_t* start
     Py_ssize_t size
-
-cdef struct Label:
-    Span whole  # the field as it is encoded: tag, length, name and value
-    Span name
-    Span value
 
 
 cdef class GiveUp(Exception):
@@ -27,19 +26,11 @@ cdef class GiveUp(Exception):
 cdef GiveUp GIVE_UP = GiveUp()
 
 
-def encode_label(bytes name, bytes value):
-    """A label as field 1 of a metric or a series."""
-    inner = b"\x0a" + _varint(len(name)) + name + b"\x12" + _varint(len(value)) + value
-    return b"\x0a" + _varint(len(inner)) + inner
-
-
-def _varint(number):
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
+cdef inline Span span_of(bytes data) noexcept:
+    cdef Span span
+    span.start = <const uint8_t*>PyBytes_AS_STRING(data)
+    span.size = PyBytes_GET_SIZE(data)
+    return span
 
 
 cdef inline int read_length(const uint8_t** at, const uint8_t* end, Py_ssize_t* out) except -1:
@@ -77,12 +68,12 @@ cdef inline int read_span(const uint8_t** at, const uint8_t* end, Span* out) exc
 
 
 cdef inline int read_number(const uint8_t** at, const uint8_t* end, uint64_t* out) except -1:
-    """Read a varint of up to ten bytes."""
+    """Read a varint of up to ten bytes, minimal."""
     cdef const uint8_t* p = at[0]
     cdef uint64_t number = 0
     cdef int shift = 0
     while True:
-        if p >= end or shift > 63 or (shift == 63 and p[0] > 1):
+        if p >= end or shift > 63 or (shift == 63 and p[0] > 1) or (shift and p[0] == 0):
             raise GIVE_UP
         number |= <uint64_t>(p[0] & 0x7F) << shift
         p += 1
@@ -94,62 +85,124 @@ cdef inline int read_number(const uint8_t** at, const uint8_t* end, uint64_t* ou
     return 0
 
 
+cdef inline bint is_ascii(const uint8_t* p, const uint8_t* end) noexcept:
+    cdef uint64_t words[4]
+    cdef uint64_t seen = 0
+    cdef uint8_t last = 0
+    while end - p >= 32:
+        memcpy(words, p, 32)
+        seen |= words[0] | words[1] | words[2] | words[3]
+        p += 32
+    while end - p >= 8:
+        memcpy(words, p, 8)
+        seen |= words[0]
+        p += 8
+    while p < end:
+        last |= p[0]
+        p += 1
+    return (seen & 0x8080808080808080) == 0 and last < 0x80
+
+
+cdef bint is_utf8(const uint8_t* p, const uint8_t* end) noexcept:
+    """Whether this is UTF-8 in its shortest form, without surrogates."""
+    cdef uint8_t lead, low, high
+    cdef int more
+    while p < end:
+        lead = p[0]
+        p += 1
+        if lead < 0x80:
+            continue
+        low, high = 0x80, 0xBF
+        if 0xC2 <= lead <= 0xDF:
+            more = 1
+        elif 0xE0 <= lead <= 0xEF:
+            more = 2
+            if lead == 0xE0:
+                low = 0xA0
+            elif lead == 0xED:
+                high = 0x9F
+        elif 0xF0 <= lead <= 0xF4:
+            more = 3
+            if lead == 0xF0:
+                low = 0x90
+            elif lead == 0xF4:
+                high = 0x8F
+        else:
+            return False
+        if end - p < more or not low <= p[0] <= high:
+            return False
+        p += 1
+        for _ in range(more - 1):
+            if not 0x80 <= p[0] <= 0xBF:
+                return False
+            p += 1
+    return True
+
+
 cdef inline int check_text(Span text) except -1:
     """Give up on what is not UTF-8."""
-    cdef Py_ssize_t i
-    cdef uint8_t seen = 0
-    for i in range(text.size):
-        seen |= text.start[i]
-    if seen >= 0x80:
-        try:
-            PyUnicode_DecodeUTF8(<const char*>text.start, text.size, NULL)
-        except UnicodeDecodeError:
-            raise GIVE_UP
+    cdef const uint8_t* end = text.start + text.size
+    if not is_ascii(text.start, end) and not is_utf8(text.start, end):
+        raise GIVE_UP
     return 0
 
 
-cdef inline bint is_equal(Span one, const char* other, Py_ssize_t size) noexcept:
-    return one.size == size and memcmp(one.start, other, size) == 0
+cdef inline bint is_same(Span one, Span other) noexcept:
+    return one.size == other.size and memcmp(one.start, other.start, one.size) == 0
 
 
-cdef inline int compare(Span* one, Span* other) noexcept:
-    """The order of two names by bytes."""
-    cdef Py_ssize_t shorter = one.size if one.size < other.size else other.size
-    cdef int order = memcmp(one.start, other.start, shorter)
-    if order == 0 and one.size != other.size:
-        return -1 if one.size < other.size else 1
-    return order
+cdef inline Py_ssize_t number_size(uint64_t number) noexcept:
+    cdef Py_ssize_t size = 1
+    while number > 0x7F:
+        size += 1
+        number >>= 7
+    return size
 
 
+cdef inline Py_ssize_t field_size(Py_ssize_t size) noexcept:
+    """How many bytes a field with so many takes, its number being under 16."""
+    return 1 + number_size(<uint64_t>size) + size
+
+
+@cython.final
 cdef class Output:
-    """A buffer that grows."""
+    """A buffer that grows, and becomes a bytes object without being copied."""
 
+    cdef PyObject* buffer
     cdef uint8_t* data
     cdef Py_ssize_t size
     cdef Py_ssize_t room
 
     def __cinit__(self, Py_ssize_t room):
+        self.buffer = NULL
         self.size = 0
-        self.room = room
-        self.data = <uint8_t*>PyMem_Malloc(room)
-        if self.data == NULL:
-            raise MemoryError
+        self.resize(room)
 
     def __dealloc__(self):
-        PyMem_Free(self.data)
+        Py_XDECREF(self.buffer)
 
-    cdef int reserve(self, Py_ssize_t more) except -1:
-        """Make room for `more` bytes."""
-        cdef uint8_t* grown
-        cdef Py_ssize_t room
-        if self.size + more <= self.room:
-            return 0
-        room = (self.size + more) * 2
-        grown = <uint8_t*>PyMem_Realloc(self.data, room)
-        if grown == NULL:
-            raise MemoryError
-        self.data = grown
+    cdef int resize(self, Py_ssize_t room) except -1:
+        if self.buffer == NULL:
+            self.buffer = new_bytes(NULL, room)
+        else:
+            _PyBytes_Resize(&self.buffer, room)  # sets it to NULL when it fails
+        self.data = <uint8_t*>PyBytes_AS_STRING(<object>self.buffer)
         self.room = room
+        return 0
+
+    cdef bytes take(self):
+        """What was written; afterwards the output is no longer of use."""
+        cdef bytes written
+        _PyBytes_Resize(&self.buffer, self.size)
+        written = <bytes>self.buffer
+        Py_XDECREF(self.buffer)
+        self.buffer = NULL
+        return written
+
+    cdef inline int reserve(self, Py_ssize_t more) except -1:
+        """Make room for `more` bytes."""
+        if more > self.room - self.size:
+            self.resize((self.size + more) + (self.size + more) // 2)
         return 0
 
     cdef inline void put(self, const uint8_t* source, Py_ssize_t size) noexcept:
@@ -165,30 +218,3 @@ cdef class Output:
             self.put_byte(<uint8_t>(number & 0x7F | 0x80))
             number >>= 7
         self.put_byte(<uint8_t>number)
-
-
-cdef inline Py_ssize_t number_size(uint64_t number) noexcept:
-    cdef Py_ssize_t size = 1
-    while number > 0x7F:
-        size += 1
-        number >>= 7
-    return size
-
-
-cdef int parse_label(Span field, Label* label) except -1:
-    """Name and value of an encoded label, in that order and nothing else."""
-    cdef const uint8_t* p = field.start
-    cdef const uint8_t* end = p + field.size
-    if p >= end or p[0] != 0x0A:
-        raise GIVE_UP
-    p += 1
-    read_span(&p, end, &label.name)
-    if p >= end or p[0] != 0x12:
-        raise GIVE_UP
-    p += 1
-    read_span(&p, end, &label.value)
-    if p != end:
-        raise GIVE_UP
-    return 0
-
-

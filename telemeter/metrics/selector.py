@@ -83,13 +83,17 @@ class Matcher:
             return (value == self.value) != self.is_negative
         known = self._remembered.get(value)
         if known is None:
-            known = (self._pattern.fullmatch(value) is not None) != self.is_negative
+            known = self.evaluate(value)
             if len(value) > _MAX_REMEMBERED_LENGTH:
                 return known
             if len(self._remembered) >= _MAX_REMEMBERED:
                 self._remembered.clear()
             self._remembered[value] = known
         return known
+
+    def evaluate(self, value: str) -> bool:
+        """The same of a regex, for who remembers the answers himself."""
+        return (self._pattern.fullmatch(value) is not None) != self.is_negative
 
     def __repr__(self) -> str:
         operator = ("!" if self.is_negative else "=") + ("~" if self.is_regex else "=")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
+from telemeter.metrics.dropped import Examples
 from telemeter.metrics.errors import BadInputError, TooLargeError
 from telemeter.metrics.family import (
     MAX_AGE_MS,
@@ -59,6 +60,7 @@ class Converted:
         duplicates: how many series were left out because an identical one came before.
         past, present, future: the received timestamps, by where they lay.
         overwritten_future: how many lay after now by any amount.
+        dropped_examples: of what was dropped, see `Examples`.
     """
 
     payload: bytes = b""
@@ -70,6 +72,7 @@ class Converted:
     present: int = 0
     future: int = 0
     overwritten_future: int = 0
+    dropped_examples: tuple[bytes, ...] = ()
 
 
 def convert_upload(
@@ -104,6 +107,7 @@ class _Conversion:
         self._request = remote_pb2.WriteRequest()
         self._seen: set[tuple[tuple[str, str], ...]] = set()
         self._output = 0
+        self._examples = Examples()
         self._result = Converted()
 
     def run(self, families: list[Family]) -> Converted:
@@ -112,6 +116,7 @@ class _Conversion:
                 self._take_family(family)
         self._result.payload = self._request.SerializeToString()
         self._result.series = len(self._request.timeseries)
+        self._result.dropped_examples = self._examples.found
         return self._result
 
     def _take_family(self, family: Family) -> None:
@@ -130,6 +135,7 @@ class _Conversion:
             self._count_drift(previous)
             if not self._convert(family, metric, labels):
                 self._result.dropped += 1
+                self._examples.add(labels)
         self._result.received += len(family.metric)
 
     def _checked_labels(self, family: Family, metric: Metric) -> dict[str, str]:

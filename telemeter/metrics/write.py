@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 
 from google.protobuf.message import DecodeError
 
+from telemeter.metrics.dropped import Examples
 from telemeter.metrics.errors import BadInputError, TooLargeError
 from telemeter.metrics.histogram import check_histogram
 from telemeter.metrics.proto import remote_pb2, write_v2_pb2
@@ -63,6 +64,7 @@ class Written:
         duplicates: how many were left out because another had become identical.
         samples, histograms, exemplars: how many of each are left.
         only_metadata: whether the request held metadata and no series.
+        dropped_examples: of what was dropped, see `Examples`.
     """
 
     payload: bytes = b""
@@ -74,6 +76,7 @@ class Written:
     histograms: int = 0
     exemplars: int = 0
     only_metadata: bool = False
+    dropped_examples: tuple[bytes, ...] = ()
 
 
 class _Sieve:
@@ -82,6 +85,7 @@ class _Sieve:
     def __init__(self, rules: WriteRules, result: Written) -> None:
         self._rules = rules
         self._result = result
+        self._examples = Examples()
         self._seen: dict[Pairs, tuple[Pairs, set[int]]] = {}
 
     def sift(self, labels: Labels, stamps: Sequence[int]) -> Pairs | None:
@@ -110,6 +114,8 @@ class _Sieve:
             )
         if not rules.whitelist.allows(labels):
             result.dropped += 1
+            self._examples.add(labels)
+            result.dropped_examples = self._examples.found
             return None
         original = tuple(sorted(labels.items()))
         kept = tuple(pair for pair in original if pair[0] not in rules.elided)

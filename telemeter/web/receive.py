@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Final
 
@@ -16,17 +16,11 @@ from twisted.web.iweb import IRequest
 
 from telemeter.auth.authorizer import RefusedError, UnavailableError
 from telemeter.auth.composite import CompositeToken, MalformedTokenError, parse_composite
-from telemeter.metrics.compression import decompress_block
+from telemeter.metrics.compression import block_size, decompress_block
 from telemeter.metrics.errors import BadInputError, TooLargeError
 from telemeter.metrics.format import split_content_type
-from telemeter.metrics.write import (
-    ForeignIdError,
-    MissingLabelError,
-    WriteRules,
-    Written,
-    sift_write,
-    sift_write_v2,
-)
+from telemeter.metrics.transcoder import Sifter
+from telemeter.metrics.write import ForeignIdError, MissingLabelError, WriteRules, Written
 from telemeter.runner import Runner
 from telemeter.upstream.upstream import V1, V2, ForwardError, Sent, Upstream
 from telemeter.web.refused import Refused
@@ -91,8 +85,10 @@ _WRITTEN: Final = tuple(
 )
 _BUSY_SECONDS = 60
 _DOWN_SECONDS = 30
-#: Requests up to this many bytes are sifted at once: handing them to a thread costs more.
-_SMALL_BODY = 1024
+#: Requests of up to so many bytes, decompressed, are tried the quick way at once, ...
+_QUICK_BODY = 512 * 1024
+#: ... and of up to so many the slow way too: handing them to a thread costs more.
+_SMALL_BODY = 4096
 #: snappy stores at best 64 bytes in 3: a block that declares more than this is lying.
 _MOST_COMPRESSION = 32
 
@@ -174,7 +170,7 @@ class ReceiveEndpoint:
             upstream: takes what is left; None: nothing is configured, so requests get 502.
             run: sifts a body where it does not keep the reactor from its work.
         """
-        self._settings = settings
+        self.use(settings)
         self._check = check
         self._upstream = upstream
         self._run = run
@@ -182,6 +178,7 @@ class ReceiveEndpoint:
     def use(self, settings: ReceiveSettings) -> None:
         """Work with other settings from now on."""
         self._settings = settings
+        self._sifter = Sifter(settings.rules, keep_version=settings.keep_version)
 
     def route(self) -> Route:
         return Route("/metrics/v1/receive", self.post, ("POST",), "receive", self.gate)
@@ -231,15 +228,8 @@ class ReceiveEndpoint:
         return b""
 
     async def _sifted(self, write: Write) -> Written:
-        settings = self._settings
-        cluster = None if settings.foreign_ids else write.token.cluster
-        rules = replace(settings.rules, cluster=cluster)
-        body = write.body
-        arguments = (body, write.version, rules, settings.keep_version, settings.limit_bytes)
         try:
-            if len(body) <= _SMALL_BODY:
-                return sift(*arguments)
-            written: Written = await self._run(sift, *arguments)
+            return await self._sift(write)
         except MissingLabelError as error:
             MISSING_LABELS.inc()
             raise _refused("missing_label", Refused(400, str(error))) from None
@@ -251,7 +241,23 @@ class ReceiveEndpoint:
             raise _refused("size", Refused(413, str(error))) from None
         except BadInputError as error:
             raise _refused("malformed", Refused(400, str(error))) from None
-        return written
+
+    async def _sift(self, write: Write) -> Written:
+        """Decompress and sift, in a thread unless that takes next to no time."""
+        sifter, limit = self._sifter, self._settings.limit_bytes
+        cluster = None if self._settings.foreign_ids else write.token.cluster
+        body = write.body
+        if block_size(body) > _QUICK_BODY:
+            large: Written = await self._run(sift, body, write.version, cluster, sifter, limit)
+            return large
+        plain = _decompressed(body, limit)
+        written = sifter.quick(plain, write.version, cluster)
+        if written is not None:
+            return written
+        if len(plain) <= _SMALL_BODY:
+            return sifter.sift(plain, write.version, cluster)
+        slow: Written = await self._run(sifter.sift, plain, write.version, cluster)
+        return slow
 
     async def _forward(self, write: Write, written: Written) -> Sent:
         if self._upstream is None:
@@ -326,23 +332,25 @@ def _not_allowed(failure: Failure) -> Failure:
     return failure
 
 
-def sift(body: bytes, version: int, rules: WriteRules, keep_version: bool, limit: int) -> Written:
+def sift(body: bytes, version: int, cluster: str | None, sifter: Sifter, limit: int) -> Written:
     """Decompress and sift, which needs nothing but the processor.
 
     Raises:
         BadInputError: the request is refused.
     """
+    plain = _decompressed(body, limit)
+    return sifter.quick(plain, version, cluster) or sifter.sift(plain, version, cluster)
+
+
+def _decompressed(body: bytes, limit: int) -> bytes:
     try:
-        plain = decompress_block(body, _MOST_COMPRESSION * len(body))
+        return decompress_block(body, _MOST_COMPRESSION * len(body))
     except TooLargeError as error:
         if error.seen > _MOST_COMPRESSION * limit:
             raise
         raise BadInputError(
             f"the body is not a valid snappy block: {len(body)} bytes cannot hold {error.seen}"
         ) from None
-    if version == 2:
-        return sift_write_v2(plain, rules, keep_version=keep_version)
-    return sift_write(plain, rules)
 
 
 def _written_by(headers: Headers) -> dict[str, str]:

@@ -20,11 +20,10 @@ from telemeter.metrics.write import (
     WriteRules,
     Written,
     shown,
-    sift_write,
-    sift_write_v2,
 )
 
 from .build import NORMAL_NAN, STALE_NAN, bits
+from .sifting import sift_write, sift_write_v2
 from .strategies import mutations
 from .write_strategies import (
     CLUSTER,
@@ -455,7 +454,8 @@ class TestDemands:
     def test_nothing_left(self, sift: Sift, encode: Encode) -> None:
         plain = PlainRules(whitelist=(((NAME, "=", "other"),),))
         written = sift(encode(_full), plain.real)
-        assert written == Written(received=2, dropped=2)
+        assert written == Written(received=2, dropped=2, dropped_examples=written.dropped_examples)
+        assert len(written.dropped_examples) == 2
 
     def test_nothing_there(self, sift: Sift, encode: Encode) -> None:
         assert sift(b"", WriteRules()) == Written()
@@ -562,7 +562,8 @@ class TestMetadata:
     def test_of_1_does_not_save_a_request_without_anything_left(self) -> None:
         plain = PlainRules(whitelist=(((NAME, "=", "other"),),))
         body = encode_v1(Request((up(),), self.DESCRIBED))
-        assert sift_write(body, plain.real) == Written(received=1, dropped=1)
+        written = sift_write(body, plain.real)
+        assert (written.payload, written.dropped, written.only_metadata) == (b"", 1, False)
 
     @pytest.mark.parametrize("keep", [False, True])
     @pytest.mark.parametrize("given", [(), ((NAME, "up"),), labels(), labels(cluster="other")])
