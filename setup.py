@@ -40,9 +40,10 @@ DEVELOP = [
     "grpcio-tools>=1.76",
 ]
 
-# Makes the usual upload many times cheaper. Without a compiler the package works as well, on Python
-# alone.
+# What the compiled modules include.
 PARTS = ("_wire", "_table", "_labels", "_message", "_histogram")
+# Make the usual request many times cheaper. Without a compiler the package works as well, on Python
+# alone.
 COMPILED = [
     Extension(
         f"telemeter.metrics.{name}",

@@ -36,6 +36,11 @@ cdef uint8_t[4] VALUE_TAGS = [0x1A, 0x12, 0, 0x2A]
 MOST_NAMES = MAX_NAMES
 
 
+cdef struct Label:
+    Span name
+    Span value
+
+
 cdef struct Record:
     int64_t stamp
     Py_ssize_t at
@@ -248,8 +253,10 @@ cdef class Transformation:
         cdef Label label
         cdef Plan plan = self.plan
         cdef int i
-        parse_label(field, &label)
-        if not is_ascii(whole):
+        parse_label(field, &label.name, &label.value)
+        if label.name.start == NULL or label.value.start == NULL:
+            raise GIVE_UP
+        if not is_ascii(whole.start, whole.start + whole.size):
             check_text(label.name)
             check_text(label.value)
         if label.name.size == 0:
@@ -364,26 +371,9 @@ cdef inline int index_of(Span* name, Span* names, int count) noexcept:
     """Where a name is among others, or -1."""
     cdef int i
     for i in range(count):
-        if is_equal(names[i], <const char*>name.start, name.size):
+        if is_same(names[i], name[0]):
             return i
     return -1
-
-
-cdef inline bint is_ascii(Span text) noexcept:
-    cdef const uint8_t* p = text.start
-    cdef Py_ssize_t left = text.size
-    cdef uint64_t seen = 0
-    cdef uint64_t word
-    while left >= 8:
-        memcpy(&word, p, 8)
-        seen |= word
-        p += 8
-        left -= 8
-    while left > 0:
-        seen |= p[0]
-        p += 1
-        left -= 1
-    return seen & 0x8080808080808080 == 0
 
 
 cdef inline Span no_text() noexcept:
@@ -431,5 +421,4 @@ def transform(bytes body, Plan plan, int64_t oldest):
         run.run(body)
     except GiveUp:
         return None
-    payload = PyBytes_FromStringAndSize(<const char*>run.output.data, run.output.size)
-    return payload, run.families, run.kept, run.received
+    return run.output.take(), run.families, run.kept, run.received

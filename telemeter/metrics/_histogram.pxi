@@ -3,8 +3,9 @@
 cdef enum:
     LOWEST_SCHEMA = -9
     HIGHEST_SCHEMA = 52
+    MAX_BUCKETS = 1 << 20
 
-#: Numbers up to this can be added up without overflowing: a side has under 2 to the power of 22.
+#: So many numbers up to this can be added up without overflowing.
 cdef int64_t MAX_COUNT = <int64_t>1 << 40
 
 cdef struct Side:
@@ -122,6 +123,8 @@ cdef int64_t observations_of(Side* side) except -1:
     cdef uint64_t buckets = 0
     cdef int64_t count = 0
     cdef int64_t observations = 0
+    if side.deltas.size > MAX_BUCKETS:
+        raise GIVE_UP
     while p < end:
         read_number(&p, end, &delta)
         if delta > <uint64_t>MAX_COUNT:

@@ -10,6 +10,9 @@ cdef enum:
     # How many values, and how long ones, a regex is remembered for.
     MAX_REMEMBERED = 4096
     MAX_REMEMBERED_SIZE = 255
+    # How many bytes a run may show to regexes before it takes too long; a call counts as some more.
+    MAX_SHOWN = 1 << 20
+    COST_OF_CALL = 200
 
 cdef struct Label:
     Span whole  # the field as it is encoded: tag, length, name and value; no start: not encoded yet
@@ -20,16 +23,20 @@ cdef struct Label:
 cdef Span NOTHING = span_of(b"")
 
 
-cdef inline uint64_t key_of(Span name) noexcept:
+cdef inline uint64_t key_of(Span name, const uint8_t* end) noexcept:
     """The first eight bytes of a name as a number, which has the order of the bytes.
 
     Most names can be told apart and put into order by that alone.
+
+    Args:
+        name: the name.
+        end: up to where there are bytes that may be read, also behind the name.
     """
     cdef const uint8_t* p = name.start
     cdef uint64_t key = 0
     cdef Py_ssize_t i
-    if name.size >= 8:
-        return (
+    if end - p >= 8:
+        key = (
             <uint64_t>p[0] << 56
             | <uint64_t>p[1] << 48
             | <uint64_t>p[2] << 40
@@ -39,7 +46,10 @@ cdef inline uint64_t key_of(Span name) noexcept:
             | <uint64_t>p[6] << 8
             | <uint64_t>p[7]
         )
-    for i in range(name.size):
+        if name.size >= 8:
+            return key
+        return key & ~(<uint64_t>0xFFFFFFFFFFFFFFFF >> (8 * name.size))
+    for i in range(min(name.size, 8)):
         key |= <uint64_t>p[i] << (56 - 8 * i)
     return key
 
@@ -60,19 +70,13 @@ cdef inline bint has_name(Label* label, Span name, uint64_t key) noexcept:
 
 
 cdef int read_label(Span field, Label* label) except -1:
-    """Read name and value of an encoded label, in that order and nothing else."""
-    cdef const uint8_t* p = field.start
-    cdef const uint8_t* end = p + field.size
-    label.name = label.value = NOTHING
-    if p < end and p[0] == 0x0A:
-        p += 1
-        read_span(&p, end, &label.name)
-    if p < end and p[0] == 0x12:
-        p += 1
-        read_span(&p, end, &label.value)
-    if p != end:
-        raise GIVE_UP
-    label.key = key_of(label.name)
+    """Read name and value of an encoded label; what is absent is empty."""
+    parse_label(field, &label.name, &label.value)
+    if label.name.start == NULL:
+        label.name = NOTHING
+    if label.value.start == NULL:
+        label.value = NOTHING
+    label.key = key_of(label.name, field.start + field.size)
     return 0
 
 
@@ -116,7 +120,7 @@ cdef class Name:
         self.value = value
         self.text = span_of(name)
         self.wanted = span_of(value)
-        self.key = key_of(self.text)
+        self.key = key_of(self.text, self.text.start + self.text.size)
 
 
 cdef Name METRIC_NAME = Name(b"__name__")
@@ -131,6 +135,8 @@ cdef class Labels:
     cdef Label* spare[MAX_LABELS]
     cdef int count
     cdef int left  # how many are sorted
+    cdef Py_ssize_t shown  # how many bytes of them regexes have seen
+    cdef int ordered  # how many labels `sorted` is an order of; 0: it is not
 
     cdef Label* next(self) except NULL:
         """The place for one more label."""
@@ -198,11 +204,15 @@ cdef class Labels:
     cdef void sort(self) noexcept:
         """Sort the labels by name, those of one name in the order they have.
 
-        They mostly come sorted, so this seldom moves anything but those that were added.
+        They mostly come sorted, so this seldom moves anything but those that were added. And they
+        mostly have the order of those before them, and then nothing is moved.
         """
         cdef int i, j, start, width
         cdef Label* moving
         self.left = self.count
+        if self.ordered == self.count and self.is_sorted():
+            return
+        self.ordered = self.count
         for start in range(0, self.count, SHORT_RUN):
             for i in range(start, min(start + SHORT_RUN, self.count)):
                 moving = &self.items[i]
@@ -217,6 +227,14 @@ cdef class Labels:
                 self.merge(start, min(start + width, self.count), min(start + width * 2, self.count))
             memcpy(self.sorted, self.spare, self.count * sizeof(Label*))
             width *= 2
+
+    cdef bint is_sorted(self) noexcept:
+        """Whether they are in order, and no name is there twice."""
+        cdef int i
+        for i in range(1, self.left):
+            if not is_before(self.sorted[i - 1], self.sorted[i]):
+                return False
+        return True
 
     cdef void merge(self, int start, int middle, int end) noexcept:
         cdef int one = start
@@ -238,7 +256,13 @@ cdef class Labels:
             if kept == 0 or is_before(self.sorted[kept - 1], self.sorted[i]):
                 self.sorted[kept] = self.sorted[i]
                 kept += 1
-        self.left = kept
+        self.keep(kept)
+
+    cdef inline void keep(self, int kept) noexcept:
+        """Take note that only so many of those that were sorted are left."""
+        if kept < self.left:
+            self.left = kept
+            self.ordered = 0
 
     cdef Py_ssize_t size(self) noexcept:
         """How many bytes those that are left take."""
@@ -330,18 +354,22 @@ cdef class Matcher:
         cdef Span value = metric if self.is_metric else labels.value_of(self.label)
         if self.regex is None:
             return self.negative != is_same(value, self.label.wanted)
-        return self.matches(value)
+        return self.matches(labels, value)
 
-    cdef bint matches(self, Span value) except -1:
+    cdef bint matches(self, Labels labels, Span value) except -1:
         """Whether the regex matches a value, remembered within bounds."""
-        cdef uint32_t hash = hash_of(value)
-        cdef int64_t at = self.known.find(self.texts.data, value, hash)
+        cdef bint is_short = value.size <= MAX_REMEMBERED_SIZE
+        cdef uint32_t hash = hash_of(value) if is_short else 0
+        cdef int64_t at = self.known.find(self.texts.data, value, hash) if is_short else -1
         cdef bint answer
         if at >= 0:
             return self.answers.data[at]
+        labels.shown += value.size + COST_OF_CALL
+        if labels.shown > MAX_SHOWN:
+            raise GIVE_UP
         answer = self.regex(value.start[: value.size].decode())
         # Another thread may have got here while the regex was tried.
-        if value.size <= MAX_REMEMBERED_SIZE:
+        if is_short:
             if self.known.count >= MAX_REMEMBERED:
                 self.forget()
             if self.known.find(self.texts.data, value, hash) < 0:

@@ -187,10 +187,15 @@ cdef Py_ssize_t size_of(Span message, Shape* shape) except -1:
     return size
 
 
-cdef int put_message(Output output, uint8_t tag, Span message, Shape* shape) except -1:
-    """Put what passes of a message; there must be room for it."""
+cdef int put_message(
+    Output output, uint8_t tag, Span message, Shape* shape, Py_ssize_t size
+) except -1:
+    """Put what passes of a message, which has that size; there must be room for it."""
     output.put_byte(tag)
-    output.put_number(<uint64_t>size_of(message, shape))
+    output.put_number(<uint64_t>size)
+    if size == message.size:
+        output.put(message.start, size)
+        return 0
     return put_fields(output, message, shape, 1)
 
 

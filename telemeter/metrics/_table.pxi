@@ -23,19 +23,20 @@ cdef inline uint32_t hash_of(Span text) noexcept:
     """A keyed hash: a product of two words, folded, for each 16 bytes."""
     cdef const uint8_t* p = text.start
     cdef Py_ssize_t left = text.size
-    cdef uint64_t words[4]
+    cdef uint64_t secret = SECRETS[2]
+    cdef uint64_t another = SECRETS[3]
     cdef uint64_t one = SECRETS[0] ^ <uint64_t>text.size
     cdef uint64_t other = SECRETS[1]
+    cdef uint64_t[4] rest
     while left >= 32:
-        memcpy(words, p, 32)
-        one = mix(words[0] ^ SECRETS[2], words[1] ^ one)
-        other = mix(words[2] ^ SECRETS[3], words[3] ^ other)
+        one = mix(word_at(p) ^ secret, word_at(p + 8) ^ one)
+        other = mix(word_at(p + 16) ^ another, word_at(p + 24) ^ other)
         p += 32
         left -= 32
-    memset(words, 0, 32)
-    memcpy(words, p, left)
-    one = mix(words[0] ^ SECRETS[2], words[1] ^ one)
-    other = mix(words[2] ^ SECRETS[3], words[3] ^ other)
+    memset(rest, 0, 32)
+    memcpy(rest, p, left)
+    one = mix(rest[0] ^ secret, rest[1] ^ one)
+    other = mix(rest[2] ^ another, rest[3] ^ other)
     return <uint32_t>(mix(one ^ SECRETS[1], other ^ SECRETS[0]) >> 32)
 
 

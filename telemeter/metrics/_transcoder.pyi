@@ -10,5 +10,11 @@ class Plan:
     ) -> None: ...
 
 def convert(
-    body: bytes, plan: Plan, required: Mapping[str, str], now: int, max_age: int, drift: int
+    body: bytes,
+    plan: Plan,
+    required: Mapping[str, str],
+    now: int,
+    max_age: int,
+    drift: int,
+    limit: int,
 ) -> tuple[bytes, int, int, int, int, int, int, int, int, tuple[bytes, ...]] | None: ...

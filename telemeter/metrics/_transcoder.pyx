@@ -16,8 +16,7 @@ include "_labels.pxi"
 
 cdef enum:
     MAX_NAME = 255
-    # How much is written at the most before the straightforward code takes over and counts.
-    MAX_OUTPUT = 8 << 20
+    SERIES_OVERHEAD = 32
     GAUGE_FIELD = 0x12
     COUNTER_FIELD = 0x1A
     UNTYPED_FIELD = 0x2A
@@ -56,13 +55,15 @@ cdef class Conversion:
     cdef int64_t now
     cdef int64_t oldest
     cdef int64_t drift
+    cdef Py_ssize_t limit
+    cdef Py_ssize_t spent
     cdef Output output
     cdef Table seen
     cdef Labels labels
     cdef Examples examples
     cdef int series, received, dropped, duplicates, past, present, future, after_now
 
-    def __init__(self, Plan plan, required, int64_t now, int64_t max_age, int64_t drift, room):
+    def __init__(self, Plan plan, required, int64_t now, int64_t max_age, int64_t drift, limit, room):
         self.plan = plan
         self.required = [
             Name(name.encode(), value.encode("utf-8", "surrogatepass"))
@@ -71,6 +72,7 @@ cdef class Conversion:
         self.now = now
         self.oldest = now - max_age
         self.drift = drift
+        self.limit = limit
         self.output = Output(room)
         self.seen = Table()
         self.labels = Labels()
@@ -234,7 +236,9 @@ cdef class Conversion:
         memcpy(&bits, value, 8)
         sample_size = (0 if bits == 0 else 9) + 1 + number_size(<uint64_t>self.now)
         output.reserve(labels_size + sample_size + 32)
-        if output.size > MAX_OUTPUT:
+        # This is more than what the reference counts, and so no more than it allows.
+        self.spent += labels_size + SERIES_OVERHEAD
+        if self.spent > self.limit:
             raise GIVE_UP
         start = output.size
         output.put_byte(0x0A)
@@ -259,12 +263,6 @@ cdef class Conversion:
         return 0
 
 
-cdef bytes encode_label(bytes name, bytes value):
-    cdef Output output = Output(len(name) + len(value) + 64)
-    put_label(output, span_of(name), span_of(value))
-    return output.take()
-
-
 cdef inline int check_label(Label* label) except -1:
     if label.name.size > MAX_NAME or label.value.size > MAX_NAME:
         raise GIVE_UP
@@ -284,7 +282,7 @@ cdef uint8_t value_field(uint64_t kind) except 0:
     raise GIVE_UP
 
 
-def convert(bytes body, Plan plan, required, int64_t now, int64_t max_age, int64_t drift):
+def convert(bytes body, Plan plan, required, int64_t now, int64_t max_age, int64_t drift, limit):
     """Convert delimited families.
 
     Args:
@@ -294,6 +292,7 @@ def convert(bytes body, Plan plan, required, int64_t now, int64_t max_age, int64
         now: the time, in milliseconds since the epoch.
         max_age: how many milliseconds old a timestamp may be.
         drift: within how many milliseconds of now a timestamp counts as present.
+        limit: how many bytes it may become.
 
     Returns:
         The payload, and the numbers of series, received and dropped metrics, duplicates, timestamps
@@ -302,7 +301,7 @@ def convert(bytes body, Plan plan, required, int64_t now, int64_t max_age, int64
     """
     # A series gets its name, and loses its timestamp's and its value's tags.
     room = len(body) + len(body) // 4 + 1024
-    cdef Conversion run = Conversion(plan, required, now, max_age, drift, room)
+    cdef Conversion run = Conversion(plan, required, now, max_age, drift, limit, room)
     try:
         run.run(body)
     except GiveUp:

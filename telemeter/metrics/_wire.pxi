@@ -34,23 +34,24 @@ cdef inline Span span_of(bytes data) noexcept:
 
 
 cdef inline int read_length(const uint8_t** at, const uint8_t* end, Py_ssize_t* out) except -1:
-    """Read a length of one or two or three bytes, minimal, that fits before the end."""
+    """Read a length of at most four bytes, minimal, that fits before the end."""
     cdef const uint8_t* p = at[0]
     cdef Py_ssize_t number
+    cdef int shift = 7
     if p >= end:
         raise GIVE_UP
     number = p[0]
     p += 1
     if number >= 0x80:
-        if p >= end or p[0] == 0:
-            raise GIVE_UP
-        number = (number & 0x7F) | (<Py_ssize_t>(p[0] & 0x7F) << 7)
-        p += 1
-        if (p - 1)[0] >= 0x80:
-            if p >= end or p[0] >= 0x80 or p[0] == 0:
+        number &= 0x7F
+        while True:
+            if p >= end or p[0] == 0 or shift > 21:
                 raise GIVE_UP
-            number |= <Py_ssize_t>p[0] << 14
+            number |= <Py_ssize_t>(p[0] & 0x7F) << shift
+            shift += 7
             p += 1
+            if (p - 1)[0] < 0x80:
+                break
     if number > end - p:
         raise GIVE_UP
     out[0] = number
@@ -85,22 +86,28 @@ cdef inline int read_number(const uint8_t** at, const uint8_t* end, uint64_t* ou
     return 0
 
 
+cdef inline uint64_t word_at(const uint8_t* p) noexcept:
+    cdef uint64_t word
+    memcpy(&word, p, 8)
+    return word
+
+
 cdef inline bint is_ascii(const uint8_t* p, const uint8_t* end) noexcept:
-    cdef uint64_t words[4]
     cdef uint64_t seen = 0
     cdef uint8_t last = 0
+    if end - p < 8:
+        while p < end:
+            last |= p[0]
+            p += 1
+        return last < 0x80
+    seen = word_at(end - 8)
     while end - p >= 32:
-        memcpy(words, p, 32)
-        seen |= words[0] | words[1] | words[2] | words[3]
+        seen |= word_at(p) | word_at(p + 8) | word_at(p + 16) | word_at(p + 24)
         p += 32
     while end - p >= 8:
-        memcpy(words, p, 8)
-        seen |= words[0]
+        seen |= word_at(p)
         p += 8
-    while p < end:
-        last |= p[0]
-        p += 1
-    return (seen & 0x8080808080808080) == 0 and last < 0x80
+    return (seen & 0x8080808080808080) == 0
 
 
 cdef bint is_utf8(const uint8_t* p, const uint8_t* end) noexcept:
@@ -143,6 +150,41 @@ cdef inline int check_text(Span text) except -1:
     """Give up on what is not UTF-8."""
     cdef const uint8_t* end = text.start + text.size
     if not is_ascii(text.start, end) and not is_utf8(text.start, end):
+        raise GIVE_UP
+    return 0
+
+
+def encode_label(bytes name, bytes value):
+    """A label as field 1 of a metric or a series."""
+    inner = b"\x0a" + _varint(len(name)) + name + b"\x12" + _varint(len(value)) + value
+    return b"\x0a" + _varint(len(inner)) + inner
+
+
+def _varint(number):
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+cdef inline int parse_label(Span field, Span* name, Span* value) except -1:
+    """Name and value of an encoded label, in that order and nothing else.
+
+    What is absent has no start.
+    """
+    cdef const uint8_t* p = field.start
+    cdef const uint8_t* end = p + field.size
+    name.start = value.start = NULL
+    name.size = value.size = 0
+    if p < end and p[0] == 0x0A:
+        p += 1
+        read_span(&p, end, name)
+    if p < end and p[0] == 0x12:
+        p += 1
+        read_span(&p, end, value)
+    if p != end:
         raise GIVE_UP
     return 0
 

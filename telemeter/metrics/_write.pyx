@@ -18,7 +18,8 @@ include "_histogram.pxi"
 
 cdef enum:
     # How much is written at the most before the straightforward code takes over and counts.
-    MAX_OUTPUT = 8 << 20
+    MAX_OUTPUT = 16 << 20
+    MAX_SORTED = 8 << 20
     MAX_SYMBOLS = 1 << 18
 
 cdef struct Earlier:
@@ -63,8 +64,10 @@ cdef class Sifting:
     cdef Plan plan
     cdef bytes cluster  # or None
     cdef int version
+    cdef Py_ssize_t limit
     cdef Output output
     cdef Output tail  # what comes behind the series
+    cdef Py_ssize_t wasted  # how many bytes of duplicates were written, and taken back
     cdef Labels labels
     cdef Label* elided[MAX_LABELS]
     cdef int elided_count
@@ -76,6 +79,7 @@ cdef class Sifting:
     cdef Table described
     cdef Output described_names
     cdef Output symbols
+    cdef Py_ssize_t sorted_bytes  # how long the names are that were put in order
     cdef uint64_t symbol_count
     cdef Examples examples
     cdef Span metric  # the name of the series that is looked at
@@ -88,6 +92,8 @@ cdef class Sifting:
         self.plan = plan
         self.cluster = cluster
         self.version = version
+        # 1.0 cannot grow, so there this bounds the duplicates, which take as much work.
+        self.limit = MAX_OUTPUT if version == 2 else max(MAX_OUTPUT, 2 * room)
         self.output = Output(room)
         self.tail = Output(64)
         self.labels = Labels()
@@ -130,7 +136,7 @@ cdef class Sifting:
                 p += 1
                 read_span(&p, end, &field)
                 self.tail.reserve(field.size + 8)
-                put_message(self.tail, 0x1A, field, &METADATA_1)
+                put_message(self.tail, 0x1A, field, &METADATA_1, size_of(field, &METADATA_1))
             else:
                 skip_unknown(&p, end, 3)
                 self.tail.reserve(p - start)
@@ -176,7 +182,7 @@ cdef class Sifting:
                 read_span(&p, end, &field)
             if tag == 0x12:
                 samples += 1
-                rest_size += field_size(sample_size(field))
+                rest_size += field_size(sample_size(field, &SAMPLE_1))
             elif tag == 0x1A:
                 exemplars += 1
                 rest_size += field_size(size_of(field, &EXEMPLAR_1))
@@ -216,11 +222,11 @@ cdef class Sifting:
                 p += 1
                 read_span(&p, end, &field)
             if tag == 0x12:
-                put_message(self.output, tag, field, &SAMPLE_1)
+                put_message(self.output, tag, field, &SAMPLE_1, sample_size(field, &SAMPLE_1))
             elif tag == 0x1A:
-                put_message(self.output, tag, field, &EXEMPLAR_1)
+                put_message(self.output, tag, field, &EXEMPLAR_1, size_of(field, &EXEMPLAR_1))
             elif tag == 0x22:
-                put_message(self.output, tag, field, &HISTOGRAM_1)
+                put_message(self.output, tag, field, &HISTOGRAM_1, size_of(field, &HISTOGRAM_1))
             else:
                 skip_unknown(&p, end, 4)
                 self.output.put(start, p - start)
@@ -243,7 +249,7 @@ cdef class Sifting:
                 p += 1
                 read_span(&p, end, &symbol.text)
                 check_text(symbol.text)
-                symbol.key = key_of(symbol.text)
+                symbol.key = key_of(symbol.text, end)
                 if self.symbol_count >= MAX_SYMBOLS:
                     raise GIVE_UP
                 self.symbols.reserve(sizeof(Symbol))
@@ -296,7 +302,7 @@ cdef class Sifting:
                 references = field
             elif tag == 0x12:
                 samples += 1
-                rest_size += field_size(size_of(field, &SAMPLE_2))
+                rest_size += field_size(sample_size(field, &SAMPLE_2))
             elif tag == 0x1A:
                 histograms += 1
                 check_histogram(field, &HISTOGRAM_2, True)
@@ -339,7 +345,8 @@ cdef class Sifting:
         while p < end:
             label = self.labels.next()
             self.read_pair(&p, end, &name, &value)
-            if name.text.size == 0:
+            self.sorted_bytes += name.text.size
+            if name.text.size == 0 or self.sorted_bytes > MAX_SORTED:
                 raise GIVE_UP
             label.name = name.text
             label.key = name.key
@@ -356,7 +363,7 @@ cdef class Sifting:
             if self.labels.sorted[i].value.size:
                 self.labels.sorted[kept] = self.labels.sorted[i]
                 kept += 1
-        self.labels.left = kept
+        self.labels.keep(kept)
         return 0
 
     cdef inline int read_pair(
@@ -408,13 +415,13 @@ cdef class Sifting:
         cdef const uint8_t* p = series.start
         cdef Span field
         while find_field(&p, end, 0x12, &field):
-            put_message(self.output, 0x12, field, &SAMPLE_2)
+            put_message(self.output, 0x12, field, &SAMPLE_2, sample_size(field, &SAMPLE_2))
         p = series.start
         while find_field(&p, end, 0x22, &field):
             self.put_exemplar(field)
         p = series.start
         while find_field(&p, end, 0x1A, &field):
-            put_message(self.output, 0x22, field, &HISTOGRAM_2)
+            put_message(self.output, 0x22, field, &HISTOGRAM_2, size_of(field, &HISTOGRAM_2))
         return 0
 
     cdef int check_metadata(self, Span metadata) except -1:
@@ -503,6 +510,7 @@ cdef class Sifting:
         key.size = size
         self.labels.put(output)
         if self.is_duplicate(key, series):
+            self.wasted += output.size - start
             output.size = start
             self.duplicates += 1
             return False
@@ -510,7 +518,7 @@ cdef class Sifting:
         return True
 
     cdef int check_room(self, Py_ssize_t more) except -1:
-        if more > MAX_OUTPUT - self.output.size - self.tail.size:
+        if more > self.limit - self.output.size - self.tail.size - self.wasted:
             raise GIVE_UP
         return 0
 
@@ -536,7 +544,7 @@ cdef class Sifting:
             else:
                 self.elided[self.elided_count] = label
                 self.elided_count += 1
-        self.labels.left = kept
+        self.labels.keep(kept)
 
     cdef bint is_duplicate(self, Span key, Span series) except -1:
         """Whether the upstream would find a series in conflict with an earlier one.
@@ -626,8 +634,8 @@ cdef class Sifting:
         return True
 
 
-cdef inline Py_ssize_t sample_size(Span sample) except -1:
-    """How much of a 1.0 sample passes: all of it, if it has its two fields and no other."""
+cdef inline Py_ssize_t sample_size(Span sample, Shape* shape) except -1:
+    """How much of a sample passes: all of it, if it has value and timestamp and nothing else."""
     cdef const uint8_t* p = sample.start
     cdef const uint8_t* end = p + sample.size
     cdef uint64_t value
@@ -638,7 +646,7 @@ cdef inline Py_ssize_t sample_size(Span sample) except -1:
         read_number(&p, end, &stamp)
         if p == end and value != 0 and stamp != 0:
             return sample.size
-    return size_of(sample, &SAMPLE_1)
+    return size_of(sample, shape)
 
 
 cdef bint find_field(const uint8_t** at, const uint8_t* end, uint8_t wanted, Span* field) except -1:

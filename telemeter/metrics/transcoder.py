@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from telemeter.metrics.family import MAX_AGE_MS, decode_families
 from telemeter.metrics.format import Decoder
 from telemeter.metrics.selector import NAME
-from telemeter.metrics.upload import DRIFT_MS, Converted, UploadRules, convert_upload
+from telemeter.metrics.upload import DRIFT_MS, Converted, UploadRules, convert_upload, most_output
 from telemeter.metrics.whitelist import Whitelist
 from telemeter.metrics.write import WriteRules, Written, sift_write, sift_write_v2
 
@@ -61,7 +61,8 @@ class Transcoder:
         """
         if self._plan is None or decode is not decode_families or not all(required.values()):
             return None
-        result = _compiled.convert(body, self._plan, required, now_ms, MAX_AGE_MS, DRIFT_MS)
+        limit = most_output(body)
+        result = _compiled.convert(body, self._plan, required, now_ms, MAX_AGE_MS, DRIFT_MS, limit)
         return None if result is None else Converted(*result)
 
     def convert(

@@ -25,8 +25,9 @@ from telemeter.metrics.whitelist import Whitelist
 
 #: Within how many milliseconds of now a timestamp counts as present.
 DRIFT_MS: Final = 5 * 60 * 1000
-#: The most bytes that one upload may become. A histogram becomes a series for each bucket, and each
-#: carries all the labels, so that a small hostile upload could otherwise become gigabytes.
+#: The most bytes that one upload may become, unless it is large itself. A histogram becomes one
+#: series for each bucket, and each carries all the labels, so that a small hostile upload could
+#: otherwise become gigabytes.
 MAX_OUTPUT: Final = 16 << 20
 
 _SERIES_OVERHEAD = 32
@@ -94,16 +95,24 @@ def convert_upload(
     Raises:
         BadInputError: the upload is refused, with the reason.
     """
-    return _Conversion(required, rules, now_ms).run(decode(body))
+    return _Conversion(required, rules, now_ms, most_output(body)).run(decode(body))
+
+
+def most_output(body: bytes) -> int:
+    """How many bytes of series an upload may become: a large one its own size and as much again."""
+    return max(MAX_OUTPUT, 2 * len(body))
 
 
 class _Conversion:
     """One run over the families of an upload."""
 
-    def __init__(self, required: Mapping[str, str], rules: UploadRules, now_ms: int) -> None:
+    def __init__(
+        self, required: Mapping[str, str], rules: UploadRules, now_ms: int, limit: int
+    ) -> None:
         self._required = required
         self._rules = rules
         self._now = now_ms
+        self._limit = limit
         self._request = remote_pb2.WriteRequest()
         self._seen: set[tuple[tuple[str, str], ...]] = set()
         self._output = 0
@@ -227,10 +236,10 @@ class _Conversion:
         pairs = tuple(sorted((name, value) for name, value in final.items() if name and value))
         # Duplicates count too: they take as much work.
         self._output += sum(len(name) + len(value) for name, value in pairs) + _SERIES_OVERHEAD
-        if self._output > MAX_OUTPUT:
+        if self._output > self._limit:
             raise TooLargeError(
-                f"the upload becomes more than {MAX_OUTPUT} bytes of series",
-                limit=MAX_OUTPUT,
+                f"the upload becomes more than {self._limit} bytes of series",
+                limit=self._limit,
                 seen=self._output,
             )
         if pairs in self._seen:

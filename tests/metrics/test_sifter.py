@@ -179,7 +179,7 @@ def test_everything_at_once(version: int) -> None:
 
 
 @both
-@pytest.mark.parametrize("value", ["x" * 127, "x" * 128, "é" * 70, "x" * 20_000, "x" * 1_000_000])
+@pytest.mark.parametrize("value", ["x" * 127, "x" * 128, "é" * 70, "x" * 20_000, "x" * 3_000_000])
 def test_long_texts(version: int, value: str) -> None:
     assert sifted(encoded(version, Series(labels("up", ("a", value)), (ONE,))), version).series == 1
 
@@ -208,6 +208,24 @@ def test_many_series_many_times(version: int) -> None:
 
 
 @both
+def test_an_order_of_labels_is_not_that_of_fewer_labels(version: int) -> None:
+    """What is known of the series before must not be taken for the order of this one."""
+    values = ["", "x"]
+    series = [
+        Series(labels("up", *((name, values[number >> at & 1]) for at, name in enumerate("dcba"))))
+        for number in (15, 7, 0, 3, 8, 12, 5, 15)
+    ]
+    series = [replace(one, samples=(ONE,)) for one in series]
+    assert sifted(encoded(version, *series), version).series == 7
+    using = WriteRules(elided=frozenset("bd"))
+    assert sifted(encoded(version, *series), version, using).series == 4
+    if version == 1:
+        twice = Series(labels("up", ("z", "1"), ("a", "1"), ("z", "2")), (ONE,))
+        fewer = Series(labels("up", ("c", "1"), ("b", "1")), (ONE,))
+        assert sifted(encoded(1, twice, fewer, twice, fewer), 1).series == 2
+
+
+@both
 def test_rules_of_every_kind(version: int) -> None:
     text_of_rules = '{__name__="up"}\nup{a="x"}\n{__name__="down",a=~"x.*"}\n{a!~"x|y",a!=""}'
     using = WriteRules(Whitelist(parse_rules(text_of_rules)))
@@ -222,9 +240,9 @@ def test_rules_of_every_kind(version: int) -> None:
 
 def test_a_regex_is_remembered_within_bounds() -> None:
     using = WriteRules(Whitelist(parse_rules('{a=~".*7"}')))
-    series = [Series(labels("up", ("a", str(number))), (ONE,)) for number in range(5000)]
+    series = [Series(labels("up", ("a", str(number))), (ONE,)) for number in range(4500)]
     sifter = Sifter(using)
-    body = encode_v1(Request(tuple(series + series)))
+    body = encode_v1(Request(tuple(series)))
     first, again = (sifter.quick(body, 1, CLUSTER) for _ in range(2))
     assert first == again == (sifter.sift(body, 1, CLUSTER) if KIND == "compiled" else None)
 
@@ -283,9 +301,34 @@ def test_references_one_by_one() -> None:
 
 
 def test_what_becomes_very_long() -> None:
-    found = [Series(labels("up", (str(n), "x" * 1_000_000)), (ONE,)) for n in range(9)]
-    assert sifted(encoded(2, *found[:8]), 2).series == 8
-    assert left_to_the_reference(encoded(2, *found), 2).series == 9
+    found = [Series(labels("up", (str(n), "x" * 1_000_000)), (ONE,)) for n in range(17)]
+    assert sifted(encoded(2, *found[:16]), 2).series == 16
+    assert quick_and_slow(encoded(2, *found), WriteRules(), 2) == (None, None)
+
+
+def test_references_to_a_long_text_again_and_again() -> None:
+    """What is found to be a duplicate takes as much work as what is kept."""
+    found = [Series(labels("up", ("a", "x" * 100_000)), (ONE,))] * 170
+    assert sifted(encoded(2, *found[:160]), 2).duplicates == 159
+    assert left_to_the_reference(encoded(2, *found), 2).duplicates == 169
+
+
+def test_long_names_are_not_put_in_order_again_and_again() -> None:
+    using = WriteRules(Whitelist(parse_rules("down")))
+    names = tuple(("n" * 10_000 + str(number), "x") for number in range(20))
+    found = [Series(labels("up", *names), (ONE,))] * 50
+    assert sifted(encoded(2, *found[:40]), 2, using).dropped == 40
+    assert left_to_the_reference(encoded(2, *found), 2, using).dropped == 50
+
+
+@both
+def test_regexes_are_not_shown_too_much(version: int) -> None:
+    using = WriteRules(Whitelist(parse_rules('{a=~"x*"}')))
+    long = [Series(labels("up", ("a", "x" * 100_000)), (Sample(1, n),)) for n in range(20)]
+    assert sifted(encoded(version, *long[:10]), version, using).series == 10
+    assert left_to_the_reference(encoded(version, *long), version, using).series == 20
+    many = [Series(labels("up", ("a", str(number))), (ONE,)) for number in range(9000)]
+    assert left_to_the_reference(encoded(version, *many), version, using).dropped == 9000
 
 
 def test_a_request_that_stays_one_of_2() -> None:

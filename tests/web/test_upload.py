@@ -950,9 +950,10 @@ def test_head_is_405_too() -> None:
 
 
 def big() -> Family:
-    """Much, and not what the compiled code knows: one label has no value."""
+    """Much, and not what the compiled code knows: one metric has very many labels."""
     made = usual()
-    made.metric[0].label.add(name="unset")
+    for number in range(200):
+        made.metric[0].label.add(name=f"label_{number}", value="x")
     return made
 
 
