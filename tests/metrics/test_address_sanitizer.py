@@ -21,7 +21,7 @@ TESTS: Final = tuple(
     f"tests/metrics/test_{name}.py" for name in ("transcoder", "sifter", "federation")
 )
 #: Of the tests that ask for more examples, this many are enough: they run more slowly here.
-_EXAMPLES: Final = 100
+_EXAMPLES: Final = 50
 _SANITIZE: Final = ("-fsanitize=address", "-fno-omit-frame-pointer", "-g", "-O1")
 #: How long the tests may take; they need a tenth of it.
 _PATIENCE_SECONDS: Final = 300
