@@ -57,7 +57,7 @@ class Transcoder:
             now_ms: the time, in milliseconds since the epoch.
 
         Returns:
-            The same as `convert`; None if that has to look at the upload.
+            The same as `slow`; None if that has to look at the upload.
         """
         if self._plan is None or decode is not decode_families or not all(required.values()):
             return None
@@ -68,7 +68,14 @@ class Transcoder:
     def convert(
         self, body: bytes, decode: Decoder, required: Mapping[str, str], now_ms: int
     ) -> Converted:
-        """Convert an upload; see `convert_upload`."""
+        """Convert an upload, quickly or straightforwardly; see `convert_upload`."""
+        arguments = (body, decode, required, now_ms)
+        return self.quick(*arguments) or self.slow(*arguments)
+
+    def slow(
+        self, body: bytes, decode: Decoder, required: Mapping[str, str], now_ms: int
+    ) -> Converted:
+        """Convert an upload straightforwardly; see `convert_upload`."""
         return convert_upload(body, decode, required, self._rules, now_ms)
 
 

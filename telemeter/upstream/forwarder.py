@@ -48,7 +48,7 @@ _TIMEOUT = 5.0
 _DOWN_SECONDS = 30
 _ANSWER_LIMIT = 4096
 #: Up to so many bytes are compressed at once: handing them to a thread costs more.
-_QUICK_BYTES = 1 << 20
+_QUICK_BYTES = 4 << 20
 
 log = Logger()
 

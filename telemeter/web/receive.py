@@ -86,7 +86,7 @@ _WRITTEN: Final = tuple(
 _BUSY_SECONDS = 60
 _DOWN_SECONDS = 30
 #: Requests of up to so many bytes, decompressed, are tried the quick way at once, ...
-_QUICK_BODY = 512 * 1024
+_QUICK_BODY = 4 << 20
 #: ... and of up to so many the slow way too: handing them to a thread costs more.
 _SMALL_BODY = 4096
 #: snappy stores at best 64 bytes in 3: a block that declares more than this is lying.
@@ -131,10 +131,10 @@ class Write:
             "size", too_large("--limit-receive-bytes", self._limit, f"{size} compressed or more")
         )
 
-    @property
-    def body(self) -> bytes:
-        """The body as it arrived."""
-        return self._body.getvalue()
+    def take_body(self) -> bytes:
+        """The body as it arrived; it is not kept here any longer."""
+        body, self._body = self._body, BytesIO()
+        return body.getvalue()
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +246,7 @@ class ReceiveEndpoint:
         """Decompress and sift, in a thread unless that takes next to no time."""
         sifter, limit = self._sifter, self._settings.limit_bytes
         cluster = None if self._settings.foreign_ids else write.token.cluster
-        body = write.body
+        body = write.take_body()
         if block_size(body) > _QUICK_BODY:
             large: Written = await self._run(sift, body, write.version, cluster, sifter, limit)
             return large

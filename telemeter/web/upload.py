@@ -43,13 +43,14 @@ DUPLICATES = Counter(
     "telemeter_v1_forward_duplicate_series_total",
     "Series of /upload left out because an earlier one of the same upload had the same labels.",
 )
-TRANSCODER = Info("telemeter_transcoder", "Which code converts the usual upload.")
+TRANSCODER = Info("telemeter_transcoder", "Which code converts the usual request.")
 TRANSCODER.info({"kind": KIND})
 for _tense in ("past", "present", "future"):
     OVERWRITTEN.labels(_tense)
 
-#: Bodies of up to so many bytes are tried the quick way at once, ...
+#: Bodies of up to so many bytes, compressed and decompressed, are tried the quick way at once, ...
 _QUICK_BODY: Final = 512 * 1024
+_QUICK_PLAIN: Final = 4 << 20
 #: ... and of up to so many bytes the slow way too: handing them to a thread costs more.
 _SMALL_BODY: Final = 4096
 
@@ -100,10 +101,10 @@ class Upload:
             what = "compressed bytes" if self.is_compressed else "bytes"
             raise too_large("--limit-bytes", self._limit, f"{size} {what} or more")
 
-    @property
-    def body(self) -> bytes:
-        """The body as it arrived."""
-        return self._body.getvalue()
+    def take_body(self) -> bytes:
+        """The body as it arrived; it is not kept here any longer."""
+        body, self._body = self._body, BytesIO()
+        return body.getvalue()
 
 
 def too_large(flag: str, limit: int, seen: str) -> Refused:
@@ -222,21 +223,23 @@ class UploadEndpoint:
     async def _convert(self, upload: Upload) -> Converted:
         """Steps 3 to 9, in a thread unless they take next to no time."""
         now_ms = int(self._clock.seconds() * 1000)
-        body = upload.body
-        if len(body) > _QUICK_BODY:
-            if upload.is_compressed:
+        body = upload.take_body()
+        if upload.is_compressed:
+            if len(body) > _QUICK_BODY:
                 body = await self._run(decompress_framed, body, self._limit)
-        else:
-            if upload.is_compressed:
+            else:
                 body = decompress_framed(body, self._limit)
-            converted = self._transcoder.quick(body, upload.decode, upload.client.labels, now_ms)
+        arguments = (body, upload.decode, upload.client.labels, now_ms)
+        convert = self._transcoder.convert
+        if len(body) <= _QUICK_PLAIN:
+            converted = self._transcoder.quick(*arguments)
             if converted is not None:
                 return converted
-        arguments = (body, upload.decode, upload.client.labels, now_ms)
+            convert = self._transcoder.slow
         if len(body) <= _SMALL_BODY:
-            return self._transcoder.convert(*arguments)
-        slow: Converted = await self._run(self._transcoder.convert, *arguments)
-        return slow
+            return convert(*arguments)
+        large: Converted = await self._run(convert, *arguments)
+        return large
 
     async def _forward(self, cluster: str, converted: Converted) -> None:
         if self._upstream is None:

@@ -43,7 +43,7 @@ def test_of_an_upload() -> None:
         [family(name, sample(job="b", instance="a")) for name in ("down", "up", "gone")]
     )
     transcoder = Transcoder(rules)
-    slow = transcoder.convert(body, decode_families, {}, NOW)
+    slow = transcoder.slow(body, decode_families, {}, NOW)
     assert [labels_of(example) for example in slow.dropped_examples] == [
         [("__name__", name), ("instance", "a"), ("job", "b")] for name in ("down", "gone")
     ]

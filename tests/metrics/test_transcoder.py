@@ -32,7 +32,7 @@ def quick_and_slow(body: bytes, upload: Upload) -> tuple[Converted | None, Conve
     convert = Transcoder(upload_rules(plain))
     quick = convert.quick(body, decode_families, plain.required, NOW)
     try:
-        return quick, convert.convert(body, decode_families, plain.required, NOW)
+        return quick, convert.slow(body, decode_families, plain.required, NOW)
     except BadInputError:
         return quick, None
 
@@ -87,7 +87,7 @@ def test_bytes(body: bytes) -> None:
     convert = Transcoder(UploadRules())
     quick = convert.quick(body, decode_families, {}, NOW)
     if quick is not None:
-        assert quick == convert.convert(body, decode_families, {}, NOW)
+        assert quick == convert.slow(body, decode_families, {}, NOW)
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 5, 8, 13, 100])
@@ -116,7 +116,7 @@ def test_what_a_real_prometheus_federated(rules: UploadRules) -> None:
         found.metric.sort(key=lambda metric: metric.timestamp_ms)
     body = encode_families(families)
     convert = Transcoder(rules)
-    slow = convert.convert(body, decode_families, {}, now)
+    slow = convert.slow(body, decode_families, {}, now)
     quick = convert.quick(body, decode_families, {}, now)
     assert quick == (slow if KIND == "compiled" else None)
     assert slow.received == 881
@@ -148,4 +148,4 @@ def test_without_the_compiled_module(monkeypatch: pytest.MonkeyPatch) -> None:
     convert = Transcoder(UploadRules())
     body = encode_families([family("up", sample())])
     assert convert.quick(body, decode_families, {}, NOW) is None
-    assert convert.convert(body, decode_families, {}, NOW).series == 1
+    assert convert.slow(body, decode_families, {}, NOW).series == 1

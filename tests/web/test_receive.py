@@ -27,6 +27,7 @@ from telemeter.metrics.wire import write_varint
 from telemeter.metrics.write import WriteRules
 from telemeter.net.client import USER_AGENT, InstrumentedAgent
 from telemeter.upstream.forwarder import Forwarder
+from telemeter.web import receive
 from telemeter.web.receive import Check, ReceiveEndpoint, ReceiveSettings
 from telemeter.web.routing import make_site
 from tests.fakes import (
@@ -316,7 +317,8 @@ class TestForwarding:
         assert (answer.status, answer.body) == (status, b"")
         assert ("content-length" in answer.headers) is (status != 204)
 
-    def test_large_bodies_are_sifted_elsewhere(self) -> None:
+    def test_large_bodies_are_sifted_elsewhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(receive, "_QUICK_BODY", len(LARGE_BODY))
         ran: list[int] = []
 
         def run(function: Callable[..., Any], body: bytes, *more: Any) -> Deferred[Any]:
@@ -1182,7 +1184,8 @@ class TestSendersThatVanish:
         server.clock.advance(100)
         assert server.clock.getDelayedCalls() == []
 
-    def test_while_it_is_sifted(self, log: Log) -> None:
+    def test_while_it_is_sifted(self, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(receive, "_QUICK_BODY", len(LARGE_BODY))
         sifting: Deferred[Any] = Deferred()
         server = Server(run=lambda *_: sifting)
         wire = server.begin(len(LARGE_BODY))
