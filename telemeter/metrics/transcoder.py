@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from telemeter.metrics._transcoder import Rule
 
 try:
+    if os.environ.get("TELEMETER_TRANSCODER") == "python":
+        raise ImportError("Python alone was asked for, to compare")
     from telemeter.metrics import _transcoder as _compiled
     from telemeter.metrics import _write as _compiled_write
 except ImportError:  # there was no compiler when the package was installed
