@@ -7,6 +7,8 @@ ARGS ?=
 # ONCE=1 ends the demo as soon as everything has arrived; TLS=1 encrypts and authenticates every hop.
 ONCE ?=
 TLS ?=
+# QUICK=1 only shows that the benchmark works, and writes nothing.
+QUICK ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
@@ -14,7 +16,7 @@ PROTO := telemeter/metrics/proto
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check proto clean
+.PHONY: help demo test check bench proto clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -35,6 +37,11 @@ check: .venv/.dev ## Lint, formatting, types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+bench: NEEDS := wrk=wrk nginx=nginx-light vmagent=victoria-metrics
+bench: .venv/.run ## Measure, and write docs/performance.md (QUICK=1: see that it works)
+	@demo/need.sh commands $(NEEDS)
+	@$(BIN)/python -m bench $(if $(QUICK),--quick,--page docs/performance.md)
 
 proto: .venv/.dev ## Generate the protobuf code anew
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. $(PROTO)/*.proto

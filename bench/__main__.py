@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import nginx, plan, plot, processes, report
+from bench import agent, nginx, plan, plot, processes, report
 from bench.measure import Bench
 from demo.__main__ import stop_on_signals
 from demo.stack import Stack, StackError
@@ -47,10 +47,15 @@ def measure(which: plan.Plan) -> report.Measured:
     others = processes.Others()
     with Stack("telemeter-bench-") as stack:
         results = iter(list(Bench(stack, say).run(which)))
+    say("the agent's cycles")
+    cycles = [
+        agent.measure(rounds=which.agent_rounds, anonymizing=hides) for hides in (False, True)
+    ]
     return report.Measured(
         [next(results) for _ in which.requests],
         [next(results) for _ in which.large],
         [next(results) for _ in which.rules],
+        cycles,
         machine(),
         others.processors(),
         time.strftime("%Y-%m-%d", time.gmtime()),

@@ -30,6 +30,11 @@ CONNECTIONS: Final = 16
 #: On this many there are enough large requests under way, and wrk has room for them.
 _CONNECTIONS_FOR_LARGE: Final = 4
 _LARGE: Final = 10_000
+#: The server takes no upload that becomes more than 16 MiB of labels; 45000 series are just below.
+_LARGE_SIZES: Final[dict[Kind, tuple[int, ...]]] = {
+    "upload": (15_000, 45_000),
+    "receive": (15_000, 50_000),
+}
 #: How many series the requests have with which the cost by number of rules is measured.
 SERIES_FOR_RULES: Final = 904
 
@@ -71,6 +76,7 @@ class Plan:
         rounds: how often each case of a group gets its turn.
         seconds: how long a turn takes, but for the last answers.
         warm_up_seconds: how long each case is loaded before the first turn.
+        agent_rounds: how many of the agent's cycles are measured in each way.
     """
 
     requests: tuple[Group, ...]
@@ -79,6 +85,7 @@ class Plan:
     rounds: int
     seconds: float
     warm_up_seconds: float
+    agent_rounds: int
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -114,8 +121,8 @@ def full() -> Plan:
         ),
         large=tuple(
             _side_by_side(kind, series, [TELEMETER, VMAGENT, NGINX])
-            for kind in KINDS
-            for series in (15_000, 50_000)
+            for kind, sizes in _LARGE_SIZES.items()
+            for series in sizes
         ),
         rules=tuple(
             tuple(
@@ -127,6 +134,7 @@ def full() -> Plan:
         rounds=3,
         seconds=1.0,
         warm_up_seconds=0.5,
+        agent_rounds=15,
     )
 
 
@@ -143,4 +151,5 @@ def quick() -> Plan:
         rounds=2,
         seconds=0.3,
         warm_up_seconds=0.2,
+        agent_rounds=2,
     )

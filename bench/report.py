@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
+from bench import agent
 from bench.plan import KINDS, RULES, SERIES_FOR_RULES
 from bench.plot import Line, Panel
 from bench.subjects import FALLBACK, NGINX, TELEMETER, VMAGENT
@@ -13,6 +14,7 @@ from bench.subjects import FALLBACK, NGINX, TELEMETER, VMAGENT
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from bench.agent import Comparison
     from bench.measure import Result
     from bench.processes import Machine
     from bench.subjects import Subject
@@ -30,6 +32,7 @@ class Measured:
 
     Attributes:
         requests, large, rules: the results of the plan's groups of these names.
+        agent: what the agent's cycles cost.
         machine: what they were found on.
         others: how many processors other programs kept busy meanwhile.
         day: when that was.
@@ -38,6 +41,7 @@ class Measured:
     requests: Sequence[Sequence[Result]]
     large: Sequence[Sequence[Result]]
     rules: Sequence[Sequence[Result]]
+    agent: Sequence[Comparison]
     machine: Machine
     others: float
     day: str
@@ -80,6 +84,8 @@ def markdown(measured: Measured, plot: str) -> str:
         _series_table(measured.by_series()),
         f"Milliseconds of processor time for a request of {SERIES_FOR_RULES} series, `telemeter`:",
         _rules_table(measured.rules),
+        "### The agent's cycle",
+        agent.render(measured.agent),
     ]
     return "\n\n".join(parts)
 
@@ -148,7 +154,7 @@ def _requests_table(groups: Sequence[Sequence[Result]]) -> str:
                     request,
                     case.subject.name,
                     f"{result.cpu_ms:.2f}",
-                    f"{result.cost_relative_to(group[0]):.2f}",
+                    f"{result.cost_relative_to(group[0]):.2g}",
                     f"{result.median(lambda turn: turn.rate):.0f}",
                     f"{result.median(lambda turn: turn.p50_ms):.1f}",
                     f"{result.median(lambda turn: turn.p99_ms):.1f}",

@@ -8,11 +8,14 @@
 # Packages are installed when that is possible without a question: as root, or through sudo without
 # a password. Otherwise the one command that is missing is printed, and the exit code is 1.
 #
-# Debian's packages of Prometheus (port 9090), VictoriaMetrics (8428) and memcached (11211) bring
-# services of their own, which a machine that runs systemd starts after the installation;
-# `systemctl disable --now prometheus victoria-metrics memcached` ends them. The demo and the tests
-# start their own on other ports and do not need them.
+# Debian's packages of Prometheus (port 9090), VictoriaMetrics (8428), memcached (11211) and nginx
+# (80) bring services of their own. They are not started here, but a machine that runs systemd starts
+# them when it boots; `systemctl disable prometheus victoria-metrics memcached nginx` prevents that.
+# The demo, the tests and the benchmark start their own on other ports and do not need them.
 set -eu
+
+# Where Debian has nginx, and not every user looks.
+PATH=$PATH:/usr/sbin
 
 stop() {
     printf '%s\n' "$@" >&2
@@ -37,6 +40,16 @@ want_commands() {
     done
 }
 
+# Have Debian's invoke-rc.d start nothing until this script ends, unless somebody governs that already.
+hold_services() {
+    policy=/usr/sbin/policy-rc.d
+    [ ! -e "$policy" ] || return 0
+    trap '$as_root rm -f "$policy"' EXIT
+    trap 'exit 1' HUP INT TERM
+    printf '#!/bin/sh\nexit 101\n' | $as_root tee "$policy" >/dev/null
+    $as_root chmod 755 "$policy"
+}
+
 install_wanted() {
     [ -n "$missing" ] || return 0
     install="apt-get install --yes --no-install-recommends$packages"
@@ -50,6 +63,7 @@ install_wanted() {
         stop "missing:$missing; please run:" "  sudo $install"
     fi
     echo "missing:$missing; running: $install"
+    hold_services
     apt="$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300"
     install="$apt install --yes --no-install-recommends$packages"
     # A new machine has no package lists yet, and old lists may name files that are gone.
