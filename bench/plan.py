@@ -13,7 +13,6 @@ from bench.subjects import (
     TELEMETER,
     TWO_WORKERS,
     VMAGENT,
-    takes_workers,
 )
 
 if TYPE_CHECKING:
@@ -101,15 +100,10 @@ def _side_by_side(kind: Kind, series: int, subjects: Sequence[Subject]) -> Group
     )
 
 
-def _subjects() -> list[Subject]:
-    workers = [TWO_WORKERS] if takes_workers() else []
-    return [TELEMETER, *workers, FALLBACK, VMAGENT, NGINX]
-
-
 def full() -> Plan:
     """Return the run whose result is published: about five minutes."""
-    subjects = _subjects()
-    more_cores = [ALL_CORES] if takes_workers() and (os.cpu_count() or 1) > 2 else []
+    subjects = [TELEMETER, TWO_WORKERS, FALLBACK, VMAGENT, NGINX]
+    more_cores = [ALL_CORES] if (os.cpu_count() or 1) > 2 else []
     return Plan(
         requests=(
             _side_by_side("upload", 226, subjects + more_cores),
@@ -140,7 +134,7 @@ def full() -> Plan:
 
 def quick() -> Plan:
     """Return a run that shows that everything works, and no more: about a minute."""
-    subjects = _subjects()
+    subjects = [TELEMETER, TWO_WORKERS, FALLBACK, VMAGENT, NGINX]
     return Plan(
         requests=tuple(_side_by_side(kind, 226, subjects) for kind in KINDS),
         large=tuple(_side_by_side(kind, 15_000, [TELEMETER]) for kind in KINDS),

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _WIDTH: Final = 480  # of a panel
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 46, 48
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 28, 46, 48
 _PLOT_HEIGHT: Final = 260
 _LEGEND_LINE: Final = 20
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from bench import nginx
 from bench.bodies import whitelist
-from demo.programs import start_server, twistd
+from demo.programs import start_server
 from demo.stack import HOST, POLL_SECONDS, Program, Ready, Stack, StackError, fetch
 
 if TYPE_CHECKING:
@@ -149,10 +148,3 @@ FALLBACK: Final = Subject(
 )
 VMAGENT: Final = Subject("vmagent", _vmagent, "/api/v1/write", takes_uploads=False)
 NGINX: Final = Subject("nginx", _proxy)
-
-
-def takes_workers() -> bool:
-    """Tell whether the server has the flag --workers."""
-    argv = twistd("telemeter-server", "--help")
-    told = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout
-    return "--workers" in told
