@@ -29,11 +29,6 @@ CONNECTIONS: Final = 16
 #: On this many there are enough large requests under way, and wrk has room for them.
 _CONNECTIONS_FOR_LARGE: Final = 4
 _LARGE: Final = 10_000
-#: The server takes no upload that becomes more than 16 MiB of labels; 45000 series are just below.
-_LARGE_SIZES: Final[dict[Kind, tuple[int, ...]]] = {
-    "upload": (15_000, 45_000),
-    "receive": (15_000, 50_000),
-}
 #: How many series the requests have with which the cost by number of rules is measured.
 SERIES_FOR_RULES: Final = 904
 
@@ -115,8 +110,8 @@ def full() -> Plan:
         ),
         large=tuple(
             _side_by_side(kind, series, [TELEMETER, VMAGENT, NGINX])
-            for kind, sizes in _LARGE_SIZES.items()
-            for series in sizes
+            for kind in KINDS
+            for series in (15_000, 50_000)
         ),
         rules=tuple(
             tuple(

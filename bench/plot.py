@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _WIDTH: Final = 480  # of a panel
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 28, 46, 48
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 46, 48
 _PLOT_HEIGHT: Final = 260
 _LEGEND_LINE: Final = 20
 
@@ -81,7 +81,8 @@ def render(panels: Sequence[Panel]) -> str:
         ValueError: a panel has no points.
     """
     legend = max(len(panel.lines) for panel in panels) * _LEGEND_LINE
-    width = _WIDTH * len(panels)
+    # The last label of the last axis stands out.
+    width = _WIDTH * len(panels) + _RIGHT
     height = _TOP + _PLOT_HEIGHT + _BOTTOM + legend + 8
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
