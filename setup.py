@@ -52,6 +52,13 @@ COMPILED = [
         optional=True,
     )
     for name in ("_transcoder", "_write", "_federation")
+] + [
+    Extension(
+        "telemeter.upstream.store_records",
+        ["telemeter/upstream/store_records.py"],
+        depends=["telemeter/upstream/store_records.pxd"],
+        optional=True,
+    )
 ]
 
 setup(
@@ -72,6 +79,7 @@ setup(
     package_data={
         "telemeter": ["py.typed"],
         "telemeter.metrics": ["*.pyx", "*.pxi", "*.pyi"],
+        "telemeter.upstream": ["*.pxd"],
         "telemeter.metrics.proto": ["*.proto", "*.pyi"],
     },
     install_requires=RUNTIME,

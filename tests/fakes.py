@@ -119,11 +119,29 @@ def parse_answers(data: bytes, *, head: bool = False) -> list[Answer]:
         pairs = [each.split(": ", 1) for each in fields]
         headers = {name.lower(): value for name, value in pairs}
         assert len(headers) == len(pairs), f"a header came twice: {pairs}"
+        if headers.get("transfer-encoding") == "chunked" and not head:
+            body, data = _join_chunks(data)
+            answers.append(Answer(int(status), headers, body))
+            continue
         length = 0 if head else int(headers.get("content-length", "0"))
         assert len(data) >= length
         answers.append(Answer(int(status), headers, data[:length]))
         data = data[length:]
     return answers
+
+
+def _join_chunks(data: bytes) -> tuple[bytes, bytes]:
+    """A chunked body, and what comes after it."""
+    body = []
+    while True:
+        size, separator, data = data.partition(b"\r\n")
+        assert separator, "the body is not complete"
+        length = int(size, 16)
+        body.append(data[:length])
+        assert data[length : length + 2] == b"\r\n"
+        data = data[length + 2 :]
+        if not length:
+            return b"".join(body), data
 
 
 class FakeTransport(StringTransport):

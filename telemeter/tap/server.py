@@ -8,6 +8,7 @@ from typing import Any
 
 from prometheus_client import REGISTRY
 from prometheus_client.registry import Collector
+from twisted.application.internet import TimerService
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IStreamServerEndpoint
@@ -51,13 +52,16 @@ from telemeter.tap.workers.control import Setup
 from telemeter.tap.workers.supervisor import Workers
 from telemeter.upstream.batch import BatchLimits
 from telemeter.upstream.forwarder import Forwarder
+from telemeter.upstream.store import Store as SeriesStore
+from telemeter.upstream.upstream import Upstream
 from telemeter.web.authorize import Authorize
 from telemeter.web.debug import debug_routes
+from telemeter.web.federate import federate_route
 from telemeter.web.health import Health, index_route, metrics_route
 from telemeter.web.ratelimit import RateLimiter, Table, shared_memory
 from telemeter.web.receive import Check, ReceiveEndpoint, ReceiveSettings
 from telemeter.web.reload import reload_route
-from telemeter.web.routing import make_site
+from telemeter.web.routing import Route, make_site
 from telemeter.web.site import Site
 from telemeter.web.upload import UploadEndpoint
 
@@ -74,6 +78,8 @@ EXTERNAL_PATHS = (
 #: The most yeses that a worker remembers besides its parent.
 _REMOTE_YESES = 10_000
 INTERNAL_PATHS = ("/", "/metrics", "/debug/", "/healthz", "/healthz/ready", "/-/reload")
+#: The least time between two looks for clusters of the store that have gone silent.
+_EXPIRE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +104,7 @@ class External:
     Attributes:
         health: of this process.
         tls: what its listener shows.
+        store: keeps what is not forwarded; None: everything is.
     """
 
     def __init__(self, options: Options, reactor: Any, daemon: Daemon, shared: Shared) -> None:
@@ -107,11 +114,13 @@ class External:
         self._daemon = daemon
         self._own_key = shared.key
         self._clients = Clients(options, reactor, daemon)
-        files, authorizer, upstream = (
-            options.files,
-            self._clients.authorizer,
-            self._clients.forwarder,
-        )
+        files, authorizer = options.files, self._clients.authorizer
+        self.store: SeriesStore | None = None
+        upstream: Upstream
+        if self._clients.forwarder is not None:
+            upstream = self._clients.forwarder
+        else:
+            upstream = self.store = _make_store(options, reactor, daemon)
         run = thread_runner(reactor)
         self._authorize = Authorize(
             authorizer,
@@ -188,8 +197,17 @@ class External:
             options["limit-receive-bytes"],
             tenant_key=options["tenant-key"],
             foreign_ids=options["receive-foreign-ids"],
-            keep_version=options["forward-protocol"] == "2.0",
+            keep_version=options["forward-protocol"] == "2.0" and bool(options["forward-url"]),
         )
+
+
+def _make_store(options: Options, reactor: Any, daemon: Daemon) -> SeriesStore:
+    """What keeps the samples that are not forwarded."""
+    store = SeriesStore(reactor, options["store-retention"], options["store-max-series"])
+    timer = TimerService(_EXPIRE_SECONDS, store.expire)
+    timer.clock = reactor
+    timer.setServiceParent(daemon)
+    return store
 
 
 class Clients:
@@ -292,7 +310,9 @@ def _serve(options: Options, reactor: Any, daemon: Daemon) -> None:
 
     reloader = Reloader(reactor, reload, options.certificate_paths(), reload_certificates)
     reloader.setServiceParent(daemon)
-    _listen_inside(options, reactor, daemon, external.health, reloader, internal_tls)
+    store = external.store
+    more = [] if store is None else [federate_route(store, reactor)]
+    _listen_inside(options, reactor, daemon, external.health, reloader, internal_tls, more=more)
     external.listen_at(endpoint_maker(options["listen"])(reactor))
 
 
@@ -353,14 +373,16 @@ def _listen_inside(
     reloader: Reloader,
     tls: ReloadableServerContext,
     metrics: Collector = REGISTRY,
+    more: Sequence[Route] = (),
 ) -> None:
     """Answer on the internal listener, while the daemon runs."""
     routes = [
-        index_route(INTERNAL_PATHS),
+        index_route((*INTERNAL_PATHS, *(route.path for route in more))),
         *health.routes(),
         metrics_route(metrics),
         reload_route(reloader.reload),
         *debug_routes(reactor),
+        *more,
     ]
     endpoint = endpoint_maker(options["listen-internal"])(reactor)
     shown = tls if options.files.internal_tls else None
@@ -465,4 +487,9 @@ def _announce(options: Options) -> None:
     if not options.files.whitelist:
         log.warn("no --whitelist or --whitelist-file: every series is forwarded")
     if not options["forward-url"]:
-        log.warn("no --forward-url: uploads will be answered with 502")
+        log.info(
+            "no --forward-url: the latest samples are kept in memory, at /federate of "
+            "--listen-internal",
+            retention=options["store-retention"],
+            max_series=options["store-max-series"],
+        )

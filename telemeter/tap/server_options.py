@@ -207,7 +207,24 @@ class Options(Flags):
             shown="4m30s",
         ),
         Flag(
-            "forward-url", check_http_url, "", "Remote-write URL that everything is forwarded to."
+            "forward-url",
+            check_http_url,
+            "",
+            "Remote-write URL that everything is forwarded to. Without it the latest sample of "
+            "every series is kept in memory, and the internal listener shows it.",
+        ),
+        Flag(
+            "store-retention",
+            duration,
+            600.0,
+            "Without --forward-url: how long after its last request a cluster's series are kept.",
+            shown="10m",
+        ),
+        Flag(
+            "store-max-series",
+            integer(1),
+            1_000_000,
+            "Without --forward-url: how many series are kept at the most.",
         ),
         *policy_flags("forward"),
         Flag(
@@ -311,6 +328,8 @@ class Options(Flags):
                 "is the sender's secret"
             )
         self._check_workers()
+        if not self["store-retention"]:
+            raise UsageError("--store-retention 0: expected a duration above 0, such as 10m")
         self.proxies = read_proxies() if self["proxy-from-environment"] else None
         self.files = self.read_files()
 

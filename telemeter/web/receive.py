@@ -160,14 +160,14 @@ class ReceiveEndpoint:
     """The endpoint."""
 
     def __init__(
-        self, settings: ReceiveSettings, check: Check, upstream: Upstream | None, run: Runner
+        self, settings: ReceiveSettings, check: Check, upstream: Upstream, run: Runner
     ) -> None:
         """Make the endpoint.
 
         Args:
             settings: how it is configured.
             check: asks whether a token is good.
-            upstream: takes what is left; None: nothing is configured, so requests get 502.
+            upstream: takes what is left.
             run: sifts a body where it does not keep the reactor from its work.
         """
         self.use(settings)
@@ -260,8 +260,6 @@ class ReceiveEndpoint:
         return slow
 
     async def _forward(self, write: Write, written: Written) -> Sent:
-        if self._upstream is None:
-            raise Refused(502, "this server has nowhere to forward samples to (--forward-url)")
         keep = write.version == 2 and self._settings.keep_version
         try:
             sending = self._upstream.send(write.token.cluster, written.payload, V2 if keep else V1)

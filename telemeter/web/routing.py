@@ -32,7 +32,8 @@ class Route:
 
     Attributes:
         path: the path, as `/upload`.
-        handler: answers a request; may be a coroutine function, and may raise `Refused`.
+        handler: answers a request; may be a coroutine function, and may raise `Refused`. None: it
+            has written the body itself.
         methods: the methods it takes.
         name: the value of the label `handler` in the metrics; empty: not counted.
         gate: decides on the headers; None for routes that ignore bodies.
@@ -89,6 +90,8 @@ def _endpoint(handler: Callable[[IRequest], Any]) -> Callable[..., Any]:
             if getattr(request, "channel", None) is None:  # the client is gone: nobody to tell
                 raise CancelledError from None
             raise
+        if body is None:  # the handler has written its answer itself, or gives no length
+            return b""
         if getattr(request, "code", 200) not in NO_BODY_CODES:
             request.setHeader("Content-Length", str(len(body)))
         return body  # type: ignore[no-any-return]

@@ -120,7 +120,7 @@ class UploadEndpoint:
         verifier: TokenVerifier,
         limiter: RateLimiter,
         rules: UploadRules,
-        upstream: Upstream | None,
+        upstream: Upstream,
         clock: IReactorTime,
         run: Runner,
         *,
@@ -133,7 +133,7 @@ class UploadEndpoint:
             verifier: checks the agents' tokens.
             limiter: allows a cluster one upload per interval.
             rules: what is done with every upload.
-            upstream: takes what is left; None: nothing is configured, so uploads get 502.
+            upstream: takes what is left.
             clock: tells the time.
             run: runs the conversion of a body.
             partition_label: the label that tells clusters apart.
@@ -242,8 +242,6 @@ class UploadEndpoint:
         return large
 
     async def _forward(self, cluster: str, converted: Converted) -> None:
-        if self._upstream is None:
-            raise Refused(502, "this server has nowhere to forward samples to (--forward-url)")
         try:
             forwarding = self._upstream.forward(cluster, converted.payload, converted.series)
             converted.payload = b""  # what waits for the upstream keeps no more than it needs

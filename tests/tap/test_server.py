@@ -297,8 +297,15 @@ def warnings_of(log: Log) -> str:
 def test_what_is_missing_for_production_is_said_at_the_start(log: Log) -> None:
     Daemon()
     text = warnings_of(log)
-    for flag in ("--shared-key", "--authorize", "--whitelist", "--forward-url"):
+    for flag in ("--shared-key", "--authorize", "--whitelist"):
         assert f"no {flag}" in text
+
+
+def test_where_samples_go_without_a_forward_url_is_said_at_the_start(log: Log) -> None:
+    Daemon("--store-retention", "1m", "--store-max-series", "7")
+    (line,) = (line for line in log.lines if "no --forward-url" in line)
+    assert " level=info " in line
+    assert "retention=60.0 max_series=7" in line
 
 
 def test_a_complete_configuration_is_not_warned_of(log: Log, key_file: Path) -> None:
@@ -360,10 +367,12 @@ def test_a_reload_takes_up_keys_and_rules(tmp_path: Path, key_file: Path) -> Non
         *("--shared-key", str(key_file), "--whitelist-file", str(rules), "--ratelimit", "0"),
     )
     old = daemon.authorize().json["token"]
-    assert daemon.upload(old).answer.status == 200  # nothing is left of it
+    assert daemon.upload(old).answer.status == 200
+    assert daemon.ask("GET", "/federate?match[]=up", port=INTERNAL).text == ""
     rules.write_text("up\n")
     assert daemon.ask("POST", "/-/reload", port=INTERNAL).status == 200
-    assert daemon.upload(old).answer.status == 502  # there is nowhere to forward it to
+    assert daemon.upload(old).answer.status == 200
+    assert "\nup{" in daemon.ask("GET", "/federate?match[]=up", port=INTERNAL).text
     key_file.write_bytes(key_bytes())
     assert daemon.ask("POST", "/-/reload", port=INTERNAL).status == 200
     assert daemon.upload(old).answer.status == 401
@@ -478,6 +487,8 @@ DEFAULTS: dict[str, object] = {
     "memcached-interval": 10,
     "ratelimit": 270.0,
     "forward-url": "",
+    "store-retention": 600.0,
+    "store-max-series": 1_000_000,
     "required-label": [],
     "whitelist": [],
     "whitelist-file": "",
@@ -531,6 +542,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 REFUSED = [
+    "--store-retention 0",
+    "--store-retention soon",
+    "--store-max-series 0",
     "--tenant-key authorization_token",
     "--listen nowhere",
     "--listen-internal 9004",
@@ -590,3 +604,25 @@ def test_a_bad_configuration_is_refused_in_one_line(line: str, files: Path) -> N
     assert (
         "expected" in message or "needs" in message or "belong" in message or "Twisted" in message
     )
+
+
+# --- The embedded store ---------------------------------------------------------------------------
+
+
+def test_without_a_forward_url_uploads_are_kept_for_the_retention() -> None:
+    daemon = Daemon("--store-retention", "1m", "--store-max-series", "1")
+    token = daemon.authorize().json["token"]
+    assert daemon.upload(token).answer.status == 200
+    page = daemon.ask("GET", "/federate?match[]=up", port=INTERNAL)
+    assert page.text.startswith(f'# TYPE up untyped\nup{{_id="{CLUSTER}",instance=""}} 1 ')
+    assert daemon.ask("GET", "/federate", port=EXTERNAL).status == 404
+    assert "telemeter_store_series 1.0\n" in daemon.ask("GET", "/metrics", port=INTERNAL).text
+    daemon.reactor.advance(70)
+    assert "telemeter_store_series 0.0\n" in daemon.ask("GET", "/metrics", port=INTERNAL).text
+    assert daemon.ask("GET", "/federate?match[]=up", port=INTERNAL).text == ""
+
+
+def test_with_a_forward_url_there_is_no_store() -> None:
+    daemon = Daemon("--forward-url", "http://upstream.test/w")
+    assert "/federate" not in daemon.ask("GET", "/", port=INTERNAL).json["paths"]
+    assert daemon.ask("GET", "/federate", port=INTERNAL).status == 404

@@ -66,7 +66,6 @@ class Server:
         limit_bytes: int = 512_000,
         lifetime: int = 86_400,
         authorize: bool = True,
-        forward: bool = True,
         forward_agent: IAgent | None = None,
         run: Callable[..., Deferred[Any]] = maybeDeferred,
     ) -> None:
@@ -94,7 +93,7 @@ class Server:
             TokenVerifier([KEY]),
             self.limiter,
             rules or UploadRules(),
-            forwarder if forward else None,
+            forwarder,
             self.clock,
             run,
             partition_label=partition_label,

@@ -107,7 +107,6 @@ class Server:
         configured: ReceiveSettings | None = None,
         *,
         authorize: bool = True,
-        forward: bool = True,
         authorize_agent: IAgent | None = None,
         forward_agent: IAgent | None = None,
         check: Check | None = None,
@@ -132,7 +131,7 @@ class Server:
         endpoint = ReceiveEndpoint(
             configured or settings(),
             check or (cache.check if authorize else lambda question: succeed(None)),
-            forwarder if forward else None,
+            forwarder,
             run,
         )
         self.site = make_site([endpoint.route()], self.clock)
@@ -445,10 +444,6 @@ class TestCountsOf2:
     def test_what_was_not_forwarded(self, body: Request | bytes, status: int) -> None:
         answer = Server().write(body, 2)
         assert (answer.status, written(answer)) == (status, ("0", "0", "0"))
-
-    def test_without_an_upstream(self) -> None:
-        answer = Server(forward=False).write(ONE, 2)
-        assert (answer.status, written(answer)) == (502, ("0", "0", "0"))
 
     @pytest.mark.parametrize("keep", [False, True])
     @pytest.mark.parametrize("status", [204, 400])
@@ -859,11 +854,10 @@ class TestMetadata:
             (request(Series(((NAME, "up"),), metadata=Metadata(2))), 2),
         ],
     )
-    @pytest.mark.parametrize("forward", [False, True])
     def test_alone_is_accepted_and_counted(
-        self, growth: Growth, sent: Request, version: int, forward: bool
+        self, growth: Growth, sent: Request, version: int
     ) -> None:
-        server = Server(settings("other"), forward=forward)
+        server = Server(settings("other"))
         answer = server.write(sent, version)
         assert answer.status == 200
         assert answer.headers["content-type"] == "application/json"
@@ -916,11 +910,6 @@ class TestUpstream:
         server.clock.advance(0.1)
         assert (wire.answer.status, wire.answer.text) == (502, "the upstream did not answer\n")
         wire.close()
-
-    def test_is_not_configured(self, version: int) -> None:
-        answer = Server(forward=False).write(ONE, version)
-        assert answer.status == 502
-        assert "--forward-url" in answer.text
 
 
 # --- On the wire ----------------------------------------------------------------------------------

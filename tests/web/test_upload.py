@@ -847,13 +847,6 @@ def test_an_upstream_that_does_not_answer_is_502_after_5_seconds() -> None:
     assert wire.answer.status == 502
 
 
-def test_without_an_upstream_uploads_are_502(caller_of: Ask) -> None:
-    server = Server(forward=False)
-    answer = server.upload(up(), caller=caller_of(server))
-    assert answer.status == 502
-    assert "--forward-url" in answer.text
-
-
 @pytest.mark.parametrize("status", [400, 429, 500, 503])
 def test_the_slot_is_given_back_when_the_upstream_refuses(status: int, caller_of: Ask) -> None:
     server = Server()

@@ -1,0 +1,101 @@
+"""GET /federate: what the embedded store holds, as Prometheus shows it."""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import parse_qs
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.iweb import IRequest
+
+from telemeter.metrics.errors import BadInputError
+from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE
+from telemeter.metrics.format import split_content_type
+from telemeter.metrics.selector import Selector, parse_selector
+from telemeter.upstream.store import Store
+from telemeter.upstream.store_federation import Encoding, Federation, Messages, Text
+from telemeter.web.refused import Refused
+from telemeter.web.routing import Route
+from telemeter.web.stream import Stream
+
+_TEXT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_OPEN_METRICS_TYPE: Final = "application/openmetrics-text; version={}; charset=utf-8"
+_UTF8: Final = "; escaping=allow-utf-8"
+
+
+def federate_route(store: Store, clock: IReactorTime) -> Route:
+    """The route."""
+
+    async def federate(request: IRequest) -> None:
+        selectors = read_selectors(request)
+        content_type, encoding = negotiate(request.getHeader("Accept") or "")
+        request.setHeader("Content-Type", content_type)
+        request.setHeader("Vary", "Accept, Accept-Encoding")
+        compress = accepts_gzip(request.getHeader("Accept-Encoding") or "")
+        if compress:
+            request.setHeader("Content-Encoding", "gzip")
+        if request.method == b"HEAD":
+            return
+        pieces = Federation(store, selectors, encoding).pieces()
+        await Stream(request, pieces, clock, compress=compress).done
+
+    return Route("/federate", federate)
+
+
+def read_selectors(request: IRequest) -> list[Selector]:
+    """What the parameters `match[]` select; raises `Refused`. None at all is no error."""
+    query = request.uri.partition(b"?")[2].decode("latin-1")
+    try:
+        given = parse_qs(query, keep_blank_values=True, errors="strict").get("match[]", [])
+        return [parse_selector(text) for text in given]
+    except UnicodeDecodeError:
+        raise Refused(400, "match[]: expected UTF-8") from None
+    except BadInputError as error:
+        raise Refused(400, f"match[]: {error}") from None
+
+
+def negotiate(accept: str) -> tuple[str, Encoding]:
+    """The Content-Type and the encoding that a reader would rather have.
+
+    Names of any characters are for readers that say they take them, as in Prometheus 3.
+    """
+    for media_type, parameters in _by_preference(accept):
+        get = parameters.get
+        utf8 = get("escaping") == "allow-utf-8"
+        if (
+            media_type == "application/vnd.google.protobuf"
+            and get("proto") == "io.prometheus.client.MetricFamily"
+            and get("encoding") == "delimited"
+        ):
+            return PROTOBUF_CONTENT_TYPE + (_UTF8 if utf8 else ""), Messages(utf8=utf8)
+        version = get("version", "")
+        utf8 = utf8 and version == "1.0.0"
+        if media_type == "application/openmetrics-text" and version in ("", "0.0.1", "1.0.0"):
+            content_type = _OPEN_METRICS_TYPE.format(version or "0.0.1") + (_UTF8 if utf8 else "")
+            return content_type, Text(open_metrics=True, utf8=utf8)
+        if media_type == "text/plain" and utf8:
+            return _TEXT_TYPE.replace("0.0.4", "1.0.0") + _UTF8, Text(utf8=True)
+        if media_type == "text/plain" and version in ("", "0.0.4"):
+            break
+    return _TEXT_TYPE, Text()
+
+
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Whether a reader takes gzip."""
+    return any(coding.strip().lower() == "gzip" for coding, _ in _by_preference(accept_encoding))
+
+
+def _by_preference(header: str) -> list[tuple[str, dict[str, str]]]:
+    """The entries of an Accept header, the most wanted first, without those that are refused."""
+    entries = [split_content_type(entry) for entry in header.split(",")]
+    wanted = [(entry, _quality(entry[1].get("q", "1"))) for entry in entries]
+    wanted.sort(key=lambda pair: -pair[1])
+    return [entry for entry, quality in wanted if quality > 0]
+
+
+def _quality(text: str) -> float:
+    try:
+        quality = float(text)
+    except ValueError:
+        return 0.0
+    return quality if 0 <= quality <= 1 else 0.0
