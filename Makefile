@@ -5,8 +5,10 @@ PYTHON ?= python3
 # For pytest, for example: make test ARGS="-k selector -x"
 ARGS ?=
 # ONCE=1 ends the demo as soon as everything has arrived; TLS=1 encrypts and authenticates every hop.
+# SOURCE=builtin shows it without a Prometheus, also where there is one.
 ONCE ?=
 TLS ?=
+SOURCE ?=
 # QUICK=1 only shows that the benchmark works, and writes nothing.
 QUICK ?=
 
@@ -21,10 +23,10 @@ PROTO := telemeter/metrics/proto
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: NEEDS := prometheus=prometheus $(if $(TLS),node=nodejs npm=npm)
-demo: .venv/.run ## Show the whole path live on real input (ONCE=1: end when done; TLS=1: secure)
+demo: NEEDS := $(if $(TLS),prometheus=prometheus node=nodejs npm=npm)
+demo: .venv/.run ## Show the whole path live on real input (ONCE=1: end when done; TLS=1: secure; SOURCE=builtin)
 	@demo/need.sh commands $(NEEDS)
-	@$(BIN)/python -m demo $(if $(TLS),--tls) $(if $(ONCE),--once)
+	@$(BIN)/python -m demo $(if $(TLS),--tls) $(if $(ONCE),--once) $(if $(SOURCE),--source $(SOURCE))
 
 test: NEEDS := prometheus=prometheus victoria-metrics=victoria-metrics vmagent=victoria-metrics
 test: NEEDS += memcached=memcached systemd-analyze=systemd tinyproxy=tinyproxy-bin
@@ -56,8 +58,8 @@ clean: ## Remove what was built
 	@touch $@
 
 .venv/.run: .venv/.made
-	@echo "installing telemeter into .venv"
-	@$(PIP) --editable .
+	@echo "installing telemeter[demo] into .venv"
+	@$(PIP) --editable '.[demo]'
 	@touch $@
 
 .venv/.test .venv/.dev: .venv/.%: .venv/.made

@@ -22,7 +22,10 @@ RUNTIME = [
     "oauthlib>=3.2",
     "google-re2>=1.1.20250805",
 ]
+# What the demo needs where there is no Prometheus.
+DEMO = ["psutil>=6.0"]
 TEST = [
+    *DEMO,
     "pytest>=8.3",
     "pytest-twisted>=1.14",
     "pytest-xdist>=3.6",
@@ -83,7 +86,7 @@ setup(
         "telemeter.metrics.proto": ["*.proto", "*.pyi"],
     },
     install_requires=RUNTIME,
-    extras_require={"test": TEST, "dev": DEVELOP},
+    extras_require={"demo": DEMO, "test": TEST, "dev": DEVELOP},
     entry_points={"console_scripts": ["telemeter-token = telemeter.tap.token:main"]},
     ext_modules=COMPILED,
     zip_safe=False,

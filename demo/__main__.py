@@ -2,6 +2,9 @@
 
     source Prometheus --> agent --> two servers --> destination Prometheus
 
+Where there is no Prometheus (or with `--source builtin`), the source is a daemon of ours that shows
+figures of this machine, and the second server keeps what arrives in memory.
+
 The agent asks the first server for its token and uploads to the second, which accepts the token
 because both share one key. With `--once` (`make demo ONCE=1`) the demo ends as soon as the
 destination has everything that it should have, and fails when it has not after a minute. With
@@ -19,13 +22,13 @@ import urllib.parse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
-from demo import issuer, plain, secure
-from demo.programs import anonymized, query
+from demo import builtin, issuer, plain, secure
+from demo.programs import anonymized
 from demo.scenario import CLUSTER, SALT, Parts, Reporter
 from demo.stack import LogFollower, Program, Stack, StackError, parse_logfmt
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import FrameType
 
 DEADLINE_SECONDS = 60.0
@@ -62,7 +65,7 @@ class Watch:
         for line in self.agent_log.new_lines():
             self._agent_said(parse_logfmt(line))
         for expression, claim in list(self.missing.items()):
-            found = query(self.parts.destination.url, expression, self.stack.context)
+            found = self.parts.look(expression)
             if found:
                 del self.missing[expression]
                 self.report.say(f"destination: {claim}")
@@ -89,13 +92,15 @@ class Watch:
         )
 
 
-def run(stack: Stack, report: Reporter, *, once: bool, tls: bool) -> None:
+def run(
+    stack: Stack, report: Reporter, start_all: Callable[[Stack, Reporter], Parts], *, once: bool
+) -> None:
     """Show the whole path; return only with `once`, as soon as everything has arrived.
 
     Raises:
         StackError: something did not arrive in time, or a program ended.
     """
-    parts = (secure if tls else plain).start_all(stack, report)
+    parts = start_all(stack, report)
     deadline = report.seconds() + DEADLINE_SECONDS
     agent_log = LogFollower(parts.agent.log)
     watch = Watch(stack, report, parts, expectations(parts.source), agent_log)
@@ -135,11 +140,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__.splitlines()[0])
     parser.add_argument("--once", action="store_true", help="end as soon as everything arrived")
     parser.add_argument("--tls", action="store_true", help="encrypt and authenticate every hop")
+    parser.add_argument(
+        "--source",
+        choices=("prometheus", "builtin"),
+        help="what to collect from (default: a Prometheus if there is one, else our own)",
+    )
     given = parser.parse_args(arguments)
     once: bool = given.once
-    needed = {"prometheus": "prometheus"}
+    start_all = builtin.start_all
+    needed = {}
     if given.tls:
-        needed |= {"node": "nodejs"} if issuer.is_installed() else {"node": "nodejs", "npm": "npm"}
+        start_all = secure.start_all
+        needed = {"prometheus": "prometheus", "node": "nodejs"}
+        if not issuer.is_installed():
+            needed["npm"] = "npm"
+    elif given.source == "prometheus" or (given.source is None and shutil.which("prometheus")):
+        start_all = plain.start_all
+        needed = {"prometheus": "prometheus"}
+    if given.tls and given.source == "builtin":
+        parser.error("--tls needs a Prometheus: --source builtin cannot go with it")
     missing = [package for command, package in needed.items() if shutil.which(command) is None]
     if missing:
         print(f"the demo needs more: apt-get install {' '.join(missing)}", file=sys.stderr)
@@ -149,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stack = Stack("telemeter-demo-")
     try:
         with stack:
-            run(stack, report, once=once, tls=given.tls)
+            run(stack, report, start_all, once=once)
     except KeyboardInterrupt:
         report.say("stopped")
         return 130 if once else 0

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.endpoints import quoteStringArgument
 
 from demo.stack import HOST, Program, Ready, Stack, StackError, fetch
+from telemeter.metrics.series import number_text
 
 if TYPE_CHECKING:
     import ssl
@@ -100,6 +102,32 @@ def anonymized(salt: str, value: str) -> str:
     """Return what an agent with that salt must put in place of a label's value."""
     digest = hashlib.sha256((salt + value).encode()).digest()
     return base64.urlsafe_b64encode(digest[:9]).decode().rstrip("=")
+
+
+def start_builtin_source(stack: Stack, name: str = "source") -> Program:
+    """Start what shows figures of this machine as a Prometheus would."""
+    listen, url = listen_address(stack)
+    argv = twistd("telemeter-demo-source", "--listen", listen, "--instance", listen)
+    program = stack.start(name, argv, url)
+    stack.wait(lambda: federated(url, "up"), f"{name} to have looked at this machine", program)
+    return program
+
+
+def federated(url: str, selector: str) -> list[Series]:
+    """Return the series at the /federate of a URL that a selector selects.
+
+    Raises:
+        OSError: no answer came.
+        StackError: it was refused.
+    """
+    answer = fetch(f"{url}/federate?{urllib.parse.urlencode({'match[]': selector})}")
+    if answer.status != 200:
+        raise StackError(f"{selector!r} at {url}/federate: {answer.status} {answer.text}")
+    return [
+        Series({"__name__": sample.name, **sample.labels}, number_text(sample.value))
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    ]
 
 
 # --- Prometheus -----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from demo.programs import Series
     from demo.stack import Program
 
 CLUSTER = "demo-cluster"
@@ -24,11 +25,13 @@ MATCHES = [
     '{__name__=~"up|ALERTS|prometheus_build_info"}',
     '{__name__="prometheus_tsdb_head_series"}',
     '{__name__="go_goroutines"}',
+    '{__name__=~"node_load.*|node_memory_.*"}',
 ]
-# Not go_goroutines: what the whitelist does not name stays out.
+# Not go_goroutines, nor all of node_load: what the whitelist does not name stays out.
 WHITELIST = [
     '{__name__=~"up|alerts|prometheus_build_info"}',
     '{__name__="prometheus_tsdb_head_series"}',
+    '{__name__=~"node_load1|node_memory_MemAvailable_bytes"}',
 ]
 
 
@@ -90,7 +93,8 @@ class Parts:
     """The running programs that the rest of the demo talks to.
 
     Attributes:
-        source, agent, upload_server, destination: the programs.
+        source, agent, upload_server: the programs.
+        look: finds the series at the destination that a selector selects.
         views: what is worth a look once it works, and how to look at it.
         checks: what must be so besides, once everything has arrived: each returns it in words, or
             raises StackError.
@@ -99,7 +103,7 @@ class Parts:
     source: Program
     agent: Program
     upload_server: Program
-    destination: Program
+    look: Callable[[str], Sequence[Series]]
     views: dict[str, str]
     checks: Sequence[Callable[[], str]] = ()
 

@@ -19,6 +19,7 @@ import shlex
 import ssl
 import sys
 import urllib.parse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +27,7 @@ from demo import issuer
 from demo.certificates import Authority, Identity
 from demo.keys import signing_key
 from demo.programs import (
+    query,
     start_agent,
     start_authorizer,
     start_destination,
@@ -119,7 +121,7 @@ def start_all(stack: Stack, report: Reporter) -> Parts:
         source,
         agent,
         second.program,
-        destination,
+        partial(query, destination.url, context=stack.context),
         views={
             "what arrived:": curl(operator, query_url(destination, f'{{_id="{CLUSTER}"}}')),
             "what was sent:": curl(operator, f"{agent.url}/federate"),

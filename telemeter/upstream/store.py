@@ -18,9 +18,19 @@ from telemeter.upstream.store_cluster import MOST_RECORDS, ClusterSeries
 from telemeter.upstream.store_records import Key, Record, is_stale, read_series, time_of
 from telemeter.upstream.upstream import V1, ForwardError, Sent, Version
 
-SERIES = Gauge("telemeter_store_series", "Series that the embedded store holds.")
-CLUSTERS = Gauge("telemeter_store_clusters", "Clusters that the embedded store holds series of.")
-BYTES = Gauge("telemeter_store_bytes", "Memory that the embedded store takes, roughly.")
+SERIES = Gauge(
+    "telemeter_store_series", "Series that the embedded store holds.", multiprocess_mode="livesum"
+)
+CLUSTERS = Gauge(
+    "telemeter_store_clusters",
+    "Clusters that the embedded store holds series of.",
+    multiprocess_mode="livesum",
+)
+BYTES = Gauge(
+    "telemeter_store_bytes",
+    "Memory that the embedded store takes, roughly.",
+    multiprocess_mode="livesum",
+)
 REFUSED = Counter(
     "telemeter_store_refused_total",
     "Requests that the embedded store had no room for, by whether their cluster was there already.",
@@ -34,7 +44,7 @@ for _cluster in ("new", "known"):
     REFUSED.labels(_cluster)
 
 #: How many series are read, or brought up to date, before others get their turn.
-_AT_ONCE: Final = 256
+_AT_ONCE: Final = 128
 #: So many are sorted at once; more are merged, which is slower and can be interrupted.
 _SORTED_AT_ONCE: Final = 16384
 _FULL_SECONDS: Final = "60"

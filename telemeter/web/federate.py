@@ -18,7 +18,7 @@ from telemeter.web.refused import Refused
 from telemeter.web.routing import Route
 from telemeter.web.stream import Stream
 
-_TEXT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+TEXT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _OPEN_METRICS_TYPE: Final = "application/openmetrics-text; version={}; charset=utf-8"
 _UTF8: Final = "; escaping=allow-utf-8"
 
@@ -74,10 +74,10 @@ def negotiate(accept: str) -> tuple[str, Encoding]:
             content_type = _OPEN_METRICS_TYPE.format(version or "0.0.1") + (_UTF8 if utf8 else "")
             return content_type, Text(open_metrics=True, utf8=utf8)
         if media_type == "text/plain" and utf8:
-            return _TEXT_TYPE.replace("0.0.4", "1.0.0") + _UTF8, Text(utf8=True)
+            return TEXT_TYPE.replace("0.0.4", "1.0.0") + _UTF8, Text(utf8=True)
         if media_type == "text/plain" and version in ("", "0.0.4"):
             break
-    return _TEXT_TYPE, Text()
+    return TEXT_TYPE, Text()
 
 
 def accepts_gzip(accept_encoding: str) -> bool:

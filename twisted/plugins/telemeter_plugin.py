@@ -1,4 +1,4 @@
-"""What `twistd` and `twist` list: the three daemons."""
+"""What `twistd` and `twist` list: the daemons."""
 
 from twisted.application.service import ServiceMaker
 
@@ -19,4 +19,10 @@ authorizer = ServiceMaker(
     "telemeter.tap.authorizer",
     "Says yes to the tokens in a file: for development, demos and tests.",
     "telemeter-authorizer",
+)
+demo_source = ServiceMaker(
+    "Telemeter demo source",
+    "telemeter.tap.demo_source",
+    "Serves figures of this machine as a Prometheus would: for demos.",
+    "telemeter-demo-source",
 )
