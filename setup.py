@@ -32,6 +32,7 @@ TEST = [
     "hypothesis>=6.120",
     "trustme>=1.2",
     "cython>=3.1",
+    "playwright>=1.55",
 ]
 DEVELOP = [
     *TEST,
@@ -84,6 +85,7 @@ setup(
         "telemeter.metrics": ["*.pyx", "*.pxi", "*.pyi"],
         "telemeter.upstream": ["*.pxd"],
         "telemeter.metrics.proto": ["*.proto", "*.pyi"],
+        "telemeter.web": ["static/*"],
     },
     install_requires=RUNTIME,
     extras_require={"demo": DEMO, "test": TEST, "dev": DEVELOP},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from telemeter.metrics.selector import NAME, Selector
 
@@ -40,3 +40,9 @@ class Whitelist:
             if selector.matches(labels):
                 return True
         return any(selector.matches(labels) for selector in self._any_name)
+
+    def about(self, name: str) -> Iterator[Selector]:
+        """The rules that may select series of a metric: their conditions on the name hold."""
+        for selector in self.selectors:
+            if all(each.matches(name) for each in selector.matchers if each.name == NAME):
+                yield selector

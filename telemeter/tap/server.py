@@ -33,6 +33,7 @@ from telemeter.auth.keys import SigningKey, generate_key
 from telemeter.auth.memcached import Memcached
 from telemeter.auth.oidc import OIDCAgent, TokenSource
 from telemeter.auth.token import TokenIssuer, TokenVerifier
+from telemeter.fleet.attempt import Recorder
 from telemeter.metrics.transcoder import KIND
 from telemeter.metrics.upload import UploadRules
 from telemeter.metrics.write import WriteRules
@@ -43,6 +44,7 @@ from telemeter.observe.registry import WithWorkers
 from telemeter.runner import thread_runner
 from telemeter.tap.files import recording
 from telemeter.tap.flags import warn_of_tracing
+from telemeter.tap.fleet import ATTEMPTS, Fleet
 from telemeter.tap.listen import endpoint_maker
 from telemeter.tap.oidc import Discovery
 from telemeter.tap.reload import Reloader
@@ -54,6 +56,7 @@ from telemeter.upstream.batch import BatchLimits
 from telemeter.upstream.forwarder import Forwarder
 from telemeter.upstream.store import Store as SeriesStore
 from telemeter.upstream.upstream import Upstream
+from telemeter.web.attempts import AttemptObserver
 from telemeter.web.authorize import Authorize
 from telemeter.web.debug import debug_routes
 from telemeter.web.federate import federate_route
@@ -91,11 +94,13 @@ class Shared:
         table: who has uploaded when; None: whatever the limit is, in a table of its own.
         ask: asks the process that remembers what the authorization server said of remote-write
             tokens; None: this one does.
+        recorder: takes note of what clusters attempt; None: nobody does.
     """
 
     key: SigningKey
     table: Table | None = None
     ask: Ask | None = None
+    recorder: Recorder | None = None
 
 
 class External:
@@ -113,6 +118,7 @@ class External:
         self._reactor = reactor
         self._daemon = daemon
         self._own_key = shared.key
+        self._recorder = shared.recorder
         self._clients = Clients(options, reactor, daemon)
         files, authorizer = options.files, self._clients.authorizer
         self.store: SeriesStore | None = None
@@ -167,6 +173,8 @@ class External:
             self._receive.route(),
         ]
         site = make_site(routes, self._reactor)
+        if self._recorder is not None:
+            site.observers.append(AttemptObserver(self._recorder, self._reactor))
         tls = self.tls if self._options.files.tls else None
         _listener(self._options, self._reactor, "listen", endpoint, site, tls).setServiceParent(
             self._daemon
@@ -295,12 +303,15 @@ def makeService(options: Options, reactor: Any = None) -> IService:
 
 def _serve(options: Options, reactor: Any, daemon: Daemon) -> None:
     """Answer on both listeners, in this process."""
-    external = External(options, reactor, daemon, Shared(generate_key()))
+    fleet = Fleet(options, reactor)
+    shared = Shared(generate_key(), recorder=fleet.record)
+    external = External(options, reactor, daemon, shared)
     internal_tls = ReloadableServerContext(options.files.internal_tls)
 
     def reload() -> None:
         files = options.read_files()
         external.use(files)
+        fleet.use(files.whitelist)
         internal_tls.use(files.internal_tls)
 
     def reload_certificates() -> None:
@@ -312,7 +323,9 @@ def _serve(options: Options, reactor: Any, daemon: Daemon) -> None:
     reloader.setServiceParent(daemon)
     store = external.store
     more = [] if store is None else [federate_route(store, reactor)]
-    _listen_inside(options, reactor, daemon, external.health, reloader, internal_tls, more=more)
+    _listen_inside(
+        options, reactor, daemon, external.health, reloader, internal_tls, fleet, more=more
+    )
     external.listen_at(endpoint_maker(options["listen"])(reactor))
 
 
@@ -340,6 +353,8 @@ def _supervise(options: Options, reactor: Any, daemon: Daemon) -> None:
         _asker(options, reactor, clients.authorizer),
         daemon.pass_on,
     )
+    fleet = Fleet(options, reactor)
+    workers.reports[ATTEMPTS] = fleet.take
     OnStop(workers.remove_folder).setServiceParent(daemon)
     health = Health(lambda: workers.ready)
     internal_tls = ReloadableServerContext(options.files.internal_tls)
@@ -348,6 +363,7 @@ def _supervise(options: Options, reactor: Any, daemon: Daemon) -> None:
         files = options.read_files()
         await workers.use(files.contents)
         clients.use(files)
+        fleet.use(files.whitelist)
         internal_tls.use(files.internal_tls)
 
     async def reload_certificates() -> None:
@@ -360,7 +376,7 @@ def _supervise(options: Options, reactor: Any, daemon: Daemon) -> None:
     reloader.setServiceParent(daemon)
     clients.discover(health)
     metrics = WithWorkers(lambda: workers.folder, workers.pids)
-    _listen_inside(options, reactor, daemon, health, reloader, internal_tls, metrics)
+    _listen_inside(options, reactor, daemon, health, reloader, internal_tls, fleet, metrics)
     workers.setServiceParent(daemon)
     OnStop(health.stop).setServiceParent(daemon)
 
@@ -372,12 +388,13 @@ def _listen_inside(
     health: Health,
     reloader: Reloader,
     tls: ReloadableServerContext,
+    fleet: Fleet,
     metrics: Collector = REGISTRY,
     more: Sequence[Route] = (),
 ) -> None:
     """Answer on the internal listener, while the daemon runs."""
     routes = [
-        index_route((*INTERNAL_PATHS, *(route.path for route in more))),
+        *fleet.routes((*INTERNAL_PATHS, *(route.path for route in more))),
         *health.routes(),
         metrics_route(metrics),
         reload_route(reloader.reload),
@@ -390,6 +407,7 @@ def _listen_inside(
         options, reactor, "listen-internal", endpoint, make_site(routes, reactor), shown
     )
     listener.setServiceParent(daemon)
+    OnStop(fleet.stop).setServiceParent(daemon)
 
 
 def _listener(

@@ -291,6 +291,13 @@ class Options(Flags):
             "gateway does.",
         ),
         Flag(
+            "fleet-max-clusters",
+            integer(0, 10_000_000),
+            100_000,
+            "How many clusters the fleet's page knows; the oldest is forgotten first. Each takes "
+            "up to 1 kB of memory. 0: there is no page.",
+        ),
+        Flag(
             "proxy-from-environment",
             None,
             False,

@@ -73,12 +73,21 @@ def metrics_route(source: Collector = REGISTRY) -> Route:
     return Route("/metrics", metrics)
 
 
-def index_route(paths: Sequence[str]) -> Route:
-    """/: which paths there are."""
+def index_route(paths: Sequence[str], page: Callable[[IRequest], bytes] | None = None) -> Route:
+    """/: which paths there are; or a page, if there is one, for who asks for text/html."""
     body = json.dumps({"paths": list(paths)}, indent=2).encode()
 
     def index(request: IRequest) -> bytes:
+        if page is not None:
+            request.setHeader("Vary", "Accept")
+            if _wants_html(request.getHeader("Accept") or ""):
+                return page(request)
         request.setHeader("Content-Type", "application/json")
         return body
 
     return Route("/", index)
+
+
+def _wants_html(accept: str) -> bool:
+    """Whether the header Accept names text/html, as that of a browser does."""
+    return any(kind.partition(";")[0].strip().lower() == "text/html" for kind in accept.split(","))

@@ -25,7 +25,7 @@ from telemeter.runner import Runner
 from telemeter.upstream.upstream import V1, V2, ForwardError, Sent, Upstream
 from telemeter.web.refused import Refused
 from telemeter.web.routing import Route
-from telemeter.web.site import admit, note
+from telemeter.web.site import admit, note, remember
 from telemeter.web.upload import too_large
 
 FORWARDED: Final = Counter(
@@ -202,6 +202,7 @@ class ReceiveEndpoint:
     async def post(self, request: IRequest) -> bytes:
         write = admit(request, self.gate)
         await write.allowed
+        remember(request, verified=True)
         written = await self._sifted(write)
         note(
             request,
@@ -209,6 +210,7 @@ class ReceiveEndpoint:
             forwarded=written.series,
             dropped=written.dropped,
         )
+        remember(request, result=written)
         SERIES.inc(written.series)
         DROPPED.inc(written.dropped)
         DUPLICATES.inc(written.duplicates)

@@ -37,7 +37,7 @@ class Route:
         methods: the methods it takes.
         name: the value of the label `handler` in the metrics; empty: not counted.
         gate: decides on the headers; None for routes that ignore bodies.
-        branch: whether everything below the path belongs to it; for the path / only.
+        branch: whether everything below the path belongs to it that has no route of its own.
     """
 
     path: str
@@ -103,5 +103,5 @@ def make_site(routes: Iterable[Route], reactor: Any) -> Site:
     """A site that serves routes."""
     table = list(routes)
     by_path = {route.path.encode(): route for route in table}
-    rest = next((route for route in table if route.branch), None)
-    return Site(make_resource(table), by_path, reactor, rest)
+    branches = sorted((route for route in table if route.branch), key=lambda each: -len(each.path))
+    return Site(make_resource(table), by_path, reactor, branches)

@@ -9,7 +9,7 @@ as it arrives. So nobody makes the server hold a body that it has not agreed to.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from typing import Any, AnyStr, Final, Protocol, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -95,6 +95,8 @@ class SiteRoute(Protocol):
     """What the site needs to know of a route."""
 
     @property
+    def path(self) -> str: ...
+    @property
     def name(self) -> str: ...
     @property
     def methods(self) -> tuple[str, ...]: ...
@@ -124,6 +126,13 @@ def note(request: IRequest, **fields: object) -> None:
     notes: dict[str, object] | None = getattr(request, "notes", None)
     if notes is not None:
         notes.update(fields)
+
+
+def remember(request: IRequest, **facts: object) -> None:
+    """As `note`, for the observers of the site only."""
+    remembered: dict[str, Any] | None = getattr(request, "facts", None)
+    if remembered is not None:
+        remembered.update(facts)
 
 
 def answer_refused(request: IRequest, refused: Refused) -> bytes:
@@ -172,6 +181,7 @@ class Request(server.Request):
         super().__init__(channel, *args, **kwargs)
         self.site = self.channel.site
         self.notes: dict[str, object] = {}
+        self.facts: dict[str, Any] = {}
         self.route: SiteRoute | None = None
         self.body_size = 0
         self._complete = False
@@ -196,7 +206,7 @@ class Request(server.Request):
         self.site.active.add(self)
         self.content = BytesIO()
         self._set_line(*self.channel.request_line())
-        self.route = self.site.routes.get(unquote_to_bytes(self.path), self.site.rest)
+        self.route = self.site.route_at(unquote_to_bytes(self.path))
         if length == 0:
             return  # nothing to hold: the resource answers, refusals included
         try:
@@ -277,9 +287,8 @@ class Request(server.Request):
     def process(self) -> None:
         self._set_default_headers()
         self.prepath = []
-        self.postpath = unquote_to_bytes(self.path)[1:].split(b"/")
         try:
-            self._known_route()
+            self.postpath = self._known_route().path.encode()[1:].split(b"/")
             self.render(self.site.resource)
         except Refused as refused:
             self.write(answer_refused(self, refused))
@@ -338,6 +347,11 @@ class Request(server.Request):
             peer=getattr(self.client, "host", ""),
             **self.notes,
         )
+        for observe in self.site.observers:
+            try:
+                observe(self, code, took)
+            except Exception:
+                log.failure("an observer of requests failed")
 
 
 def _level_of(code: int) -> Any:
@@ -449,7 +463,10 @@ class Site(server.Site):
 
     Attributes:
         routes: by path, without the query.
-        rest: the route of all other paths, if there is one.
+        branches: the routes that everything below their paths belongs to, unless it has a route of
+            its own; the longest paths first.
+        observers: called with each request when it is over, its status, and how many seconds it
+            took.
         active: the requests that are under way.
         channels: the connections that are open.
         stopping: whether no more requests are wanted.
@@ -463,15 +480,23 @@ class Site(server.Site):
         resource: IResource,
         routes: Mapping[bytes, SiteRoute],
         reactor: Any,
-        rest: SiteRoute | None = None,
+        branches: Sequence[SiteRoute] = (),
     ) -> None:
         super().__init__(resource, requestFactory=Request, timeout=_IDLE_SECONDS, reactor=reactor)
         self.routes = routes
-        self.rest = rest
+        self.branches = [(each.path.rstrip("/").encode() + b"/", each) for each in branches]
+        self.observers: list[Callable[[Request, int, float], None]] = []
         self.active: set[Request] = set()
         self.channels: set[Channel] = set()
         self.stopping = False
         self._idle: list[Deferred[None]] = []
+
+    def route_at(self, path: bytes) -> SiteRoute | None:
+        """The route of a path, if there is one."""
+        route = self.routes.get(path)
+        if route is None and self.branches:
+            return next((each for below, each in self.branches if path.startswith(below)), None)
+        return route
 
     def startFactory(self) -> None:
         """No access log in Apache's format: requests log themselves."""

@@ -23,7 +23,7 @@ from telemeter.web.credentials import bearer_token, unauthorized
 from telemeter.web.ratelimit import RateLimitedError, RateLimiter, Slot
 from telemeter.web.refused import Refused
 from telemeter.web.routing import Route
-from telemeter.web.site import admit, note
+from telemeter.web.site import admit, note, remember
 
 RECEIVED = Counter("telemeter_v1_received_samples_total", "Metrics that valid uploads held.")
 OVERWRITTEN = Counter(
@@ -171,6 +171,7 @@ class UploadEndpoint:
                 "which this server tells clusters apart by; ask /authorize for a new one",
             )
         note(request, cluster=cluster)
+        remember(request, verified=True, expires=client.expires)
         try:
             slot = self._limiter.take(cluster, now)
         except RateLimitedError as error:
@@ -201,6 +202,7 @@ class UploadEndpoint:
             forwarded=converted.series,
             dropped=converted.dropped,
         )
+        remember(request, result=converted)
         if converted.series:
             try:
                 await self._forward(upload.cluster, converted)

@@ -22,9 +22,10 @@ from telemeter.auth.keys import load_key
 from telemeter.observe.log import make_observer
 from telemeter.tap.files import Contents, reading_from
 from telemeter.tap.flags import text
+from telemeter.tap.fleet import Batches
 from telemeter.tap.server import External, Shared
 from telemeter.tap.server_options import Options
-from telemeter.tap.service import GRACE_SECONDS, Daemon, log_level
+from telemeter.tap.service import GRACE_SECONDS, Daemon, OnStop, log_level
 from telemeter.tap.workers.accept import Connections, InheritedEndpoint
 from telemeter.tap.workers.control import (
     CONNECTIONS_FD,
@@ -127,11 +128,15 @@ class Worker:
         if setup.table_key:
             table = Table(descriptor=TABLE_FD, key=setup.table_key)
         daemon = Daemon(options)
+        recorder = None
+        if options["fleet-max-clusters"]:
+            recorder = Batches(self.control.report, self._reactor)
+            OnStop(recorder.send).setServiceParent(daemon)
         self._external = External(
             options,
             self._reactor,
             daemon,
-            Shared(load_key(setup.key), table, self.control.ask),
+            Shared(load_key(setup.key), table, self.control.ask, recorder),
         )
         self._external.health.changed = self.control.tell_ready
         connections = Connections(CONNECTIONS_FD, setup.workers)

@@ -1,0 +1,353 @@
+"""The record: for each cluster what its last attempts came to.
+
+Numbers are held in columns, one array each: that takes a tenth of the memory of objects, and an
+order by a column needs no more than the column.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from telemeter.fleet.attempt import MAX_ID, Attempt, Path
+from telemeter.fleet.standing import Minute, Standing, State, minute_of
+from telemeter.fleet.trail import (
+    MAX_ENTRY,
+    Dropped,
+    Past,
+    add_attempt,
+    pack_examples,
+    read_examples,
+    read_trail,
+)
+
+#: After how many seconds without a word a cluster counts as silent, unless told otherwise.
+SILENT_AFTER: Final = 900.0
+#: How many bytes the id, the dropped series and the trail of a cluster may have together.
+_TEXTS: Final = 560
+_EXAMPLES: Final = 240
+#: User-Agents are few: so many are held once only.
+_SHARED_AGENTS: Final = 256
+_TOO_EARLY = 429
+_NO_DRIFT = -128
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is known of a cluster.
+
+    Attributes:
+        cluster: its identifier.
+        state: how it does.
+        seen: when it last made an attempt, in seconds since the epoch.
+        uploaded: when one last succeeded; 0: never.
+        path: where its last attempt was made.
+        status: the status of that.
+        reason: why it was refused.
+        received, kept, dropped, duplicates: the series of the last attempt that came so far.
+        drift: how much of that attempt's timestamps were over five minutes off, in percent:
+            negative: behind; None: not known.
+        agent: its User-Agent.
+        expires: until when its token holds, in seconds since the epoch; 0: not known.
+    """
+
+    cluster: str
+    state: State
+    seen: float
+    uploaded: float
+    path: Path
+    status: int
+    reason: str
+    received: int
+    kept: int
+    dropped: int
+    duplicates: int
+    drift: int | None
+    agent: str
+    expires: float
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What somebody was told who only claimed to be a cluster.
+
+    Attributes:
+        at: when, in seconds since the epoch.
+        status: what the answer was.
+        count: how often that has happened.
+    """
+
+    at: float
+    status: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """All that is known of a cluster.
+
+    Attributes:
+        row: the summary.
+        attempts: the last attempts, the newest first.
+        dropped: examples of series that no rule allowed.
+        claim: the last refusal of somebody who could not prove to be this cluster.
+    """
+
+    row: Row
+    attempts: tuple[Past, ...]
+    dropped: tuple[Dropped, ...]
+    claim: Claim | None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The whole fleet.
+
+    Attributes:
+        clusters: how many are known.
+        forgotten: how many were forgotten, to make room for others.
+        states: how many are in each state.
+        minutes: the last hour, the oldest first: minutes since the epoch, and what they brought.
+    """
+
+    clusters: int
+    forgotten: int
+    states: dict[State, int]
+    minutes: list[tuple[int, Minute]]
+
+
+class FleetRecord:
+    """The record of a fleet.
+
+    Attributes:
+        max_clusters: how many clusters are remembered.
+        recent: for how many minutes a cluster counts as heard of.
+        version: grows with each change.
+    """
+
+    def __init__(self, max_clusters: int, silent_after: float = SILENT_AFTER) -> None:
+        """Make an empty record.
+
+        Args:
+            max_clusters: how many clusters are remembered, 1 at least; the one that was silent for
+                the longest time is forgotten first.
+            silent_after: after how many seconds without a word a cluster counts as silent.
+        """
+        self.max_clusters = max_clusters
+        self.recent = max(1, round(silent_after / 60))
+        self.version = 0
+        self._forgotten = 0
+        self._standing = Standing(self.recent)
+        self._agents: dict[bytes, bytes] = {}
+        # By the time of their last attempts, so that the first is the one to forget.
+        self._slots: OrderedDict[bytes, int] = OrderedDict()
+        # The columns. A cluster's place in them is its slot.
+        self.ids: list[bytes] = []
+        self.agents: list[bytes] = []
+        self.seen = array("d")
+        self.uploaded = array("d")
+        self.expires = array("d")
+        self.received = array("I")
+        self.kept = array("I")
+        self.dropped = array("I")
+        self.duplicates = array("I")
+        self.status = array("H")
+        self.drift = array("b")
+        self._condition = array("B")
+        self._path = array("B")
+        self._trails: list[bytes] = []
+        self._examples: list[bytes] = []
+        self._claimed = array("d")
+        self._claims = array("I")
+        self._claim_status = array("H")
+        self._versions = array("Q")
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    def record(self, attempt: Attempt) -> None:
+        """Take note of an attempt.
+
+        Only who has proven to be a cluster gets a place: anybody may claim to be one, and would
+        push the others out.
+        """
+        minute = minute_of(attempt.at)
+        self._standing.tick(minute)
+        if attempt.path is not Path.AUTHORIZE or not attempt.succeeded:
+            self._standing.count(attempt)
+        self.version += 1
+        if not attempt.verified:
+            self._note_claim(attempt)
+        elif 0 < len(attempt.cluster) <= MAX_ID:
+            self._note_attempt(attempt, minute)
+
+    def _note_claim(self, attempt: Attempt) -> None:
+        slot = self._slots.get(attempt.cluster)
+        if slot is not None and not attempt.succeeded:
+            self._claimed[slot] = attempt.at
+            self._claims[slot] = min(self._claims[slot] + 1, 2**32 - 1)
+            self._claim_status[slot] = attempt.status
+
+    def _note_attempt(self, attempt: Attempt, minute: int) -> None:
+        cluster = attempt.cluster
+        slot = self._slots.get(cluster)
+        if slot is None:
+            slot = self._slot_for(cluster)
+        else:
+            self._slots.move_to_end(cluster)
+            self._standing.leave(*self._stands(slot))
+        self.seen[slot] = attempt.at
+        self.status[slot] = attempt.status
+        self._path[slot] = attempt.path
+        self._versions[slot] = self.version
+        if attempt.succeeded:
+            self.uploaded[slot] = attempt.at
+        if attempt.expires:
+            self.expires[slot] = attempt.expires
+        self.agents[slot] = self._shared(attempt.agent)
+        if attempt.measured:
+            self._measure(slot, attempt)
+        self._condition[slot] = self._condition_after(slot, attempt)
+        room = _TEXTS - len(cluster) - len(self._examples[slot])
+        self._trails[slot] = add_attempt(self._trails[slot], attempt, room)
+        self._standing.enter(*self._stands(slot))
+
+    def _measure(self, slot: int, attempt: Attempt) -> None:
+        self.received[slot] = attempt.received
+        self.kept[slot] = attempt.kept
+        self.dropped[slot] = attempt.dropped
+        self.duplicates[slot] = attempt.duplicates
+        self.drift[slot] = _drift_of(attempt)
+        room = min(_EXAMPLES, _TEXTS - len(attempt.cluster) - MAX_ENTRY)
+        self._examples[slot] = pack_examples(attempt.examples, room) if attempt.examples else b""
+
+    def _condition_after(self, slot: int, attempt: Attempt) -> State:
+        if attempt.succeeded:
+            # Old timestamps may be those of series that do not change, timestamps to come may not.
+            is_off = self.drift[slot] > 0 or _NO_DRIFT < self.drift[slot] < -50
+            return State.DRIFTING if is_off else State.OK
+        if attempt.status == _TOO_EARLY and self.uploaded[slot]:
+            return State(self._condition[slot])  # it is only too eager
+        return State.FAILED if attempt.failed else State.REFUSED
+
+    def _stands(self, slot: int) -> tuple[int, int, int, int]:
+        return (
+            minute_of(self.seen[slot]),
+            self._condition[slot],
+            minute_of(self.uploaded[slot]),
+            self.kept[slot],
+        )
+
+    def _shared(self, agent: bytes) -> bytes:
+        shared = self._agents.get(agent)
+        if shared is None and len(self._agents) < _SHARED_AGENTS:
+            self._agents[agent] = shared = agent
+        return agent if shared is None else shared
+
+    def _slot_for(self, cluster: bytes) -> int:
+        if len(self._slots) < self.max_clusters:
+            slot = len(self.ids)
+            self.ids.append(cluster)
+            for texts in (self.agents, self._trails, self._examples):
+                texts.append(b"")
+            for column in self._numbers():
+                column.append(0)
+        else:
+            _, slot = self._slots.popitem(last=False)
+            self._standing.leave(*self._stands(slot))
+            self._forgotten += 1
+            self.ids[slot] = cluster
+            for texts in (self.agents, self._trails, self._examples):
+                texts[slot] = b""
+            for column in self._numbers():
+                column[slot] = 0
+        self.drift[slot] = _NO_DRIFT
+        self._slots[cluster] = slot
+        return slot
+
+    def _numbers(self) -> tuple[array[int] | array[float], ...]:
+        return (
+            *(self.seen, self.uploaded, self.expires),
+            *(self.received, self.kept, self.dropped, self.duplicates),
+            *(self.status, self.drift, self._condition, self._path),
+            *(self._claimed, self._claims, self._claim_status, self._versions),
+        )
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def slot_of(self, cluster: str) -> int | None:
+        """The slot of a cluster, if it is known."""
+        return self._slots.get(cluster.encode("utf-8", "replace"))
+
+    def state_of(self, slot: int, minute: int) -> State:
+        """How a cluster does, in this minute."""
+        if minute - minute_of(self.seen[slot]) >= self.recent:
+            return State.SILENT
+        return State(self._condition[slot])
+
+    def row(self, slot: int, now: float) -> Row:
+        """What is known of the cluster in a slot."""
+        drift = self.drift[slot]
+        last = next(read_trail(self._trails[slot]))
+        return Row(
+            self.ids[slot].decode(),
+            self.state_of(slot, minute_of(now)),
+            self.seen[slot],
+            self.uploaded[slot],
+            Path(self._path[slot]),
+            self.status[slot],
+            last.reason,
+            self.received[slot],
+            self.kept[slot],
+            self.dropped[slot],
+            self.duplicates[slot],
+            None if drift == _NO_DRIFT else drift,
+            self.agents[slot].decode("utf-8", "replace"),
+            self.expires[slot],
+        )
+
+    def detail(self, slot: int, now: float) -> Detail:
+        """All that is known of the cluster in a slot."""
+        claim = None
+        if self._claims[slot]:
+            claim = Claim(self._claimed[slot], self._claim_status[slot], self._claims[slot])
+        return Detail(
+            self.row(slot, now),
+            tuple(read_trail(self._trails[slot])),
+            tuple(read_examples(self._examples[slot])),
+            claim,
+        )
+
+    def changed_since(self, version: int) -> Iterator[int]:
+        """The slots of the clusters that made attempts after a version, the newest first.
+
+        Take from it what is wanted before anything else is recorded.
+        """
+        for slot in reversed(self._slots.values()):
+            if self._versions[slot] <= version:
+                return
+            yield slot
+
+    def totals(self, now: float) -> Totals:
+        """The whole fleet."""
+        minute = minute_of(now)
+        return Totals(
+            len(self),
+            self._forgotten,
+            self._standing.states(len(self), minute),
+            self._standing.history(minute),
+        )
+
+
+def _drift_of(attempt: Attempt) -> int:
+    timestamps = attempt.received
+    if not timestamps or attempt.path is not Path.UPLOAD:
+        return _NO_DRIFT
+    if attempt.future:
+        return max(1, min(100, attempt.future * 100 // timestamps))
+    return max(-100, -attempt.past * 100 // timestamps)

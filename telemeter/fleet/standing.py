@@ -1,0 +1,164 @@
+"""How many clusters stand how, and what the last hour brought, without looking at every cluster."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Final
+
+from telemeter.fleet.attempt import Attempt
+
+#: How many minutes of history there are.
+HISTORY: Final = 60
+
+
+class State(IntEnum):
+    """How a cluster does, the worse the higher.
+
+    OK: its last attempt succeeded. DRIFTING: and its clock is off. SILENT: it has not been heard of
+    for a while. FAILED: its last attempt was in order, and we could not pass it on. REFUSED: its
+    last attempt was not in order.
+    """
+
+    OK = 0
+    DRIFTING = 1
+    SILENT = 2
+    FAILED = 3
+    REFUSED = 4
+
+
+def minute_of(seconds: float) -> int:
+    """The minute since the epoch that a time is in."""
+    return int(seconds // 60)
+
+
+@dataclass(slots=True)
+class Minute:
+    """What one minute brought.
+
+    Attributes:
+        uploads: attempts that succeeded.
+        kept, dropped: their series.
+        problems: attempts that did not succeed, by status.
+        failed: of these, how many were in order, or never came to that.
+        forward_errors: of those, how many we could not pass on.
+        reporting: clusters whose last upload is recent, at its end.
+        series: the series of those clusters.
+    """
+
+    uploads: int = 0
+    kept: int = 0
+    dropped: int = 0
+    problems: Counter[int] = field(default_factory=Counter)
+    failed: int = 0
+    forward_errors: int = 0
+    reporting: int = 0
+    series: int = 0
+
+    @property
+    def refused(self) -> int:
+        """How many attempts were not in order."""
+        return self.problems.total() - self.failed
+
+
+@dataclass(slots=True)
+class _Ends:
+    """What ends in a minute: attempts that are the last of their clusters."""
+
+    states: list[int] = field(default_factory=lambda: [0] * len(State))
+    clusters: int = 0
+    series: int = 0
+
+
+class Standing:
+    """Counts clusters by the minutes of their last attempt and their last upload."""
+
+    def __init__(self, recent: int) -> None:
+        """Begin with nothing.
+
+        Args:
+            recent: for how many minutes a cluster counts as heard of.
+        """
+        self.recent = recent
+        self._ends: dict[int, _Ends] = {}
+        self._minutes: dict[int, Minute] = {}
+        self._now: int | None = None
+
+    def tick(self, now: int) -> None:
+        """Let it be this minute: what is over is settled, what is old is forgotten."""
+        before = self._now
+        if now == before:
+            return
+        self._now = now
+        if before is not None:
+            for minute in range(max(before, now - HISTORY), now):
+                self._settle(minute)
+        # A minute ahead is kept: attempts of several processes do not come in perfect order.
+        self._ends = {m: each for m, each in self._ends.items() if now - self.recent < m <= now + 1}
+        self._minutes = {
+            m: each for m, each in self._minutes.items() if now - HISTORY < m <= now + 1
+        }
+
+    def _settle(self, minute: int) -> None:
+        at = self._minutes.setdefault(minute, Minute())
+        at.reporting, at.series = self._reporting(minute)
+
+    def _reporting(self, now: int) -> tuple[int, int]:
+        recent = [each for minute, each in self._ends.items() if now - minute < self.recent]
+        return sum(each.clusters for each in recent), sum(each.series for each in recent)
+
+    def count(self, attempt: Attempt) -> None:
+        """Count an attempt, whoever made it."""
+        minute = self._minutes.setdefault(minute_of(attempt.at), Minute())
+        if attempt.succeeded:
+            minute.uploads += 1
+            minute.kept += attempt.kept
+            minute.dropped += attempt.dropped
+        else:
+            minute.problems[attempt.status] += 1
+            minute.failed += attempt.failed
+            minute.forward_errors += attempt.was_accepted
+
+    def enter(self, seen: int, state: int, uploaded: int, series: int) -> None:
+        """A cluster stands so from now on: minutes, a state, and its number of series."""
+        self._ends.setdefault(seen, _Ends()).states[state] += 1
+        if uploaded:
+            ends = self._ends.setdefault(uploaded, _Ends())
+            ends.clusters += 1
+            ends.series += series
+
+    def leave(self, seen: int, state: int, uploaded: int, series: int) -> None:
+        """A cluster stands so no more."""
+        ends = self._ends.get(seen)
+        if ends is not None:
+            ends.states[state] -= 1
+        ends = self._ends.get(uploaded)
+        if ends is not None:
+            ends.clusters -= 1
+            ends.series -= series
+
+    def states(self, clusters: int, now: int) -> dict[State, int]:
+        """How many of so many clusters are in each state."""
+        self.tick(now)
+        recent = [each.states for minute, each in self._ends.items() if now - minute < self.recent]
+        counts = {state: sum(states[state] for states in recent) for state in State}
+        counts[State.SILENT] = clusters - sum(counts.values())
+        return counts
+
+    def history(self, now: int) -> list[tuple[int, Minute]]:
+        """The last hour, the oldest minute first; the last one is not over yet."""
+        self.tick(now)
+        self._settle(now)
+        empty = Minute()
+        first = now - HISTORY + 1
+        return [(minute, self._minutes.get(minute, empty)) for minute in range(first, now + 1)]
+
+
+def problems_of(minutes: Iterable[Minute]) -> Counter[int]:
+    """The attempts of several minutes that did not succeed, by status."""
+    total: Counter[int] = Counter()
+    for minute in minutes:
+        total.update(minute.problems)
+    return total

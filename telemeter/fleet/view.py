@@ -1,0 +1,118 @@
+"""Which clusters are shown, and in what order.
+
+With 100,000 clusters that takes a tenth of a second, which nobody may be made to wait for. So it is
+done in slices of a few milliseconds, and by no more than what the page that is asked for needs.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+from telemeter.fleet.record import FleetRecord
+from telemeter.fleet.standing import State, minute_of
+
+#: How many clusters are looked at in a slice.
+SLICE: Final = 2000
+
+#: What a view can be sorted by.
+SORTS: Final = (
+    "id",
+    "state",
+    "seen",
+    "uploaded",
+    "received",
+    "kept",
+    "dropped",
+    "duplicates",
+    "status",
+    "drift",
+    "agent",
+    "expires",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is wanted.
+
+    Attributes:
+        sort: one of `SORTS`.
+        is_descending: whether the largest comes first.
+        contains: only clusters whose identifier has this in it; A to Z are like a to z.
+        states: only clusters in one of these states; empty: in any.
+    """
+
+    sort: str = "state"
+    is_descending: bool = True
+    contains: str = ""
+    states: frozenset[State] = frozenset()
+
+
+class View:
+    """The clusters that a query selects, in its order, as they stood when it was begun.
+
+    Attributes:
+        version: the record's when it was begun.
+        began: when that was, in seconds since the epoch.
+        total: how many clusters are selected; known when the first slots are.
+    """
+
+    def __init__(self, record: FleetRecord, query: Query, now: float) -> None:
+        self.version = record.version
+        self.began = now
+        self.total = 0
+        self._record = record
+        self._query = query
+        self._minute = minute_of(now)
+        self._ordered: list[int] = []
+        self._rest: Iterator[int] | None = None
+
+    def prepare(self, end: int) -> Iterator[None]:
+        """Find the first clusters, up to a position; each step takes a few milliseconds."""
+        if self._rest is None:
+            runs: list[list[int]] = []
+            yield from self._runs(runs)
+            self.total = sum(map(len, runs))
+            descending = self._query.is_descending
+            self._rest = heapq.merge(*runs, key=self._key(), reverse=descending)
+        end = min(end, self.total)
+        while len(self._ordered) < end:
+            yield
+            self._ordered += islice(self._rest, min(SLICE, end - len(self._ordered)))
+
+    def slots(self, begin: int, end: int) -> list[int]:
+        """The slots of clusters that were prepared."""
+        return self._ordered[begin:end]
+
+    def _runs(self, runs: list[list[int]]) -> Iterator[None]:
+        key, descending = self._key(), self._query.is_descending
+        for begin in range(0, len(self._record), SLICE):
+            yield
+            run = self._selected(range(begin, min(begin + SLICE, len(self._record))))
+            run.sort(key=key, reverse=descending)
+            runs.append(run)
+
+    def _selected(self, slots: range) -> list[int]:
+        needle, ids = self._query.contains.encode("utf-8", "replace").lower(), self._record.ids
+        states, state_of = self._query.states, self._record.state_of
+        chosen: list[int] | range = slots
+        if needle:
+            chosen = [slot for slot in slots if needle in ids[slot].lower()]
+        if states:
+            chosen = [slot for slot in chosen if state_of(slot, self._minute) in states]
+        return list(chosen)
+
+    def _key(self) -> Callable[[int], Any]:
+        record, minute = self._record, self._minute
+        if self._query.sort == "id":
+            return record.ids.__getitem__
+        if self._query.sort == "state":
+            return lambda slot: record.state_of(slot, minute)
+        if self._query.sort == "agent":
+            return record.agents.__getitem__
+        column: Callable[[int], Any] = getattr(record, self._query.sort).__getitem__
+        return column

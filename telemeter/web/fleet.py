@@ -1,0 +1,163 @@
+"""/api/v1/fleet and /api/v1/clusters: the record of the fleet as JSON. See docs/fleet.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+from twisted.web.iweb import IRequest
+
+from telemeter.fleet.record import FleetRecord
+from telemeter.fleet.render import detail_value, history_value, row_value, totals_value
+from telemeter.fleet.series import SeriesSource
+from telemeter.fleet.standing import State
+from telemeter.fleet.view import SORTS, Query
+from telemeter.metrics.whitelist import Whitelist
+from telemeter.web.refused import Refused
+from telemeter.web.routing import Route
+from telemeter.web.views import Views
+
+#: The paths of the API.
+FLEET: Final = "/api/v1/fleet"
+CLUSTERS: Final = "/api/v1/clusters"
+EVENTS: Final = "/api/v1/events"
+
+#: The most clusters on a page, and the most series that are shown of a cluster.
+MAX_LIMIT: Final = 500
+MAX_SERIES: Final = 1000
+_MAX_PAGE = 1_000_000_000
+_MAX_QUERY = 4096
+_STATES: Final = {state.name.lower(): state for state in State}
+
+
+class FleetApi:
+    """The API."""
+
+    def __init__(
+        self,
+        record: FleetRecord,
+        clock: Any,
+        whitelist: Callable[[], Whitelist],
+        series: SeriesSource | None = None,
+    ) -> None:
+        """Make the API.
+
+        Args:
+            record: what to show.
+            clock: tells the time, and calls later.
+            whitelist: the rules that hold at the moment.
+            series: where the clusters' series are; None: nowhere.
+        """
+        self._record = record
+        self._clock = clock
+        self._whitelist = whitelist
+        self._series = series
+        self._views = Views(record, clock)
+
+    def routes(self) -> list[Route]:
+        return [
+            Route(FLEET, self.fleet),
+            Route(CLUSTERS, self.clusters),
+            Route(f"{CLUSTERS}/", self.cluster, branch=True),
+        ]
+
+    def fleet(self, request: IRequest) -> bytes:
+        """The totals, and the last hour."""
+        now = self._clock.seconds()
+        totals = self._record.totals(now)
+        return answer_json(
+            request,
+            {
+                "now": now,
+                **totals_value(totals, self._record.recent),
+                "history": history_value(totals),
+            },
+        )
+
+    async def clusters(self, request: IRequest) -> bytes:
+        """A page of clusters."""
+        given = _parameters(request, ("page", "limit", "sort", "order", "q", "state"))
+        limit = _integer(given, "limit", 50, MAX_LIMIT)
+        page = _integer(given, "page", 1, _MAX_PAGE)
+        query = _query(given)
+        begin = (page - 1) * limit
+        slots, total = await self._views.page(query, begin, begin + limit)
+        now = self._clock.seconds()
+        return answer_json(
+            request,
+            {
+                "now": now,
+                "clusters": len(self._record),
+                "total": total,
+                "page": page,
+                "pages": max(1, -(-total // limit)),
+                "limit": limit,
+                "sort": query.sort,
+                "order": "desc" if query.is_descending else "asc",
+                "items": [row_value(self._record.row(slot, now)) for slot in slots],
+            },
+        )
+
+    def cluster(self, request: IRequest) -> bytes:
+        """One cluster, named by the rest of the path, or by the parameter `id`."""
+        name = unquote_to_bytes(request.path[len(CLUSTERS) + 1 :])
+        given = _parameters(request, ("id", "series"))
+        limit = _integer(given, "series", MAX_SERIES, MAX_SERIES)
+        cluster = name.decode("utf-8", "replace") if name else given.get("id", "")
+        slot = self._record.slot_of(cluster)
+        if slot is None:
+            raise Refused(404, "no such cluster is known: it has not sent anything, or long ago")
+        now = self._clock.seconds()
+        detail = self._record.detail(slot, now)
+        value = detail_value(detail, self._whitelist(), self._series, limit)
+        return answer_json(request, {"now": now, **value})
+
+
+def answer_json(request: IRequest, value: object) -> bytes:
+    """The body of an answer in JSON, which nobody may keep or show as something else."""
+    request.setHeader("Content-Type", "application/json")
+    request.setHeader("Cache-Control", "no-store")
+    return dump(value)
+
+
+def dump(value: object) -> bytes:
+    """A value as JSON, in ASCII: no character of it means something to anything else."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _parameters(request: IRequest, known: tuple[str, ...]) -> Mapping[str, str]:
+    query = request.uri.partition(b"?")[2]
+    if len(query) > _MAX_QUERY:
+        raise Refused(414, f"the query may have {_MAX_QUERY} bytes, it has {len(query)}")
+    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, encoding="utf-8")
+    for name, _ in pairs:
+        if name not in known:
+            raise Refused(400, f"there is no parameter {name[:64]!r}, only {', '.join(known)}")
+    return dict(pairs)
+
+
+def _integer(given: Mapping[str, str], name: str, default: int, most: int) -> int:
+    text = given.get(name, "")
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= 10 and 1 <= int(text) <= most):
+        raise Refused(400, f"{name}: expected a number from 1 to {most}; saw {text[:64]!r}")
+    return int(text)
+
+
+def _query(given: Mapping[str, str]) -> Query:
+    sort = given.get("sort") or "state"
+    order = given.get("order") or ("desc" if sort == "state" else "asc")
+    states = [name for name in given.get("state", "").split(",") if name]
+    if sort not in SORTS:
+        raise Refused(400, f"sort: expected one of {', '.join(SORTS)}; saw {sort[:64]!r}")
+    if order not in ("asc", "desc"):
+        raise Refused(400, f"order: expected asc or desc; saw {order[:64]!r}")
+    for name in states:
+        if name not in _STATES:
+            raise Refused(400, f"state: expected some of {', '.join(_STATES)}; saw {name[:64]!r}")
+    return Query(
+        sort, order == "desc", given.get("q", ""), frozenset(_STATES[name] for name in states)
+    )
