@@ -18,7 +18,7 @@ PROTO := telemeter/metrics/proto
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench proto clean
+.PHONY: help demo test screenshots check bench proto clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -30,10 +30,15 @@ demo: .venv/.run ## Show the whole path live on real input (ONCE=1: end when don
 
 test: NEEDS := prometheus=prometheus victoria-metrics=victoria-metrics vmagent=victoria-metrics
 test: NEEDS += memcached=memcached systemd-analyze=systemd tinyproxy=tinyproxy-bin
-test: NEEDS += node=nodejs npm=npm
+test: NEEDS += node=nodejs npm=npm chromium=chromium
 test: .venv/.test ## Run all tests (ARGS="..." for pytest)
 	@demo/need.sh commands $(NEEDS)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+screenshots: NEEDS := chromium=chromium node=nodejs npm=npm
+screenshots: .venv/.test ## Take the pictures in docs/images anew
+	@demo/need.sh commands $(NEEDS)
+	SCREENSHOTS=docs/images $(BIN)/python -m pytest -q tests/browser
 
 check: .venv/.dev ## Lint, formatting, types
 	$(BIN)/ruff check

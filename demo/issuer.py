@@ -22,29 +22,29 @@ WELL_KNOWN: Final = "/.well-known/openid-configuration"
 _NPM: Final = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
 
 
-def is_installed() -> bool:
-    """Tell whether the provider is there, in the version that is asked for."""
+def is_installed(package: Path = PACKAGE) -> bool:
+    """Tell whether what a folder's package needs is there, in the version that is asked for."""
     # npm writes this file last.
-    done, wanted = PACKAGE / "node_modules" / ".package-lock.json", PACKAGE / "package-lock.json"
+    done, wanted = package / "node_modules" / ".package-lock.json", package / "package-lock.json"
     return done.exists() and done.stat().st_mtime >= wanted.stat().st_mtime
 
 
-def install() -> None:
-    """Install the provider with npm, into a folder beside its configuration.
+def install(package: Path = PACKAGE) -> None:
+    """Install what a folder's package needs with npm, into the folder.
 
     Raises:
         StackError: npm could not.
     """
-    with (PACKAGE / "package.json").open() as lock:
+    with (package / "package.json").open() as lock:
         # Tests that run side by side must not install it twice at once.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if is_installed():
+        if is_installed(package):
             return
         run = subprocess.run(
-            _NPM, cwd=PACKAGE, capture_output=True, text=True, timeout=300, check=False
+            _NPM, cwd=package, capture_output=True, text=True, timeout=300, check=False
         )
     if run.returncode != 0:
-        raise StackError(f"{' '.join(_NPM)} in {PACKAGE} failed:\n{run.stderr}")
+        raise StackError(f"{' '.join(_NPM)} in {package} failed:\n{run.stderr}")
 
 
 def start_issuer(

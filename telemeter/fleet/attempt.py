@@ -187,17 +187,11 @@ def _decode_one(reader: _Reader) -> Attempt:
         raise BadInputError("an attempt has a path or a number of examples that there is not")
     if not 100 <= status <= 999 or not all(abs(time) < 2**40 for time in (at, expires, seconds)):
         raise BadInputError("an attempt has a status or a time that there is not")
-    return Attempt(
-        reader.take(id_size, MAX_ID),
-        at,
-        Path(path),
-        status,
-        seconds,
-        bool(flags & _VERIFIED),
-        reader.take(reason, MAX_REASON),
-        reader.take(agent, MAX_AGENT),
-        expires,
-        bool(flags & _MEASURED),
-        *counts,
-        examples=tuple(reader.example() for _ in range(examples)),
-    )
+    attempt = Attempt(reader.take(id_size, MAX_ID), at, Path(path), status, seconds)
+    attempt.verified, attempt.measured = bool(flags & _VERIFIED), bool(flags & _MEASURED)
+    attempt.reason, attempt.agent = reader.take(reason, MAX_REASON), reader.take(agent, MAX_AGENT)
+    attempt.expires = expires
+    attempt.received, attempt.kept, attempt.dropped, attempt.duplicates = counts[:4]
+    attempt.past, attempt.future = counts[4:]
+    attempt.examples = tuple(reader.example() for _ in range(examples))
+    return attempt

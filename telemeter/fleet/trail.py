@@ -15,7 +15,7 @@ from telemeter.metrics.selector import NAME
 
 #: The most attempts that are kept of a cluster.
 MAX_ATTEMPTS: Final = 8
-#: at, status, path and whether measured, milliseconds, received, kept, dropped, the reason's length.
+#: at, status, path and whether measured, milliseconds, series (three counts), the reason's length.
 _ENTRY: Final = struct.Struct("<IHBH3IB")
 #: The most bytes that the newest attempt takes.
 MAX_ENTRY: Final = _ENTRY.size + MAX_REASON

@@ -9,7 +9,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.web.iweb import IRequest
 from zope.interface import implementer
 
 from telemeter.fleet.record import FleetRecord
@@ -108,7 +107,7 @@ class Events:
     def route(self) -> Route:
         return Route(EVENTS, self.get, ("GET",))
 
-    async def get(self, request: IRequest) -> bytes:
+    async def get(self, request: Any) -> bytes:
         """Tell of changes until the reader goes away or the server stops."""
         if self._stopping or len(self._streams) >= MAX_STREAMS:
             what = "the server stops" if self._stopping else f"there are {MAX_STREAMS} readers"

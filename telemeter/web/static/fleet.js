@@ -78,14 +78,14 @@ async function get(path) {
 
 const TILES = [
   ["reporting", "Clusters reporting", (f) => number(f.reporting),
-    (f) => `of ${number(f.clusters)}, in the last ${f.recent_minutes} min`],
-  ["series", "Series", (f) => number(f.series), () => "of the clusters reporting"],
+    (f) => `of ${number(f.clusters)}, in ${f.recent_minutes} min`],
+  ["series", "Series", (f) => number(f.series), () => "of those clusters"],
   ["uploads", "Uploads a minute", (f) => number(f.uploads_per_minute),
-    (f) => `${number(f.last_hour.uploads)} in the last hour`],
+    (f) => `${number(f.last_hour.uploads)} last hour`],
   ["refused", "Refused now", (f) => number(f.states.refused),
-    (f) => `${plural(f.last_hour.refused, "attempt", "attempts")} in the last hour`],
+    (f) => `${plural(f.last_hour.refused, "attempt", "attempts")}, last hour`],
   ["failed", "Forward errors", (f) => number(f.last_hour.forward_errors),
-    (f) => `last hour; ${plural(f.states.failed, "cluster", "clusters")} waiting`],
+    (f) => `last hour; ${plural(f.states.failed, "cluster", "clusters")} now`],
   [null, "Silent or drifting", (f) => number(f.states.silent + f.states.drifting),
     (f) => `${number(f.states.silent)} silent, ${number(f.states.drifting)} drifting`],
 ];
@@ -340,8 +340,8 @@ function table(names, lines, label) {
   box.setAttribute("aria-label", label);
   const result = make("table");
   const head = make("tr");
-  for (const name of names) {
-    const cell = make("th", name);
+  for (const [name, className] of names) {
+    const cell = make("th", name, className);
     cell.scope = "col";
     head.append(cell);
   }
@@ -424,7 +424,8 @@ function showDetail(item) {
   }
   const count = (value) => [value === null ? "" : number(value), "number"];
   parts.push(section("Last attempts", table(
-    ["When", "Status", "Received", "Kept", "Dropped", "Took", "Reason"],
+    [["When", "when"], ["Status"], ["Received", "number"], ["Kept", "number"],
+      ["Dropped", "number"], ["Took", "number"], ["Reason"]],
     item.attempts.map((each) => [
       [clock(each.at), "when"], [String(each.status), each.status < 400 ? "" : "alert"],
       count(each.received), count(each.kept), count(each.dropped),
@@ -437,7 +438,7 @@ function showDetail(item) {
     parts.push(section("Series", make("p", "Series are forwarded, not kept here.", "soft")));
   } else {
     const more = item.series.is_cut ? " (the first of them)" : "";
-    parts.push(section(`Series${more}`, table(["Series", "Value", "At"], item.series.items.map((each) => [
+    parts.push(section(`Series${more}`, table([["Series"], ["Value", "number"], ["At", "when"]], item.series.items.map((each) => [
       [labels(each.labels), "mono"], [each.value, "number"], [clock(each.timestamp), "when"],
     ]), "Series")));
   }
