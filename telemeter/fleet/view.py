@@ -68,6 +68,7 @@ class View:
         self._record = record
         self._query = query
         self._minute = minute_of(now)
+        self._states = bytearray()
         self._ordered: list[int] = []
         self._rest: Iterator[int] | None = None
 
@@ -89,29 +90,33 @@ class View:
         return self._ordered[begin:end]
 
     def _runs(self, runs: list[list[int]]) -> Iterator[None]:
-        key, descending = self._key(), self._query.is_descending
-        for begin in range(0, len(self._record), SLICE):
+        descending, count = self._query.is_descending, len(self._record)
+        self._states = bytearray(count)
+        key = self._key()
+        for begin in range(0, count, SLICE):
             yield
-            run = self._selected(range(begin, min(begin + SLICE, len(self._record))))
+            slots = range(begin, min(begin + SLICE, count))
+            self._states[slots.start : slots.stop] = self._record.states_of(slots, self._minute)
+            run = self._selected(slots)
             run.sort(key=key, reverse=descending)
             runs.append(run)
 
     def _selected(self, slots: range) -> list[int]:
         needle, ids = self._query.contains.encode("utf-8", "replace").lower(), self._record.ids
-        states, state_of = self._query.states, self._record.state_of
+        wanted, states = self._query.states, self._states
         chosen: list[int] | range = slots
         if needle:
             chosen = [slot for slot in slots if needle in ids[slot].lower()]
-        if states:
-            chosen = [slot for slot in chosen if state_of(slot, self._minute) in states]
+        if wanted:
+            chosen = [slot for slot in chosen if states[slot] in wanted]
         return list(chosen)
 
     def _key(self) -> Callable[[int], Any]:
-        record, minute = self._record, self._minute
+        record = self._record
         if self._query.sort == "id":
             return record.ids.__getitem__
         if self._query.sort == "state":
-            return lambda slot: record.state_of(slot, minute)
+            return self._states.__getitem__
         if self._query.sort == "agent":
             return record.agents.__getitem__
         column: Callable[[int], Any] = getattr(record, self._query.sort).__getitem__

@@ -16,7 +16,7 @@ from telemeter.metrics.whitelist import Whitelist
 from telemeter.tap.server_options import Options
 from telemeter.tap.workers.control import MAX_REPORT
 from telemeter.web.events import Events
-from telemeter.web.fleet import CLUSTERS, EVENTS, FLEET, FleetApi
+from telemeter.web.fleet import CLUSTERS, FLEET, FleetApi
 from telemeter.web.health import index_route
 from telemeter.web.page import html_sender, page_routes
 from telemeter.web.routing import Route
@@ -80,9 +80,8 @@ class Fleet:
         """The index with these paths and ours; page and API."""
         if self.record is None:
             return [index_route(paths)]
-        ours = (FLEET, CLUSTERS, f"{CLUSTERS}/ID", EVENTS)
         return [
-            index_route([*paths, *ours], html_sender()),
+            index_route([*paths, FLEET, CLUSTERS], html_sender()),
             *page_routes(),
             *self._api.routes(),
             self._events.route(),

@@ -13,6 +13,7 @@ from zope.interface import implementer
 
 from telemeter.fleet.record import FleetRecord
 from telemeter.fleet.render import minute_value, row_value, totals_value
+from telemeter.fleet.standing import minute_of
 from telemeter.web.fleet import EVENTS, dump
 from telemeter.web.refused import Refused
 from telemeter.web.routing import Route
@@ -118,6 +119,7 @@ class Events:
         request.registerProducer(stream, True)
         if not self._streams:
             self._told = self._record.version
+            self._minute = minute_of(self._clock.seconds())
         self._streams.append(stream)
         stream.tick(self._clock.seconds(), b"retry: 5000\n" + self._event(()))
         if not self._loop.running:
@@ -145,7 +147,7 @@ class Events:
     def _look(self) -> None:
         """What the loop does: once for all streams."""
         now = self._clock.seconds()
-        minute = int(now // 60)
+        minute = minute_of(now)
         event = None
         if self._record.version != self._told or minute != self._minute:
             slots = tuple(islice(self._record.changed_since(self._told), MAX_CHANGED + 1))

@@ -1,0 +1,392 @@
+"""The API and the page of the fleet."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import pytest
+from twisted.internet.task import Clock
+
+from telemeter.fleet.record import FleetRecord
+from telemeter.fleet.series import StoredSeries
+from telemeter.metrics.selector import parse_selector
+from telemeter.metrics.upload import UploadRules
+from telemeter.metrics.whitelist import Whitelist
+from telemeter.web.attempts import AttemptObserver
+from telemeter.web.events import HEARTBEAT, MAX_STREAMS, PATIENCE, Events
+from telemeter.web.fleet import FleetApi
+from telemeter.web.health import index_route
+from telemeter.web.page import POLICY, html_sender, page_routes
+from telemeter.web.routing import make_site
+from telemeter.web.site import Site
+from tests.fakes import NOW, Answer, Log, Reply, Wire, ask, head_of, untyped
+from tests.fleet.test_record import attempt as attempt_of
+from tests.web.server import CLUSTER, Server, up
+
+RULES = Whitelist([parse_selector('up{job="a"}')])
+MARKUP = '<script>alert("1")</script>&\u2028'
+
+
+class Store:
+    """Holds as many series as wanted."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def series(self, cluster: str) -> Any:
+        return (
+            StoredSeries({"__name__": "up", "n": str(number), "_id": cluster}, value, NOW * 1000)
+            for number, value in enumerate(([1.5, float("nan"), float("inf")] * 9)[: self.count])
+        )
+
+
+class Page:
+    """A record, and a site that shows it."""
+
+    def __init__(self, clock: Clock, store: Store | None = None, size: int = 10_000) -> None:
+        self.clock = clock
+        self.record = FleetRecord(size)
+        self.events = Events(self.record, clock)
+        api = FleetApi(self.record, clock, lambda: RULES, store)
+        routes = [
+            index_route(["/"], html_sender()),
+            *page_routes(),
+            *api.routes(),
+            self.events.route(),
+        ]
+        self.site: Site = make_site(routes, clock)
+
+    def add(self, *clusters: str, **more: Any) -> None:
+        for cluster in clusters:
+            made = attempt_of(cluster, **more)
+            made.at = self.clock.seconds()
+            self.record.record(made)
+
+    def get(self, path: str, accept: str = "*/*", **parameters: object) -> Answer:
+        query = f"?{urlencode(parameters)}" if parameters else ""
+        return ask(self.site, "GET", path + query, {"Accept": accept})
+
+    def ids(self, **parameters: object) -> list[str]:
+        items = self.get(f"/api/v1/clusters?{urlencode(parameters)}").json["items"]
+        return [item["id"] for item in items]
+
+
+@pytest.fixture
+def page(clock: Clock) -> Page:
+    return Page(clock)
+
+
+# --- What requests leave in the record ------------------------------------------------------------
+
+
+@pytest.fixture
+def watched(clock: Clock) -> tuple[Server, FleetRecord]:
+    server = Server(clock=clock, rules=UploadRules(RULES), ratelimit=60)
+    record = FleetRecord(100)
+    server.site.observers.append(AttemptObserver(record, clock))
+    return server, record
+
+
+def test_an_upload_is_recorded(watched: tuple[Server, FleetRecord]) -> None:
+    server, record = watched
+    server.upload(up(job="a"), up(job="b"), headers={"User-Agent": "agent/1 " + "x" * 100})
+    row = record.row(0, NOW)
+    assert (row.cluster, row.status, row.reason) == (CLUSTER, 200, "")
+    assert (row.received, row.kept, row.dropped) == (2, 1, 1)
+    assert row.agent == ("agent/1 " + "x" * 100)[:64]
+    assert row.expires == NOW + 86_400
+    assert row.drift == 0
+    (dropped,) = record.detail(0, NOW).dropped
+    assert dropped.labels["job"] == "b"
+
+
+def test_refusals_and_failures_are_recorded(watched: tuple[Server, FleetRecord]) -> None:
+    server, record = watched
+    server.upload(untyped("up", ({"_id": "other"}, 1)))
+    row = record.row(0, NOW)
+    assert (row.status, row.state.name) == (400, "REFUSED")
+    assert "label _id must be" in row.reason
+    server.upload(up(job="a"))
+    assert record.row(0, NOW).status == 429
+    server.clock.advance(60)
+    server.upstream.reply = Reply(503)
+    server.upload(up(job="a", at=(NOW + 60) * 1000))
+    row = record.row(0, NOW + 60)
+    assert (row.status, row.state.name, row.kept) == (503, "FAILED", 1)
+
+
+def test_without_a_token_there_is_no_cluster(watched: tuple[Server, FleetRecord]) -> None:
+    server, record = watched
+    server.upload(up(), token="nonsense")
+    server.ask("POST", "/authorize?id=somebody")
+    server.ask("GET", "/healthz")
+    assert len(record) == 0
+    assert record.totals(NOW).minutes[-1][1].problems == {401: 2}
+
+
+def test_an_observer_that_fails_harms_nobody(clock: Clock, log: Log) -> None:
+    server = Server(clock=clock)
+
+    def observe(*_: object) -> None:
+        raise ValueError("broken")
+
+    server.site.observers.append(observe)
+    assert server.upload(up()).status == 200
+    log.errors_are_fine = True
+    assert len(log.errors) == 1
+
+
+# --- The API --------------------------------------------------------------------------------------
+
+
+def test_the_totals(page: Page) -> None:
+    page.add("a", "b")
+    page.add("c", status=413)
+    answer = page.get("/api/v1/fleet")
+    assert answer.headers["cache-control"] == "no-store"
+    fleet = answer.json
+    assert (fleet["clusters"], fleet["reporting"], fleet["series"]) == (3, 2, 20)
+    assert fleet["states"] == {"ok": 2, "drifting": 0, "silent": 0, "failed": 0, "refused": 1}
+    assert fleet["last_hour"]["problems"] == [{"status": 413, "meaning": "too large", "count": 1}]
+    assert len(fleet["history"]) == 60
+    assert fleet["history"][-1]["uploads"] == 2
+
+
+def test_pages(page: Page) -> None:
+    page.add(*(f"c{number}" for number in range(5)))
+    assert page.ids(sort="id", limit=2, page=2) == ["c2", "c3"]
+    assert page.ids(sort="id", order="desc", limit=2) == ["c4", "c3"]
+    answer = page.get("/api/v1/clusters", limit=2, page=9).json
+    assert (answer["items"], answer["total"], answer["pages"]) == ([], 5, 3)
+    page.add("c9")
+    assert page.ids(q="9") == ["c9"]
+
+
+def test_a_large_fleet_is_looked_through_in_slices(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[object] = []
+
+    def call_later(delay: float, call: Any, *arguments: Any) -> Any:
+        steps.append(call)
+        return Clock.callLater(clock, delay, call, *arguments)
+
+    page = Page(clock)
+    page.add(*(f"c{number:05}" for number in range(9000)))
+    monkeypatch.setattr(clock, "callLater", call_later)
+    wire = Wire(page.site)
+    wire.send(head_of("GET", "/api/v1/clusters?sort=id&order=desc&limit=1"))
+    assert not wire.written
+    clock.advance(0)
+    assert len(steps) >= 5
+    assert wire.answer.json["items"][0]["id"] == "c08999"
+
+
+def test_who_goes_away_leaves_the_way_free(clock: Clock) -> None:
+    page = Page(clock)
+    page.add(*(f"c{number:05}" for number in range(5000)))
+    first, second = Wire(page.site), Wire(page.site)
+    for wire in (first, second):
+        wire.send(head_of("GET", "/api/v1/clusters?limit=1"))
+    first.vanish()
+    for _ in range(10):
+        clock.advance(0)
+    assert second.answer.status == 200
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "page=0",
+        "limit=501",
+        "limit=x",
+        "limit=%D9%A3",
+        "sort=no",
+        "order=up",
+        "state=sad",
+        "what=1",
+    ],
+)
+def test_parameters_that_are_not(page: Page, query: str) -> None:
+    answer = page.get(f"/api/v1/clusters?{query}")
+    assert answer.status == 400
+    assert query.partition("=")[0] in answer.text
+
+
+def test_a_query_has_a_limit(page: Page) -> None:
+    assert page.get("/api/v1/clusters", q="x" * 5000).status == 414
+
+
+@pytest.mark.parametrize(
+    "cluster",
+    ["plain", "a/b", "/", "..", ".", "a b+c%20", "ä\n\u202e", MARKUP, "?id=x#", "\\", "''"],
+)
+def test_identifiers_may_be_anything(page: Page, cluster: str) -> None:
+    page.add(cluster, "other")
+    assert page.get(f"/api/v1/clusters/{quote(cluster, safe='')}").json["id"] == cluster
+    assert page.get("/api/v1/clusters/", id=cluster).json["id"] == cluster
+    assert cluster in page.ids()
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/v1/clusters/x", "/api/v1/clusters/", "/api/v1/clusters/%FF"]
+)
+def test_a_cluster_that_is_not_known(page: Page, path: str) -> None:
+    assert page.get(path).status == 404
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/v1", "/api/v1/clustersX", "/static/", "/static/../fleet.py"]
+)
+def test_other_paths(page: Page, path: str) -> None:
+    assert page.get(path).status == 404
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/api/v1/fleet", "/api/v1/clusters", "/api/v1/clusters/x", "/api/v1/events"]
+)
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+def test_nothing_can_be_changed(page: Page, method: str, path: str) -> None:
+    assert ask(page.site, method, path).status == 405
+
+
+def test_all_of_a_cluster(clock: Clock) -> None:
+    page = Page(clock, Store(3))
+    example = b"\n\x0e\n\x08__name__\x12\x02up\n\x08\n\x03job\x12\x01b"
+    page.add("c", dropped=1, examples=(example,))
+    value = page.get("/api/v1/clusters/c").json
+    assert value["attempts"][0]["dropped"] == 1
+    (dropped,) = value["dropped_examples"]
+    assert dropped["labels"] == {"__name__": "up", "job": "b"}
+    assert dropped["rules"] == [
+        {
+            "rule": 'up{job="a"}',
+            "misses": [{"label": "job", "condition": "job='a'", "value": "b"}],
+        }
+    ]
+    assert [each["value"] for each in value["series"]["items"]] == ["1.5", "NaN", "+Inf"]
+    assert value["series"]["is_cut"] is False
+    assert page.get("/api/v1/clusters/c", series=2).json["series"]["is_cut"] is True
+    assert Page(clock).get("/api/v1/clusters/c").status == 404
+
+
+def test_json_has_no_markup_in_it(page: Page) -> None:
+    page.add(MARKUP, reason=MARKUP.encode(), agent=MARKUP.encode(), status=400)
+    for path in ("/api/v1/clusters", f"/api/v1/clusters/{quote(MARKUP, safe='')}"):
+        answer = page.get(path)
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.body.isascii()
+
+
+# --- The page -------------------------------------------------------------------------------------
+
+
+def test_who_asks_for_html_gets_the_page(page: Page) -> None:
+    browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+    answer = page.get("/", browser)
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["content-security-policy"] == POLICY
+    assert answer.headers["vary"] == "Accept"
+    assert "set-cookie" not in answer.headers
+    assert page.get("/").json == {"paths": ["/"]}
+    assert page.get("/", "application/json").headers["vary"] == "Accept"
+
+
+def test_the_page_needs_nothing_else(page: Page) -> None:
+    """Nothing inline, nothing from elsewhere, and no way for text to become markup."""
+    html = page.get("/", "text/html").text
+    assert "<script>" not in html
+    assert "<style" not in html
+    assert " style=" not in html
+    script = page.get("/static/fleet.js").text
+    for way in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", "DOMParser"):
+        assert way not in script
+    for name in ("fleet.js", "fleet.css", "icon.svg"):
+        answer = page.get(f"/static/{name}")
+        assert answer.status == 200
+        assert answer.headers["content-security-policy"] == POLICY
+        assert f"/static/{name}" in html
+        outside = answer.text.replace("http://www.w3.org/2000/svg", "")
+        assert "http://" not in outside
+        assert "https://" not in outside
+
+
+# --- Events ---------------------------------------------------------------------------------------
+
+
+def events_of(wire: Wire) -> list[dict[str, Any]]:
+    lines = wire.written.decode().split("\n")
+    return [json.loads(line.strip()[6:]) for line in lines if line.startswith("data: ")]
+
+
+def listen(page: Page) -> Wire:
+    wire = Wire(page.site)
+    wire.send(head_of("GET", "/api/v1/events"))
+    return wire
+
+
+def test_events_tell_what_changes(page: Page) -> None:
+    page.add("old")
+    wire = listen(page)
+    assert b"Content-Type: text/event-stream\r\n" in wire.written
+    (first,) = events_of(wire)
+    assert (first["fleet"]["clusters"], first["changed"]) == (1, [])
+    page.clock.advance(1)
+    assert len(events_of(wire)) == 1  # nothing has changed
+    page.add("new", "new", "old")
+    page.clock.advance(1)
+    second = events_of(wire)[1]
+    assert [row["id"] for row in second["changed"]] == ["old", "new"]
+    assert second["fleet"]["clusters"] == 2
+    assert second["more"] is False
+    page.add(*(f"c{number}" for number in range(101)))
+    page.clock.advance(1)
+    third = events_of(wire)[2]
+    assert (len(third["changed"]), third["more"]) == (100, True)
+    wire.vanish()
+
+
+def test_events_end_when_the_server_stops(page: Page) -> None:
+    wire = listen(page)
+    page.events.stop()
+    assert wire.written.endswith(b"0\r\n\r\n")
+    assert ask(page.site, "GET", "/api/v1/events").status == 503
+    assert not [call for call in page.clock.getDelayedCalls() if "Looping" in repr(call)]
+
+
+def test_there_is_a_sign_of_life(page: Page) -> None:
+    wire = listen(page)
+    before = len(wire.written)
+    page.clock.pump([1] * int(HEARTBEAT))
+    assert b":\n\n" in wire.written[before:]
+    wire.vanish()
+
+
+def test_a_slow_reader_misses_events_and_is_dropped_at_last(page: Page) -> None:
+    wire = listen(page)
+    producer: Any = wire.transport.producer
+    producer.pauseProducing()
+    for number in range(3):
+        page.add(f"c{number}")
+        page.clock.advance(1)
+    assert len(events_of(wire)) == 1
+    producer.resumeProducing()
+    page.clock.advance(1)
+    assert b"event: missed\n" in wire.written
+    producer.pauseProducing()
+    page.clock.pump([1] * (int(PATIENCE) + 2))
+    assert wire.is_closed() or wire.is_aborted()
+
+
+def test_there_are_so_many_readers_and_no_more(page: Page) -> None:
+    wires = [listen(page) for _ in range(MAX_STREAMS)]
+    assert ask(page.site, "GET", "/api/v1/events").status == 503
+    wires[0].vanish()
+    again = listen(page)
+    assert events_of(again)
+    for wire in (*wires[1:], again):
+        wire.vanish()
+    assert not [call for call in page.clock.getDelayedCalls() if "Looping" in repr(call)]
