@@ -40,30 +40,29 @@ class Fleet:
         record: takes attempts; None: there is none.
     """
 
-    def __init__(
-        self,
-        options: Options,
-        reactor: Any,
-        series: SeriesSource | None = None,
-    ) -> None:
+    def __init__(self, options: Options, reactor: Any) -> None:
         """Make both.
 
         Args:
             options: the flags.
             reactor: tells the time, and calls later.
-            series: where the clusters' series are; None: nowhere.
         """
         self.record: FleetRecord | None = None
         self._whitelist: Whitelist = options.files.whitelist
         if options["fleet-max-clusters"]:
             silent_after = max(SILENT_AFTER, _MISSED_INTERVALS * options["ratelimit"])
             self.record = FleetRecord(options["fleet-max-clusters"], silent_after)
-            self._api = FleetApi(self.record, reactor, lambda: self._whitelist, series)
+            self._api = FleetApi(self.record, reactor, lambda: self._whitelist)
             self._events = Events(self.record, reactor)
 
     def use(self, whitelist: Whitelist) -> None:
         """Explain what was dropped by other rules from now on."""
         self._whitelist = whitelist
+
+    def show(self, series: SeriesSource) -> None:
+        """Show series of clusters from there, too."""
+        if self.record is not None:
+            self._api.series = series
 
     def take(self, worker: int, report: bytes) -> None:
         """Take note of what clusters attempted at a worker; raises `BadInputError`."""

@@ -55,6 +55,7 @@ from telemeter.tap.workers.supervisor import Workers
 from telemeter.upstream.batch import BatchLimits
 from telemeter.upstream.forwarder import Forwarder
 from telemeter.upstream.store import Store as SeriesStore
+from telemeter.upstream.store_series import StoreSeries
 from telemeter.upstream.upstream import Upstream
 from telemeter.web.attempts import AttemptObserver
 from telemeter.web.authorize import Authorize
@@ -322,7 +323,10 @@ def _serve(options: Options, reactor: Any, daemon: Daemon) -> None:
     reloader = Reloader(reactor, reload, options.certificate_paths(), reload_certificates)
     reloader.setServiceParent(daemon)
     store = external.store
-    more = [] if store is None else [federate_route(store, reactor)]
+    more = []
+    if store is not None:
+        more.append(federate_route(store, reactor))
+        fleet.show(StoreSeries(store))
     _listen_inside(
         options, reactor, daemon, external.health, reloader, internal_tls, fleet, more=more
     )

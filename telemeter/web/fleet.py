@@ -33,7 +33,11 @@ _STATES: Final = {state.name.lower(): state for state in State}
 
 
 class FleetApi:
-    """The API."""
+    """The API.
+
+    Attributes:
+        series: where the clusters' series are; None: nowhere.
+    """
 
     def __init__(
         self,
@@ -53,7 +57,7 @@ class FleetApi:
         self._record = record
         self._clock = clock
         self._whitelist = whitelist
-        self._series = series
+        self.series = series
         self._views = Views(record, clock)
 
     def routes(self) -> list[Route]:
@@ -111,7 +115,7 @@ class FleetApi:
             raise Refused(404, "no such cluster is known: it has not sent anything, or long ago")
         now = self._clock.seconds()
         detail = self._record.detail(slot, now)
-        value = detail_value(detail, self._whitelist(), self._series, limit)
+        value = detail_value(detail, self._whitelist(), self.series, limit)
         return answer_json(request, {"now": now, **value})
 
 

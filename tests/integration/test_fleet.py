@@ -49,3 +49,16 @@ def test_what_clusters_attempt_is_on_record(stack: Stack, upstream: Upstream, wo
     assert [each["status"] for each in detail["attempts"]] == [400, 200]
     (dropped,) = detail["dropped_examples"]
     assert dropped["rules"][0]["misses"][0]["value"] == "b"
+
+
+def test_the_series_that_the_server_keeps_are_shown(stack: Stack) -> None:
+    server = start_server(stack, "server", "--ratelimit", "0")
+    jwt = authorize(server.url, "c", "token")
+    assert upload(server.url, jwt, encode([gauge("up", 7, {"_id": "c"})])).status == 200
+
+    def kept() -> Any:
+        detail = json.loads(fetch(f"{server.internal_url}/api/v1/clusters/c").body)
+        return detail["series"]
+
+    (series,) = stack.wait(kept, "the cluster's series", server.program)["items"]
+    assert (series["labels"], series["value"]) == ({"__name__": "up", "_id": "c"}, "7")
