@@ -110,8 +110,8 @@ def test_a_cluster_has_a_place_of_its_own(open_page: Open, full: Full) -> None:
     assert "#cluster=" in url
     page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
-    assert "#cluster=" not in page.url
-    assert page.evaluate("document.activeElement.textContent").endswith("000000000123")
+    page.wait_for_function("!location.hash")
+    page.wait_for_function("document.activeElement.textContent.endsWith('000000000123')")
     again = open_page(url)
     expect(again.locator("dialog[open] h2")).to_contain_text("000000000123")
 
@@ -176,7 +176,7 @@ def test_it_works_with_the_keyboard_alone(open_page: Open, full: Full) -> None:
         )
         assert page.evaluate(inside)
     page.keyboard.press("Escape")
-    assert page.evaluate("document.activeElement.closest('td').className") == "id"
+    page.wait_for_function("document.activeElement.closest('td')?.className === 'id'")
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE])
