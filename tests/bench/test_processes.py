@@ -65,5 +65,5 @@ input()
         running = processes.cpu_seconds(os.getpid()) - before
         assert processes.peak_bytes(os.getpid()) - peak > 40 << 20
         child.communicate(b"\n")
-    assert running > 0.19
-    assert processes.cpu_seconds(os.getpid()) - before > running - 0.05  # in whole ticks
+    assert running > 0.15  # in whole ticks
+    assert processes.cpu_seconds(os.getpid()) - before > running - 0.05
