@@ -103,7 +103,8 @@ class _Axis:
 
     def __init__(self, numbers: Sequence[float], first: float, last: float) -> None:
         self.low = _step_down(min(numbers))
-        self.high = max(_step_up(max(numbers)), _step_up(self.low * 1.01))
+        # At least one power of ten: what is nearly flat has to look so.
+        self.high = max(_step_up(max(numbers)), 10 * self.low)
         self._first = first
         self._scale = (last - first) / math.log(self.high / self.low)
 
