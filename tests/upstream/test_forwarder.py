@@ -14,6 +14,7 @@ from twisted.web.client import ResponseFailed, ResponseNeverReceived
 from twisted.web.iweb import IAgent
 
 from telemeter.metrics.compression import decompress_block
+from telemeter.upstream.batch import BatchLimits
 from telemeter.upstream.forwarder import Forwarder
 from telemeter.upstream.upstream import V2, ForwardError
 from tests.fakes import (
@@ -252,3 +253,54 @@ def test_it_can_be_given_up(forwarder: Forwarder, peer: Peer, clock: Clock) -> N
         result_of(forwarding)
     assert len(peer.received) == 1
     assert clock.getDelayedCalls() == []
+
+
+# --- Batches --------------------------------------------------------------------------------------
+
+
+def test_requests_that_come_meanwhile_are_one(peer: Peer, clock: Clock) -> None:
+    peer.reply = SILENCE
+    forwarder = Forwarder(peer.agent, clock, URL, TENANT, BatchLimits())
+    first = start(forwarder.forward("a", b"first", 1))
+    rest = [start(forwarder.forward(text, text.encode(), 2)) for text in ("b", "c")]
+    rest.append(start(forwarder.send("d", b"d")))
+    kept = start(forwarder.send("e", b"a 2.0 request", V2))
+    assert [decompress_block(got.body, 100) for got in peer.received] == [
+        b"first",
+        b"a 2.0 request",  # symbols are numbered, so it cannot be joined with others
+    ]
+    peer.received[0].answer(Reply(200))
+    assert has_fired(first)
+    assert decompress_block(peer.received[2].body, 100) == b"bcd"
+    assert peer.received[2].headers["thanos-tenant"] == TENANT
+    assert not any(map(has_fired, rest))
+    growth = Growth()
+    peer.received[2].answer(Reply(204))
+    assert all(map(has_fired, rest))
+    assert growth.of("telemeter_v1_forward_samples_total") == 4
+    assert not has_fired(kept)
+
+
+def test_a_refused_batch_is_the_fault_of_one(peer: Peer, clock: Clock) -> None:
+    peer.reply = SILENCE
+    forwarder = Forwarder(peer.agent, clock, URL, TENANT, BatchLimits())
+    start(forwarder.forward("a", b"a", 1))
+    good, bad = (start(forwarder.forward(text, text.encode(), 1)) for text in ("g", "b"))
+    growth = Growth()
+    for status in (200, 400, 200, 400):
+        peer.received[-1].answer(Reply(status))
+    assert [decompress_block(got.body, 100) for got in peer.received] == [b"a", b"gb", b"g", b"b"]
+    result_of(good)
+    with pytest.raises(ForwardError) as caught:
+        result_of(bad)
+    assert caught.value.status == 400
+    assert growth.of("telemeter_v1_forward_requests_total", result="success") == 2
+    assert growth.of("telemeter_v1_forward_requests_total", result="error") == 1
+
+
+def test_tenants_have_batches_of_their_own(peer: Peer, clock: Clock) -> None:
+    """A batch belongs to one forwarder, which has one tenant and one agent, so one identity."""
+    peer.reply = SILENCE
+    for tenant in ("one", "two"):
+        start(Forwarder(peer.agent, clock, URL, tenant, BatchLimits()).forward("c", b"x", 1))
+    assert [got.headers["thanos-tenant"] for got in peer.received] == ["one", "two"]
