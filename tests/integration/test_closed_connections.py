@@ -26,6 +26,7 @@ def test_no_request_suffers_from_it(stack: Stack) -> None:
             *("--authorize", peer.url("/tollbooth")),
             *("--forward-url", peer.url("/write")),
             *("--ratelimit", "0"),
+            *("--forward-batch-requests", "1"),
         )
 
         def send(number: int) -> list[int]:
