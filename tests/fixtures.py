@@ -40,6 +40,7 @@ def collected() -> Iterator[None]:
     """Fail a module that leaves a Deferred with an error that nobody handled."""
     for histogram in HISTOGRAMS:
         histogram.clear()
+    site._meters.cache_clear()
     gc.collect()
     events = Log()
     yield
