@@ -340,6 +340,7 @@ def test_the_agent_takes_up_what_has_changed(stack: Stack, tmp_path: Path) -> No
 
         # As it was started.
         comes(source, "from-1", "first.test")
+        stack.wait(lambda: to.requests, "the first request for the server", agent)
         assert to.requests[0].authorization == "Bearer to-1"
         assert all(request.authorization != "Bearer to-1" for request in to.requests[1:])
 

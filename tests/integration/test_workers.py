@@ -157,12 +157,18 @@ def test_promtool_likes_the_page(crew: Crew, prometheus: None) -> None:
 def test_one_log(crew: Crew) -> None:
     for client in crew.client_of_each():
         client.ask("GET", "/only-for-the-log")
-    lines = [parse_logfmt(line) for line in crew.server.program.output().splitlines()]
-    assert all("ts" in line for line in lines)
-    (started,) = (line for line in lines if line["msg"] == "starting telemeter-server")
+
+    def lines() -> list[dict[str, str]]:
+        whole, _, _ = crew.server.program.output().rpartition("\n")
+        return [parse_logfmt(line) for line in whole.splitlines()]
+
+    def asked() -> set[str]:
+        return {line["worker"] for line in lines() if line.get("path") == "/only-for-the-log"}
+
+    crew.stack.wait(lambda: asked() == {"0", "1"}, "the lines of both", crew.server.program)
+    assert all("ts" in line for line in lines())
+    (started,) = (line for line in lines() if line["msg"] == "starting telemeter-server")
     assert started["workers"] == "2"
-    asked = [line for line in lines if line.get("path") == "/only-for-the-log"]
-    assert {line["worker"] for line in asked} == {"0", "1"}
 
 
 # --- When one dies --------------------------------------------------------------------------------
