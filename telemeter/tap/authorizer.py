@@ -11,8 +11,8 @@ from twisted.python.usage import UsageError
 
 from telemeter import __version__
 from telemeter.tap.flags import LOGGING, Flag, Flags, read_file, text
-from telemeter.tap.listen import endpoint_maker, listen_address
-from telemeter.tap.service import Daemon, Listener
+from telemeter.tap.listen import listen_address
+from telemeter.tap.service import Daemon, listener_of
 from telemeter.web.authorizer import StubAuthorizer
 from telemeter.web.routing import make_site
 
@@ -63,14 +63,6 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         from twisted.internet import reactor
     daemon = Daemon(options)
     site = make_site([StubAuthorizer(options.tokens).route()], reactor)
-    Listener(
-        reactor,
-        endpoint_maker(options["listen"])(reactor),
-        site,
-        site,
-        flag="listen",
-        address=options["listen"],
-        program=options.program,
-    ).setServiceParent(daemon)
+    listener_of(options, reactor, site).setServiceParent(daemon)
     log.info("starting telemeter-authorizer", version=__version__, tokens=len(options.tokens))
     return daemon

@@ -48,9 +48,9 @@ from telemeter.tap.flags import (
     warn_of_tracing,
     word_list,
 )
-from telemeter.tap.listen import endpoint_maker, listen_address
+from telemeter.tap.listen import listen_address
 from telemeter.tap.reload import Reloader, signature
-from telemeter.tap.service import Daemon, Listener
+from telemeter.tap.service import Daemon, listener_of
 from telemeter.web.agent import federate_route
 from telemeter.web.debug import debug_routes
 from telemeter.web.health import Health, index_route, metrics_route
@@ -388,15 +388,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
             ],
             reactor,
         )
-        Listener(
-            reactor,
-            endpoint_maker(options["listen"])(reactor),
-            site,
-            site,
-            flag="listen",
-            address=options["listen"],
-            program=options.program,
-        ).setServiceParent(daemon)
+        listener_of(options, reactor, site).setServiceParent(daemon)
     authorize_url, upload_url = options.urls()
     log.info(
         "starting telemeter-client",

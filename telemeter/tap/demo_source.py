@@ -18,8 +18,8 @@ from telemeter.metrics.proto import remote_pb2
 from telemeter.metrics.selector import NAME, parse_selector
 from telemeter.runner import Runner, thread_runner
 from telemeter.tap.flags import LOGGING, Flag, Flags, duration, text
-from telemeter.tap.listen import endpoint_maker, listen_address
-from telemeter.tap.service import Daemon, Listener
+from telemeter.tap.listen import listen_address
+from telemeter.tap.service import Daemon, listener_of
 from telemeter.upstream.store import Store
 from telemeter.upstream.store_federation import Federation, Text
 from telemeter.web.federate import TEXT_TYPE, federate_route
@@ -126,14 +126,6 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     site = make_site(
         [*Health().routes(), federate_route(source.store, reactor), source.metrics_route()], reactor
     )
-    Listener(
-        reactor,
-        endpoint_maker(options["listen"])(reactor),
-        site,
-        site,
-        flag="listen",
-        address=options["listen"],
-        program=options.program,
-    ).setServiceParent(daemon)
+    listener_of(options, reactor, site).setServiceParent(daemon)
     log.info("starting telemeter-demo-source", version=__version__)
     return daemon

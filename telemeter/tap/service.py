@@ -22,6 +22,7 @@ from twisted.python.logfile import LogFile
 
 from telemeter.observe.log import level_of, make_observer
 from telemeter.tap.flags import Flags
+from telemeter.tap.listen import endpoint_maker
 from telemeter.web.site import Site
 
 log = Logger()
@@ -187,6 +188,19 @@ class Listener(Listening):
                 seconds=GRACE_SECONDS,
             )
         self._site.abort()
+
+
+def listener_of(options: Flags, reactor: Any, site: Site) -> Listener:
+    """What serves a site at `--listen`, without TLS."""
+    return Listener(
+        reactor,
+        endpoint_maker(options["listen"])(reactor),
+        site,
+        site,
+        flag="listen",
+        address=options["listen"],
+        program=options.program,
+    )
 
 
 class OnStop(Service):
