@@ -2,16 +2,18 @@
 
 All of them wake up for a connection, and the first takes it. Left to themselves some would have
 most of the connections, and those of remote write last for days. So each knows how many the others
-have, and one with more than another gives way for a moment.
+have, and one with more than another gives way, for as long as the others get on with it. A worker
+that lets connections wait is passed over until something happens to it.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import select
 import socket
 import struct
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint
@@ -20,17 +22,31 @@ from twisted.internet.tcp import Server
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-#: How long it gives way, in seconds, ...
+#: How often one that gives way looks whether connections still wait, in seconds, ...
 _PAUSE: Final = 0.002
-#: ... and how many connections it takes when nobody else did.
-_AFTER_PAUSE: Final = 8
+#: ... how often in a row it may find them waiting with nobody taking any, ...
+_PATIENCE: Final = 50
+#: ... and how many it takes then.
+_AFTER_PATIENCE: Final = 8
 
-_COUNT: Final = struct.Struct("=q")
+_RECORD: Final = struct.Struct("=qq")
 _AWAY: Final = 2**62
 
 
+class Record(NamedTuple):
+    """What the others know of a worker.
+
+    Attributes:
+        held: how many connections it has.
+        changes: how many it has accepted and closed in all.
+    """
+
+    held: int
+    changes: int
+
+
 class Connections:
-    """How many connections each worker has, in memory that they share."""
+    """The record of each worker, in memory that they share."""
 
     def __init__(self, descriptor: int, workers: int) -> None:
         """Open it.
@@ -39,21 +55,20 @@ class Connections:
             descriptor: of a file of any content; it stays the caller's.
             workers: how many there are.
         """
-        os.ftruncate(descriptor, workers * _COUNT.size)
-        self._memory = mmap.mmap(descriptor, workers * _COUNT.size)
+        os.ftruncate(descriptor, workers * _RECORD.size)
+        self._memory = mmap.mmap(descriptor, workers * _RECORD.size)
 
-    def set(self, worker: int, count: int) -> None:
-        """Note how many a worker has."""
-        _COUNT.pack_into(self._memory, worker * _COUNT.size, count)
+    def set(self, worker: int, record: Record) -> None:
+        """Note what is known of a worker."""
+        _RECORD.pack_into(self._memory, worker * _RECORD.size, *record)
 
     def leave(self, worker: int) -> None:
         """Note that a worker takes none."""
-        self.set(worker, _AWAY)
+        self.set(worker, Record(_AWAY, 0))
 
-    def fewest(self) -> int:
-        """How many the worker with the fewest has."""
-        counts: list[tuple[int]] = list(_COUNT.iter_unpack(self._memory))
-        return min(counts)[0]
+    def records(self) -> list[Record]:
+        """What is known of each."""
+        return [Record(*values) for values in _RECORD.iter_unpack(self._memory)]
 
 
 @implementer(IStreamServerEndpoint)
@@ -96,11 +111,14 @@ class _Share:
         self._port = port
         self._connections = connections
         self._worker = worker
-        self._count = 0
+        self._record = Record(0, 0)
+        self._seen: list[Record] = []
+        self._looks = 0
+        self._passed_over: dict[int, Record] = {}
         self._accept = port.doRead
         port.doRead = self._may_accept
         port.transport = self._counted()
-        self._changed(0)
+        connections.set(worker, self._record)
 
     def _counted(self) -> type[Server]:
         """What the port makes of a connection."""
@@ -118,21 +136,53 @@ class _Share:
         return Counted
 
     def _changed(self, by: int) -> None:
-        self._count += by
-        self._connections.set(self._worker, self._count)
+        self._record = Record(self._record.held + by, self._record.changes + 1)
+        self._connections.set(self._worker, self._record)
+
+    def _others(self) -> list[Record]:
+        records = self._connections.records()
+        del records[self._worker]
+        return records
+
+    def _in_front(self, others: list[Record]) -> dict[int, Record]:
+        """Who should take a connection before this worker does."""
+        return {
+            number: record
+            for number, record in enumerate(others)
+            if record.held < self._record.held and self._passed_over.get(number) != record
+        }
 
     def _may_accept(self) -> None:
         """A connection is waiting."""
-        if self._count > self._connections.fewest():
+        others = self._others()
+        if self._in_front(others):
             self._port.stopReading()
-            self._reactor.callLater(_PAUSE, self._accept_after_pause)
+            self._seen, self._looks = others, 0
+            self._reactor.callLater(_PAUSE, self._look)
         else:
             # Twisted takes all that are waiting otherwise.
             self._port.numberAccepts = 1
             self._accept()
 
-    def _accept_after_pause(self) -> None:
-        if self._port.connected and not self._port.disconnecting:
-            self._port.numberAccepts = _AFTER_PAUSE
+    def _look(self) -> None:
+        """See what has become of the connections that were left to others."""
+        if not self._port.connected or self._port.disconnecting:
+            return
+        others = self._others()
+        in_front = self._in_front(others)
+        self._looks = self._looks + 1 if others == self._seen else 0
+        self._seen = others
+        if in_front and self._is_waiting():
+            if self._looks < _PATIENCE:
+                self._reactor.callLater(_PAUSE, self._look)
+                return
+            self._passed_over = in_front
+            self._port.numberAccepts = _AFTER_PATIENCE
             self._accept()
-            self._port.startReading()
+        self._port.startReading()
+
+    def _is_waiting(self) -> bool:
+        """Whether there is a connection to accept."""
+        poll = select.poll()
+        poll.register(self._port.fileno(), select.POLLIN)
+        return bool(poll.poll(0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactor
 from twisted.python.failure import Failure
 
-from telemeter.tap.workers.accept import Connections, InheritedEndpoint
+from telemeter.tap.workers.accept import Connections, InheritedEndpoint, Record
 from telemeter.web.ratelimit import shared_memory
 from tests.fakes import result_of
 
@@ -29,21 +29,17 @@ def descriptor() -> Iterator[int]:
 
 
 def test_everybody_sees_who_has_how_many(descriptor: int) -> None:
-    one, other = Connections(descriptor, 3), Connections(descriptor, 3)
-    one.set(0, 5)
-    other.set(1, 3)
-    other.set(2, 4)
-    assert (one.fewest(), other.fewest()) == (3, 3)
-    one.leave(1)
-    assert other.fewest() == 4
-    one.leave(2)
-    assert other.fewest() == 5
+    one, other = Connections(descriptor, 2), Connections(descriptor, 2)
+    one.set(0, Record(held=5, changes=7))
+    other.set(1, Record(held=3, changes=3))
+    assert one.records() == other.records() == [Record(5, 7), Record(3, 3)]
 
 
 class Port:
     """A port that says how many connections it is told to accept."""
 
-    def __init__(self) -> None:
+    def __init__(self, listening: socket.socket) -> None:
+        self.fileno = listening.fileno
         self.accepted: list[int] = []
         self.numberAccepts = 100
         self.connected = True
@@ -66,15 +62,28 @@ class Sharing:
 
     def __init__(self, descriptor: int) -> None:
         self.clock = Clock()
-        self.port = Port()
         self.connections = Connections(descriptor, 2)
-        self.listening = socket.socket()
-        self.listening.bind(("127.0.0.1", 0))
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.port = Port(self.listening)
         inherited = os.dup(self.listening.fileno())
         endpoint = InheritedEndpoint(self, inherited, self.connections, 0)
         port: Any = result_of(endpoint.listen(Factory()))
         assert port is self.port
         self.callLater = self.clock.callLater
+
+    def others(self, count: int, changes: int) -> None:
+        """The other worker has so many connections."""
+        self.connections.set(1, Record(count, changes))
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A client that nobody accepts."""
+        with socket.create_connection(self.listening.getsockname()):
+            yield
+
+    def look(self, times: int = 1) -> None:
+        """Let it see what has become of what it left to others."""
+        self.clock.pump([0.0021] * times)
 
     def adoptStreamPort(self, descriptor: int, family: int, factory: Factory) -> Port:
         assert family == socket.AF_INET
@@ -95,16 +104,52 @@ def test_with_as_many_as_the_others_it_takes_one_at_a_time(sharing: Sharing) -> 
     assert sharing.port.accepted == [1, 1]
 
 
-def test_with_more_it_gives_way_for_a_moment(sharing: Sharing) -> None:
-    sharing.connections.set(1, -1)
+def test_with_more_it_gives_way_while_the_other_gets_on(sharing: Sharing) -> None:
+    sharing.others(-100, 0)
     sharing.port.doRead()
     assert (sharing.port.accepted, sharing.port.reading) == ([], False)
-    sharing.clock.advance(0.0021)
+    with sharing.waiting():
+        for taken in range(99):
+            sharing.look(10)
+            sharing.others(taken - 100, taken)
+            assert (sharing.port.accepted, sharing.port.reading) == ([], False)
+        sharing.others(0, 100)
+        sharing.look()
+    assert (sharing.port.accepted, sharing.port.reading) == ([], True)
+    sharing.port.doRead()
+    assert sharing.port.accepted == [1]
+
+
+def test_it_listens_again_when_nobody_waits(sharing: Sharing) -> None:
+    sharing.others(-1, 0)
+    for _ in range(3):
+        sharing.port.doRead()
+        assert not sharing.port.reading
+        sharing.look()
+        assert sharing.port.reading
+    assert sharing.port.accepted == []
+    assert not sharing.clock.getDelayedCalls()
+
+
+def test_a_worker_that_does_nothing_is_passed_over(sharing: Sharing) -> None:
+    sharing.others(-2, 5)
+    sharing.port.doRead()
+    with sharing.waiting():
+        sharing.look(49)
+        assert (sharing.port.accepted, sharing.port.reading) == ([], False)
+        sharing.look()
     assert (sharing.port.accepted, sharing.port.reading) == ([8], True)
+    # And costs nobody time again, ...
+    sharing.port.doRead()
+    assert sharing.port.accepted == [8, 1]
+    # ... until something has happened to it.
+    sharing.others(-2, 7)
+    sharing.port.doRead()
+    assert (sharing.port.accepted, sharing.port.reading) == ([8, 1], False)
 
 
 def test_a_dead_worker_counts_for_nothing(sharing: Sharing) -> None:
-    sharing.connections.set(1, -1)
+    sharing.others(-1, 0)
     sharing.connections.leave(1)
     sharing.port.doRead()
     assert sharing.port.accepted == [1]
@@ -121,15 +166,15 @@ def test_connections_are_counted(sharing: Sharing) -> None:
             transports.append(
                 sharing.port.transport(ours, Protocol(), ("127.0.0.1", 1), None, 0, reactor)
             )
-            counts.append(sharing.connections.fewest())
+            counts.append(sharing.connections.records()[0])
         for transport in transports:
             transport.connectionLost(Failure(ConnectionDone()))
-            counts.append(sharing.connections.fewest())
-    assert counts == [1, 2, 3, 2, 1, 0]
+            counts.append(sharing.connections.records()[0])
+    assert counts == [(1, 1), (2, 2), (3, 3), (2, 4), (1, 5), (0, 6)]
 
 
 def test_a_port_that_is_closed_meanwhile_accepts_nobody(sharing: Sharing) -> None:
-    sharing.connections.set(1, -1)
+    sharing.others(-1, 0)
     sharing.port.doRead()
     sharing.port.disconnecting = True
     sharing.clock.advance(1)
