@@ -19,6 +19,7 @@ cdef struct Label:
     Span name
     Span value
     uint64_t key
+    bint is_removed
 
 cdef Span NOTHING = span_of(b"")
 
@@ -114,6 +115,7 @@ cdef class Name:
     cdef Span text
     cdef Span wanted
     cdef uint64_t key
+    cdef int at  # where one run has found it last
 
     def __init__(self, bytes name, bytes value=b""):
         self.name = name
@@ -128,15 +130,31 @@ cdef Name METRIC_NAME = Name(b"__name__")
 
 @cython.final
 cdef class Labels:
-    """The labels of one series, in the order in which they were read, and sorted."""
+    """The labels of one series, in the order in which they were read, and sorted.
+
+    Series mostly have labels of the same names, in the same places, as the series before. So what
+    depends on the names alone (which labels go on, in what order) stays until a name differs.
+    """
 
     cdef Label items[MAX_LABELS]
     cdef Label* sorted[MAX_LABELS]
+    cdef Label* apart[MAX_LABELS]
     cdef Label* spare[MAX_LABELS]
     cdef int count
+    cdef int known  # how many items have names that were read, in this series or one before
     cdef int left  # how many are sorted
+    cdef int apart_count
+    cdef bint is_apart
     cdef Py_ssize_t shown  # how many bytes of them regexes have seen
-    cdef int ordered  # how many labels `sorted` is an order of; 0: it is not
+    cdef int ordered  # how many items `sorted` is an order of; 0: it is not
+
+    cdef inline void start(self) noexcept:
+        """Begin with the next series; what was read before must still be there."""
+        self.count = 0
+
+    cdef void forget(self) noexcept:
+        """Begin with the next series, and forget those before."""
+        self.count = self.known = self.ordered = 0
 
     cdef Label* next(self) except NULL:
         """The place for one more label."""
@@ -144,18 +162,67 @@ cdef class Labels:
             raise GIVE_UP
         return &self.items[self.count]
 
+    cdef inline Label* renew(self) except NULL:
+        """The place for one more label, which has another name than the one it is the place of."""
+        cdef Label* label = self.next()
+        label.is_removed = False
+        self.known = self.count
+        self.ordered = 0
+        return label
+
+    cdef inline bint repeat(self, const uint8_t* start, Span field) noexcept:
+        """Read a label from its field, if it has a value and the name that the last one here had.
+
+        Both have up to 127 bytes, as nearly all have; any other label is left to `read`.
+        """
+        cdef Label* label = &self.items[self.count]
+        cdef const uint8_t* value
+        cdef Py_ssize_t size  # of the tag and the length of the name, the name, and another tag
+        if self.count >= self.known or label.name.size > 127:
+            return False
+        size = label.name.size + 3
+        if field.size < size + 2 or not has_same_bytes(field.start, label.name.start - 2, size):
+            return False
+        value = field.start + size + 1
+        if (value - 1)[0] > 0x7F or value + (value - 1)[0] != field.start + field.size:
+            return False
+        label.name.start = field.start + 2
+        label.value.start = value
+        label.value.size = (value - 1)[0]
+        label.whole.start = start
+        label.whole.size = value + label.value.size - start
+        self.count += 1
+        return True
+
     cdef Label* read(self, const uint8_t* start, Span field) except NULL:
         """Read a label from its field; if it lacks its name or value, it does not stay."""
-        cdef Label* label = self.next()
+        cdef Label* label = self.renew()
         read_label(field, label)
         if label.name.size and label.value.size:
             label.whole.start = start
             label.whole.size = field.start + field.size - start
             self.count += 1
+            self.known = self.count
         else:
             check_text(label.name)
             check_text(label.value)
         return label
+
+    cdef int look_up(self, Span name, uint64_t key, Span value) except -1:
+        """Take a label that is not encoded yet; names are the same if they lie in one place."""
+        cdef Label* label = self.next()
+        if self.count >= self.known or label.name.start != name.start or label.name.size != name.size:
+            label = self.renew()
+            label.name = name
+            label.key = key
+        if value.size == 0:
+            self.ordered = 0  # it will be left out
+        label.value = value
+        label.whole.start = NULL
+        label.whole.size = field_size(label_size(name, value))
+        self.count += 1
+        self.known = max(self.known, self.count)
+        return 0
 
     cdef int check_texts(self, const uint8_t* start, const uint8_t* end) except -1:
         """Give up on texts that are not UTF-8; start and end: where all labels were read."""
@@ -167,12 +234,17 @@ cdef class Labels:
         return 0
 
     cdef int add(self, bytes encoded) except -1:
-        """Add a label that is encoded already."""
+        """Add a label that is encoded already, behind those that were read."""
         cdef const uint8_t* start = <const uint8_t*>PyBytes_AS_STRING(encoded)
         cdef const uint8_t* p = start + 1
         cdef Span field
-        read_span(&p, start + PyBytes_GET_SIZE(encoded), &field)
-        self.read(start, field)
+        cdef int known = min(self.known, self.count)
+        if self.count < self.ordered and self.items[self.count].whole.start == start:
+            self.count += 1
+        else:
+            read_span(&p, start + PyBytes_GET_SIZE(encoded), &field)
+            self.read(start, field)
+        self.known = known
         return 0
 
     cdef Label* find(self, Span name, uint64_t key) noexcept:
@@ -188,44 +260,46 @@ cdef class Labels:
         cdef Label* label = self.find(name.text, name.key)
         return NOTHING if label == NULL else label.value
 
-    cdef void remove(self, list names) noexcept:
+    cdef inline bint is_arranged(self) noexcept:
+        """Whether `sorted` and `apart` are as this series needs them."""
+        return self.ordered == self.count and self.count != 0
+
+    cdef void remove(self, list names, int read) noexcept:
+        """Have those of some names left out by `sort`, if they are among so many first ones."""
         cdef Name name
-        cdef int i, kept
+        cdef int i
         for name in names:
-            if self.find(name.text, name.key) == NULL:
-                continue
-            kept = 0
-            for i in range(self.count):
-                if not has_name(&self.items[i], name.text, name.key):
-                    self.items[kept] = self.items[i]
-                    kept += 1
-            self.count = kept
+            for i in range(read):
+                if has_name(&self.items[i], name.text, name.key):
+                    self.items[i].is_removed = True
 
     cdef void sort(self) noexcept:
         """Sort the labels by name, those of one name in the order they have.
 
-        They mostly come sorted, so this seldom moves anything but those that were added. And they
-        mostly have the order of those before them, and then nothing is moved.
+        They mostly come sorted, so this seldom moves anything but those that were added.
         """
-        cdef int i, j, start, width
+        cdef int i, j, start, stop, width
         cdef Label* moving
-        self.left = self.count
-        if self.ordered == self.count and self.is_sorted():
-            return
+        self.left = self.apart_count = self.is_apart = 0
+        for i in range(self.count):
+            if not self.items[i].is_removed:
+                self.sorted[self.left] = &self.items[i]
+                self.left += 1
         self.ordered = self.count
-        for start in range(0, self.count, SHORT_RUN):
-            for i in range(start, min(start + SHORT_RUN, self.count)):
-                moving = &self.items[i]
+        for start in range(0, self.left, SHORT_RUN):
+            for i in range(start + 1, min(start + SHORT_RUN, self.left)):
+                moving = self.sorted[i]
                 j = i
                 while j > start and is_before(moving, self.sorted[j - 1]):
                     self.sorted[j] = self.sorted[j - 1]
                     j -= 1
                 self.sorted[j] = moving
         width = SHORT_RUN
-        while width < self.count:
-            for start in range(0, self.count, width * 2):
-                self.merge(start, min(start + width, self.count), min(start + width * 2, self.count))
-            memcpy(self.sorted, self.spare, self.count * sizeof(Label*))
+        while width < self.left:
+            for start in range(0, self.left, width * 2):
+                stop = min(start + width * 2, self.left)
+                self.merge(start, min(start + width, self.left), stop)
+            memcpy(self.sorted, self.spare, self.left * sizeof(Label*))
             width *= 2
 
     cdef bint is_sorted(self) noexcept:
@@ -256,13 +330,53 @@ cdef class Labels:
             if kept == 0 or is_before(self.sorted[kept - 1], self.sorted[i]):
                 self.sorted[kept] = self.sorted[i]
                 kept += 1
-        self.keep(kept)
+        self.left = kept
 
-    cdef inline void keep(self, int kept) noexcept:
-        """Take note that only so many of those that were sorted are left."""
+    cdef void keep_filled(self) noexcept:
+        """Keep only those that have a value; that says nothing of the series that follow."""
+        cdef int kept = 0
+        cdef int i
+        for i in range(self.left):
+            if self.sorted[i].value.size:
+                self.sorted[kept] = self.sorted[i]
+                kept += 1
         if kept < self.left:
             self.left = kept
             self.ordered = 0
+
+    cdef void put_apart(self, list names) noexcept:
+        """Keep only those of other names, and put these apart, unless that was done."""
+        cdef Label* label
+        cdef Name name
+        cdef int kept = 0
+        cdef int i
+        cdef bint goes_on
+        if self.is_apart:
+            return
+        self.is_apart = True
+        for i in range(self.left):
+            label = self.sorted[i]
+            goes_on = True
+            for name in names:
+                if has_name(label, name.text, name.key):
+                    goes_on = False
+            if goes_on:
+                self.sorted[kept] = label
+                kept += 1
+            else:
+                self.apart[self.apart_count] = label
+                self.apart_count += 1
+        self.left = kept
+
+    cdef void show(self) noexcept:
+        """Sort all of them, whatever was removed, for people to see."""
+        cdef int i
+        for i in range(self.count):
+            self.items[i].is_removed = False
+        self.sort()
+        self.keep_first()
+        self.keep_filled()
+        self.ordered = 0
 
     cdef Py_ssize_t size(self) noexcept:
         """How many bytes those that are left take."""
@@ -316,8 +430,9 @@ cdef class Examples:
         return True
 
     cdef int add(self, Labels labels) except -1:
-        """Add a series; its labels must be sorted."""
+        """Add a series."""
         cdef Output output
+        labels.show()
         if labels.size() <= MAX_EXAMPLE:
             output = Output(MAX_EXAMPLE)
             labels.put(output)

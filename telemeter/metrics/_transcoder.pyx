@@ -133,6 +133,7 @@ cdef class Conversion:
         cdef uint8_t tag
         cdef bytes name_label = encode_label(b"__name__", name.start[: name.size])
         cdef list named = self.plan.rules.find(name)
+        self.labels.forget()
         while p < end:
             tag = p[0]
             p += 1
@@ -164,7 +165,7 @@ cdef class Conversion:
         cdef int64_t when
         cdef bint has_stamp = False
         cdef uint8_t tag
-        self.labels.count = 0
+        self.labels.start()
         while p < end:
             field_start = p
             tag = p[0]
@@ -177,7 +178,8 @@ cdef class Conversion:
                 continue
             read_span(&p, end, &field)
             if tag == 0x0A:
-                check_label(self.labels.read(field_start, field))
+                if not self.labels.repeat(field_start, field):
+                    check_label(self.labels.read(field_start, field))
                 labels_end = p
             elif tag == value_tag and value == NULL:
                 if field.size != 9 or field.start[0] != 0x09:
@@ -197,8 +199,6 @@ cdef class Conversion:
             self.dropped += 1
             if self.examples.wants(name):
                 self.labels.add(name_label)
-                self.labels.sort()
-                self.labels.keep_first()
                 self.examples.add(self.labels)
         return when
 
@@ -214,8 +214,16 @@ cdef class Conversion:
 
     cdef int check_required(self) except -1:
         cdef Name name
+        cdef Label* label
         for name in self.required:
-            if not is_same(self.labels.value_of(name), name.wanted):
+            if self.labels.ordered and name.at < self.labels.count:
+                label = &self.labels.items[name.at]
+            else:
+                label = self.labels.find(name.text, name.key)
+                if label == NULL:
+                    raise GIVE_UP
+                name.at = label - &self.labels.items[0]
+            if not is_same(label.value, name.wanted):
                 raise GIVE_UP
         return 0
 
@@ -226,12 +234,14 @@ cdef class Conversion:
         cdef Py_ssize_t start, labels_size, sample_size
         cdef uint32_t hash
         cdef uint64_t bits
-        self.labels.remove(self.plan.removed)
+        cdef int read = self.labels.count
         self.labels.add(name_label)
         for encoded in self.plan.added:
             self.labels.add(encoded)
-        self.labels.sort()
-        self.labels.keep_first()
+        if not self.labels.is_arranged():
+            self.labels.remove(self.plan.removed, read)
+            self.labels.sort()
+            self.labels.keep_first()
         labels_size = self.labels.size()
         memcpy(&bits, value, 8)
         sample_size = (0 if bits == 0 else 9) + 1 + number_size(<uint64_t>self.now)

@@ -69,8 +69,6 @@ cdef class Sifting:
     cdef Output tail  # what comes behind the series
     cdef Py_ssize_t wasted  # how many bytes of duplicates were written, and taken back
     cdef Labels labels
-    cdef Label* elided[MAX_LABELS]
-    cdef int elided_count
     cdef Table seen
     cdef Output earlier
     cdef Output elided_labels
@@ -162,12 +160,13 @@ cdef class Sifting:
         cdef uint8_t tag
         cdef Span field
         cdef Span rest
-        self.labels.count = 0
+        self.labels.start()
         while p < end and p[0] == 0x0A:
             start = p
             p += 1
             read_span(&p, end, &field)
-            self.labels.read(start, field)
+            if not self.labels.repeat(start, field):
+                self.labels.read(start, field)
         self.labels.check_texts(series.start, p)
         rest.start = p
         rest.size = end - p
@@ -196,8 +195,9 @@ cdef class Sifting:
                 order = 0x23
         if not self.may_pass():
             return 0
-        self.labels.sort()
-        self.labels.keep_first()
+        if not self.labels.is_arranged():
+            self.labels.sort()
+            self.labels.keep_first()
         if self.put_labels(series, rest_size):
             self.samples += samples
             self.exemplars += exemplars
@@ -335,35 +335,21 @@ cdef class Sifting:
         """Look up the labels, and sort them."""
         cdef const uint8_t* p = references.start
         cdef const uint8_t* end = p + references.size
-        cdef Label* label
-        cdef Label* previous
         cdef Symbol name
         cdef Symbol value
-        cdef int kept = 0
-        cdef int i
-        self.labels.count = 0
+        self.labels.start()
         while p < end:
-            label = self.labels.next()
             self.read_pair(&p, end, &name, &value)
             self.sorted_bytes += name.text.size
             if name.text.size == 0 or self.sorted_bytes > MAX_SORTED:
                 raise GIVE_UP
-            label.name = name.text
-            label.key = name.key
-            label.value = value.text
-            label.whole.start = NULL
-            label.whole.size = field_size(label_size(name.text, value.text))
-            self.labels.count += 1
-        self.labels.sort()
-        for i in range(1, self.labels.left):
-            if not is_before(self.labels.sorted[i - 1], self.labels.sorted[i]):
+            self.labels.look_up(name.text, name.key, value.text)
+        if not self.labels.is_arranged():
+            self.labels.sort()
+            if not self.labels.is_sorted():
                 raise GIVE_UP
-        # A label without a value is none, but it must not be there twice either.
-        for i in range(self.labels.left):
-            if self.labels.sorted[i].value.size:
-                self.labels.sorted[kept] = self.labels.sorted[i]
-                kept += 1
-        self.labels.keep(kept)
+            # A label without a value is none, but it must not be there twice either.
+            self.labels.keep_filled()
         return 0
 
     cdef inline int read_pair(
@@ -488,9 +474,6 @@ cdef class Sifting:
             return True
         self.dropped += 1
         if self.examples.wants(self.metric):
-            if self.version == 1:
-                self.labels.sort()
-                self.labels.keep_first()
             self.examples.add(self.labels)
         return False
 
@@ -500,7 +483,7 @@ cdef class Sifting:
         cdef Py_ssize_t start = output.size
         cdef Py_ssize_t size
         cdef Span key
-        self.elide()
+        self.labels.put_apart(self.plan.elided)
         size = self.labels.size()
         self.check_room(size + rest_size)
         output.reserve(size + rest_size + 32)
@@ -521,30 +504,6 @@ cdef class Sifting:
         if more > self.limit - self.output.size - self.tail.size - self.wasted:
             raise GIVE_UP
         return 0
-
-    cdef void elide(self) noexcept:
-        """Put the labels aside that do not go on."""
-        cdef Label* label
-        cdef Name name
-        cdef int kept = 0
-        cdef int i
-        cdef bint goes_on
-        self.elided_count = 0
-        if not self.plan.elided:
-            return
-        for i in range(self.labels.left):
-            label = self.labels.sorted[i]
-            goes_on = True
-            for name in self.plan.elided:
-                if has_name(label, name.text, name.key):
-                    goes_on = False
-            if goes_on:
-                self.labels.sorted[kept] = label
-                kept += 1
-            else:
-                self.elided[self.elided_count] = label
-                self.elided_count += 1
-        self.labels.keep(kept)
 
     cdef bint is_duplicate(self, Span key, Span series) except -1:
         """Whether the upstream would find a series in conflict with an earlier one.
@@ -587,8 +546,8 @@ cdef class Sifting:
     cdef int put_elided(self) except -1:
         cdef Label* label
         cdef int i
-        for i in range(self.elided_count):
-            label = self.elided[i]
+        for i in range(self.labels.apart_count):
+            label = self.labels.apart[i]
             self.elided_labels.reserve(label.whole.size)
             put_label(self.elided_labels, label.name, label.value)
         return 0

@@ -72,6 +72,22 @@ def _text_metrics(draw: st.DrawFn, field: str) -> Metric:
     return metric
 
 
+#: Names short and long, with one whose length takes two bytes.
+_ALIKE_NAMES: Final = ["_id", "a", "b", "job", "instance", "n" * 127, "n" * 128]
+_ALIKE_VALUES: Final = st.sampled_from(["x", "y", "", "v" * 127, "v" * 128, "é"])
+
+
+@st.composite
+def alike_labels(draw: st.DrawFn) -> list[list[tuple[str, str]]]:
+    """Labels of series that mostly have the names of the series before, in the same places."""
+    names = st.lists(st.sampled_from(_ALIKE_NAMES), max_size=5)
+    layouts = draw(st.lists(names, min_size=1, max_size=3))
+    return [
+        [(name, draw(_ALIKE_VALUES)) for name in draw(st.sampled_from(layouts))]
+        for _ in range(draw(st.integers(2, 8)))
+    ]
+
+
 @st.composite
 def mutations(draw: st.DrawFn, valid: bytes) -> bytes:
     """Bytes that were valid until somebody changed, cut out or put in a few of them."""

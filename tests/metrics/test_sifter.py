@@ -19,7 +19,7 @@ from telemeter.metrics.write import WriteRules, Written
 
 from .build import bits
 from .sifting import quick_and_slow
-from .strategies import mutations
+from .strategies import alike_labels, mutations
 from .write_strategies import (
     CLUSTER,
     NAME,
@@ -110,6 +110,37 @@ def test_a_mutated_request(version: int, data: st.DataObject, plain: PlainRules)
     quick, slow = quick_and_slow(body, plain.real, version)
     event("gave up" if quick is None else "sifted")
     assert quick is None or quick == slow
+
+
+@settings(max_examples=300)
+@given(
+    versions,
+    alike_labels(),
+    st.sampled_from(["", 'up{a!="x"}', '{job=~"x|v+"}\n{b=""}']),
+    st.sets(st.sampled_from(["a", "job", "b", "instance"]), max_size=2),
+)
+def test_series_like_the_one_before(
+    version: int, found: list[list[tuple[str, str]]], rules_text: str, elided: set[str]
+) -> None:
+    series = [
+        Series(
+            (
+                (NAME, "up"),
+                *((name, value) for name, value in pairs if name != "_id"),
+                ("_id", CLUSTER),
+            ),
+            (Sample(1, number // 2),),
+        )
+        for number, pairs in enumerate(found)
+    ]
+    using = WriteRules(Whitelist(parse_rules(rules_text)), elided=frozenset(elided))
+    quick, slow = quick_and_slow(encoded(version, *series), using, version)
+    if slow is None:
+        event("refused")
+        assert quick is None
+    else:
+        event(f"{min(slow.series, 3)} series, {min(slow.duplicates, 1)} duplicates")
+        assert quick == (slow if KIND == "compiled" else None)
 
 
 @given(versions, st.data())

@@ -19,9 +19,9 @@ from telemeter.metrics.transcoder import KIND, Transcoder
 from telemeter.metrics.upload import Converted, UploadRules
 from telemeter.metrics.whitelist import Whitelist
 
-from .build import NOW, family, sample
+from .build import NOW, family, labelled, sample
 from .recordings import federated
-from .strategies import mutations
+from .strategies import alike_labels, mutations
 from .upload_model import COUNTER, GAUGE, UNTYPED, PlainFamily
 from .upload_strategies import Upload, broken_uploads, encode, upload_rules, uploads
 
@@ -80,6 +80,73 @@ def test_a_mutated_upload(upload: Upload, data: st.DataObject) -> None:
     quick, slow = quick_and_slow(body, upload)
     event("gave up" if quick is None else "converted")
     assert quick is None or quick == slow
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(alike_labels(), min_size=1, max_size=2),
+    st.sampled_from(["", 'up{a!="x"}', 'up{job=~"x|v+"}\n{b=""}', '{_id="x"}\n{a=~"x.*"}']),
+    st.lists(st.sampled_from(["a", "job", "b"]), max_size=2),
+    st.dictionaries(st.sampled_from(["a", "b", "region"]), st.sampled_from(["", "z"]), max_size=2),
+    st.booleans(),
+)
+def test_series_like_the_one_before(
+    found: list[list[list[tuple[str, str]]]],
+    rules: str,
+    elided: list[str],
+    added: dict[str, str],
+    has_required: bool,
+) -> None:
+    required = {"_id": "x"} if has_required else {}
+    if has_required:
+        found = [[[*pairs, ("_id", "x")] for pairs in one] for one in found]
+    body = encode_families(
+        family(name, *(labelled(*pairs) for pairs in one))
+        for name, one in zip(("up", "down"), found, strict=False)
+    )
+    convert = Transcoder(
+        UploadRules(Whitelist(parse_rules(rules)), added, frozenset(elided)),
+    )
+    quick = convert.quick(body, decode_families, required, NOW)
+    try:
+        slow = convert.slow(body, decode_families, required, NOW)
+    except BadInputError:
+        event("refused")
+        assert quick is None
+    else:
+        event(f"{min(slow.series, 3)} series, {min(slow.dropped, 1)} dropped")
+        assert quick == (slow if KIND == "compiled" else None)
+
+
+def test_a_name_that_must_not_come_again() -> None:
+    """The labels that are added lie where the next series' labels are read."""
+    rules = UploadRules(labels={"region": "eu"}, elided=frozenset(("b",)))
+    body = encode_families(
+        [
+            family(
+                "up",
+                labelled(("a", "1"), ("b", "1")),
+                labelled(("a", "1"), ("b", "2"), ("__name__", "up")),
+            )
+        ]
+    )
+    assert Transcoder(rules).quick(body, decode_families, {}, NOW) is None
+    with pytest.raises(BadInputError, match="__name__"):
+        Transcoder(rules).slow(body, decode_families, {}, NOW)
+
+
+@pytest.mark.parametrize("size", [127, 128, 255])
+def test_a_label_with_a_long_name_is_read_anew(size: int) -> None:
+    """Its length takes two bytes, of which neither may pass for the tag of another label's name."""
+    good = labelled(("n" * size, "value"))
+    body = encode_families([family("up", good, good)])
+    encoded = good.label[0].SerializeToString()
+    at = body.rindex(encoded)
+    broken = body[:at] + encoded[1:-5] + b"\x06value" + body[at + len(encoded) :]
+    convert = Transcoder(UploadRules())
+    assert convert.quick(broken, decode_families, {}, NOW) is None
+    quick = convert.quick(body, decode_families, {}, NOW)
+    assert quick == (convert.slow(body, decode_families, {}, NOW) if KIND == "compiled" else None)
 
 
 @given(st.binary(max_size=60))
