@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from twisted.application.service import Application, Service
+from twisted.application.service import Application, IService, MultiService, Service
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import TCP4ServerEndpoint, UNIXServerEndpoint
 from twisted.internet.error import CannotListenError
@@ -99,6 +101,27 @@ def test_on_stop_hands_on_what_to_wait_for() -> None:
     service.startService()
     assert service.stopService() is waiting
     assert not service.running
+
+
+@pytest.fixture
+def collector() -> Iterator[None]:
+    """Whatever a test does to how Python looks for unused objects, undone."""
+    thresholds = gc.get_threshold()
+    yield
+    gc.set_threshold(*thresholds)
+    gc.unfreeze()
+
+
+@pytest.mark.parametrize("is_application", [True, False])
+def test_a_process_of_its_own_looks_for_unused_objects_less_often(
+    is_application: bool, collector: None
+) -> None:
+    parent: Any = Application("x") if is_application else MultiService()
+    make_daemon().setServiceParent(parent)
+    frozen, (often, *_) = gc.get_freeze_count(), gc.get_threshold()
+    IService(parent).startService()
+    assert (gc.get_freeze_count() > frozen) == is_application
+    assert (gc.get_threshold()[0] > often) == is_application
 
 
 # --- Its log --------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from telemeter.tap.flags import text
 from telemeter.tap.fleet import Batches
 from telemeter.tap.server import External, Shared
 from telemeter.tap.server_options import Options
-from telemeter.tap.service import GRACE_SECONDS, Daemon, OnStop, log_level
+from telemeter.tap.service import GRACE_SECONDS, Daemon, OnStop, log_level, settle_memory
 from telemeter.tap.workers.accept import Connections, InheritedEndpoint
 from telemeter.tap.workers.control import (
     CONNECTIONS_FD,
@@ -145,6 +145,7 @@ class Worker:
         )
         daemon.privilegedStartService()
         daemon.startService()
+        settle_memory()
         self._reactor.addSystemEventTrigger("before", "shutdown", daemon.stopService)
         self.control.tell_ready(self._external.health.ready)
 
