@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from http import HTTPStatus
 from io import BytesIO
 from typing import Any, AnyStr, Final, Protocol, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -53,6 +54,7 @@ _IGNORED_BODY = 65536
 #: For how many seconds a connection may be silent.
 _IDLE_SECONDS = 60
 _CLIENT_WENT_AWAY = 499
+_PHRASES: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 _METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE"))
 
 log = Logger()
@@ -200,6 +202,10 @@ class Request(server.Request):
         if value is None or isinstance(key, bytes):
             return value
         return value.decode("utf-8", "replace")
+
+    def setResponseCode(self, code: int, message: bytes | None = None) -> None:
+        """Set the status; Twisted has no words for some that are common by now, as 429."""
+        super().setResponseCode(code, message or _PHRASES.get(code))
 
     def gotLength(self, length: int | None) -> None:
         """The headers are complete: decide whether a body may come."""
@@ -407,6 +413,15 @@ class Channel(HTTPChannel):
         Twisted tells a request these only together with its whole body.
         """
         return self._command, self._path, self._version
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """A line is longer than anything may be: say so, which Twisted would not."""
+        status = 431 if self.requests else 414
+        self.transport.write(
+            b"HTTP/1.1 %d %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            % (status, _PHRASES[status])
+        )
+        self.transport.loseConnection()
 
     def hold(self) -> None:
         """Read no more for now."""
