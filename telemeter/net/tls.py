@@ -61,7 +61,11 @@ def server_options(certificates: bytes, key: bytes) -> CertificateOptions:
 
 @implementer(IOpenSSLTrustRoot)
 class SystemAndMore:
-    """Trusts the system's certificate authorities, and some others."""
+    """Trusts the system's certificate authorities, and some others.
+
+    What is trusted need not be a root: a chain may end at an intermediate authority, or at the
+    server's own certificate, as it may for programs written in Go.
+    """
 
     def __init__(self, authorities: list[crypto.X509]) -> None:
         self._authorities = authorities
@@ -71,6 +75,7 @@ class SystemAndMore:
         context.set_default_verify_paths()
         store = context.get_cert_store()
         assert store is not None
+        store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
         for authority in self._authorities:
             store.add_cert(authority)
         context.set_info_callback(note_request)

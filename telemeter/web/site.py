@@ -521,6 +521,13 @@ class Site(server.Site):
             return next((each for below, each in self.branches if path.startswith(below)), None)
         return route
 
+    def acceptableProtocols(self) -> list[bytes]:
+        """What clients are told over TLS that we speak: never HTTP/2, which has no gates.
+
+        Twisted offers HTTP/2 too wherever the package `h2` happens to be installed.
+        """
+        return [b"http/1.1"]
+
     def startFactory(self) -> None:
         """No access log in Apache's format: requests log themselves."""
 

@@ -155,6 +155,22 @@ def test_a_chain_with_an_intermediate() -> None:
     assert Handshake(shown_by(certificate)).succeeded
 
 
+def test_what_is_trusted_need_not_be_a_root() -> None:
+    leaf = INTERMEDIATE.issue_cert(HOST)
+    shown = shown_by(leaf, chain=False)
+    for trusted in (INTERMEDIATE.cert_pem, leaf.cert_chain_pems[0]):
+        assert Handshake(shown, ClientPolicy(pem(trusted))).succeeded
+    # That one certificate is trusted says nothing about others of its issuer.
+    other = shown_by(INTERMEDIATE.issue_cert(HOST))
+    problem = Handshake(other, ClientPolicy(pem(leaf.cert_chain_pems[0]))).problem
+    assert "unknown issuer: " in problem
+    # What is trusted must still be for the host, and in force.
+    assert "wrong name" in Handshake(shown, ClientPolicy(pem(leaf.cert_chain_pems[0])), "x").problem
+    old = CA.issue_cert(HOST, not_after=Y2020)
+    problem = Handshake(shown_by(old), ClientPolicy(pem(old.cert_chain_pems[0]))).problem
+    assert "the certificate expired on 2020-02-03" in problem
+
+
 def test_the_authorities_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are trusted also where there are others; OpenSSL takes this variable in their place."""
     system = tmp_path / "system.pem"

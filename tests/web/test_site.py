@@ -6,10 +6,14 @@ import json
 from typing import Any
 
 import pytest
+import trustme
 from twisted.internet.defer import Deferred
+from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
 from twisted.internet.task import Clock
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.web.iweb import IRequest
 
+from telemeter.net.tls import server_options
 from telemeter.observe.log import logfmt
 from telemeter.web.refused import Refused
 from telemeter.web.routing import Route, make_site
@@ -25,6 +29,7 @@ from tests.fakes import (
     request_of,
     untyped,
 )
+from tests.net.network import Ends, Pipe
 from tests.web.server import Server, agent_headers, up
 
 
@@ -78,6 +83,32 @@ def toy(clock: Clock) -> Toy:
 def expect_errors(log: Log) -> Log:
     log.errors_are_fine = True
     return log
+
+
+def test_http_2_is_not_offered(toy: Toy, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twisted offers it wherever `h2` is installed, but these channels do not speak it."""
+    monkeypatch.setattr("twisted.web.http.H2_ENABLED", True)
+    ca = trustme.CA()
+    own = ca.issue_cert("x.test").private_key_and_cert_chain_pem.bytes()
+    trust = trustRootFromCertificates([Certificate.loadPEM(ca.cert_pem.bytes())])
+    offer = optionsForClientTLS("x.test", trust, acceptableProtocols=[b"h2", b"http/1.1"])
+    ends = Ends()
+    pipe = Pipe(
+        TLSMemoryBIOFactory(offer, True, ends, clock=clock).buildProtocol(None),
+        TLSMemoryBIOFactory(server_options(own, own), False, toy.site, clock).buildProtocol(None),
+    )
+    ends.made[0].send(b"GET /plain HTTP/1.1\r\nHost: x.test\r\n\r\n")
+    moved = True
+    while moved:
+        clock.advance(0)
+        moved = pipe.carry()
+    tls: Any = ends.made[0].transport
+    assert tls.negotiatedProtocol == b"http/1.1"
+    assert ends.made[0].received.startswith(b"HTTP/1.1 200 ")
+    ends.made[0].hang_up()
+    while pipe.carry():
+        clock.advance(0)
+    assert not toy.site.channels
 
 
 # --- Paths ----------------------------------------------------------------------------------------
