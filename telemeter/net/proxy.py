@@ -1,7 +1,8 @@
 """Which proxy a request goes through: HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
 
-They mean what they mean to programs written in Go (golang.org/x/net/http/httpproxy), with one
-difference: what cannot be understood is an error, where Go goes on without it.
+They mean what they mean to programs written in Go (golang.org/x/net/http/httpproxy), with two
+differences: spaces separate too, and what cannot be understood is an error, where Go goes on
+without it.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class Proxies:
     def from_environment(cls, environ: Mapping[str, str]) -> Proxies:
         """What HTTP_PROXY, HTTPS_PROXY and NO_PROXY say.
 
-        Each may be written in lower case, which wins. An empty one counts as none.
+        Each may be written in lower case; upper case wins. An empty one counts as none.
 
         Raises:
             ValueError: one of them is malformed. The message names it, and never shows its value.
@@ -167,7 +168,7 @@ def host_and_port(host: str, port: int) -> str:
 
 def _read(environ: Mapping[str, str], name: str) -> tuple[str, str]:
     """The variable that counts, and its value."""
-    for variable in (name, name.upper()):
+    for variable in (name.upper(), name):
         if value := environ.get(variable, "").strip():
             return variable, value
     return name.upper(), ""
@@ -218,7 +219,7 @@ def _parse_exclusion(variable: str, entry: str) -> Exclusion:
     try:
         if "/" in entry:
             return Exclusion(ip_network(entry, strict=False))
-        if address := _address(entry):
+        if address := _address(_without_brackets(entry)):
             return Exclusion(ip_network(address))
         host, port = entry, None
         if parts := _HOST_AND_PORT.fullmatch(entry):
@@ -230,12 +231,18 @@ def _parse_exclusion(variable: str, entry: str) -> Exclusion:
     except ValueError:
         raise problem from None
     host = host.removeprefix("*")
-    if not host.strip(".") or ":" in host:
+    if not host.strip(".") or set(host) & set(":[]"):
         raise problem
     domain = _ascii(host.removesuffix("."))
     if domain.startswith("."):
         return Exclusion(domain=domain, port=port)
     return Exclusion(domain=f".{domain}", itself=True, port=port)
+
+
+def _without_brackets(entry: str) -> str:
+    """An IPv6 address as it is, also where it is written as in a URL."""
+    inside = entry[1:-1]
+    return inside if entry == f"[{inside}]" and ":" in inside else entry
 
 
 def _port(text: str) -> int:

@@ -125,12 +125,14 @@ def test_nothing_shows_a_password() -> None:
         ({"ALL_PROXY": "a"}, "http://x.test/", None),
         ({"http_proxy": "a"}, "http://x.test/", "http://a:80"),
         ({"https_proxy": "a"}, "https://x.test/", "http://a:80"),
-        ({"http_proxy": "a", "HTTP_PROXY": "b"}, "http://x.test/", "http://a:80"),
-        ({"http_proxy": "", "HTTP_PROXY": "b"}, "http://x.test/", "http://b:80"),
+        # As for Go's programs, upper case wins.
+        ({"http_proxy": "a", "HTTP_PROXY": "b"}, "http://x.test/", "http://b:80"),
+        ({"https_proxy": "a", "HTTPS_PROXY": "b"}, "https://x.test/", "http://b:80"),
+        ({"http_proxy": "a", "HTTP_PROXY": ""}, "http://x.test/", "http://a:80"),
         ({"HTTP_PROXY": "a", "no_proxy": "x.test"}, "http://x.test/", None),
         ({"HTTP_PROXY": "a", "NO_PROXY": "x.test"}, "http://x.test/", None),
         (
-            {"HTTP_PROXY": "a", "no_proxy": "y.test", "NO_PROXY": "*"},
+            {"HTTP_PROXY": "a", "no_proxy": "*", "NO_PROXY": "y.test"},
             "http://x.test/",
             "http://a:80",
         ),
@@ -270,6 +272,8 @@ def test_no_proxy(target: str, proxied: bool) -> None:
         ("192.0.2.1", "https://x192.0.2.1/", True),
         ("fe80::/10", "https://[fe80::1%25eth0]/", False),
         ("[fe80::1]:443", "https://[fe80::1]/", False),
+        ("[2001:DB8::1]", "https://[2001:db8::1]:8443/", False),
+        ("[2001:db8::1]", "https://[2001:db8::2]/", True),
     ],
 )
 def test_more_of_no_proxy(no_proxy: str, url: str, proxied: bool) -> None:
@@ -280,7 +284,7 @@ def test_more_of_no_proxy(no_proxy: str, url: str, proxied: bool) -> None:
 @pytest.mark.parametrize(
     "entry",
     [
-        *(":1", ":80", ".", "*.", "a:b:c", "[::1", "[]:80", "[x.test]:80"),
+        *(":1", ":80", ".", "*.", "a:b:c", "[::1", "[]:80", "[x.test]:80", "[]", "[10.0.0.1]"),
         *("x.test:", "x.test:http", "x.test:0", "x.test:65536"),
         *("10.0.0.0/33", "10.0.0.0/x", "x.test/8", "http://x.test"),
     ],
