@@ -290,6 +290,7 @@ cdef class Sifting:
         cdef Py_ssize_t samples = 0
         cdef Py_ssize_t exemplars = 0
         cdef Py_ssize_t histograms = 0
+        cdef bint is_described
         cdef uint8_t tag
         while p < end:
             tag = p[0]
@@ -317,9 +318,9 @@ cdef class Sifting:
             else:
                 skip_unknown(&p, end, 5)
         self.read_references(references)
-        self.check_metadata(metadata)
+        is_described = self.check_metadata(metadata)
         if samples + histograms + exemplars == 0:
-            if size_of(metadata, &METADATA_2) == 0:
+            if not is_described:
                 raise GIVE_UP
             return False
         if self.may_pass() and self.put_labels(series, rest_size):
@@ -327,7 +328,7 @@ cdef class Sifting:
             self.exemplars += exemplars
             self.histograms += histograms
             self.put_rest_2(series)
-            if size_of(metadata, &METADATA_2) > 0:
+            if is_described:
                 self.describe(metadata)
         return True
 
@@ -410,13 +411,14 @@ cdef class Sifting:
             put_message(self.output, 0x22, field, &HISTOGRAM_2, size_of(field, &HISTOGRAM_2))
         return 0
 
-    cdef int check_metadata(self, Span metadata) except -1:
+    cdef bint check_metadata(self, Span metadata) except -1:
+        """Look at all of the metadata, also if no rule lets its series pass; whether there is any."""
         cdef uint64_t most = max(<uint64_t>1, self.symbol_count)
         cdef int number
         for number in range(3, 5):
             if <uint64_t>number_in(metadata, &METADATA_2, number) >= most:
                 raise GIVE_UP
-        return 0
+        return size_of(metadata, &METADATA_2) > 0
 
     cdef int describe(self, Span metadata) except -1:
         """Put the metadata of a name, unless there was some before."""

@@ -362,6 +362,18 @@ def test_regexes_are_not_shown_too_much(version: int) -> None:
     assert left_to_the_reference(encoded(version, *many), version, using).dropped == 9000
 
 
+@pytest.mark.parametrize("rule", ["up", "other"])
+def test_metadata_that_is_no_message_spoils_the_request(rule: str) -> None:
+    """Also behind the fields that are needed, and if no rule lets its series pass."""
+    metadata = whole(1, 1) + varint(3, 0) + varint(4, 0)
+    using = WriteRules(Whitelist(parse_rules(rule)))
+    for behind in (b"\x3c", b"\x3a\x05", varint(4, 0)[:1]):
+        spoilt = Series(labels(), (ONE,), extra=chunk(5, metadata + behind))
+        assert quick_and_slow(encoded(2, spoilt), using, 2) == (None, None)
+    sound = encoded(2, Series(labels(), (ONE,), extra=chunk(5, metadata)))
+    assert sifted(sound, 2, using).received == 1
+
+
 def test_a_request_that_stays_one_of_2() -> None:
     sifter = Sifter(WriteRules(), keep_version=True)
     body = encoded(2, Series(labels(), (ONE,)))
