@@ -11,6 +11,7 @@ from typing import Final
 from prometheus_client import Counter
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
+from twisted.web.http import NO_CONTENT
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IRequest
 
@@ -226,7 +227,8 @@ class ReceiveEndpoint:
         sent = await self._forward(write, written)
         if write.version == 2:
             _tell_written(request, self._accepted(written, sent))
-        request.setResponseCode(sent.status)
+        # 2.0 asks for 204 of a receiver; a sender of 1.0 is told what the upstream said.
+        request.setResponseCode(NO_CONTENT if write.version == 2 else sent.status)
         return b""
 
     async def _sifted(self, write: Write) -> Written:

@@ -201,6 +201,8 @@ HISTOGRAM: Final = Histogram(varint(1, 3) + double(3, bits(2.5)) + varint(6, 3),
 WRITTEN: Final = tuple(
     f"x-prometheus-remote-write-{kind}-written" for kind in ("samples", "histograms", "exemplars")
 )
+#: How success is answered, by version, when the upstream says 200.
+WRITTEN_STATUS: Final = {1: 200, 2: 204}
 
 both = pytest.mark.parametrize("version", [1, 2])
 
@@ -274,7 +276,7 @@ class TestForwarding:
         self, version: int, keep: bool, content_type: str, version_header: str
     ) -> None:
         server = Server(settings(keep_version=keep))
-        assert server.write(ONE, version).status == 200
+        assert server.write(ONE, version).status == WRITTEN_STATUS[version]
         received = server.upstream.only
         credentials = base64.b64encode(b"writer:up-passw0rd").decode()
         expected = {
@@ -293,7 +295,7 @@ class TestForwarding:
     def test_of_2_as_1(self) -> None:
         server = Server()
         series = replace(up(), metadata=Metadata(1, "is it up?", "s"), exemplars=(EXEMPLAR,))
-        assert server.write(request(series), 2).status == 200
+        assert server.write(request(series), 2).status == 204
         as_1 = Request((replace(series),), (("up", Metadata(1, "is it up?", "s")),))
         assert server.forwarded == encode_v1(as_1)
 
@@ -301,7 +303,7 @@ class TestForwarding:
         server = Server(settings(keep_version=True))
         start = Sample(bits(1.0), NOW_MS, start=NOW_MS - 1000)
         series = replace(up(), samples=(start,), metadata=Metadata(1, "is it up?", "s"))
-        assert server.write(request(series), 2).status == 200
+        assert server.write(request(series), 2).status == 204
         symbols, (found,) = read_v2(server.forwarded)
         assert found == raw(series)
         assert symbols[0] == ""
@@ -309,12 +311,15 @@ class TestForwarding:
     @both
     @pytest.mark.parametrize("keep", [False, True])
     @pytest.mark.parametrize("status", [200, 202, 204])
-    def test_the_upstreams_status_passes(self, version: int, keep: bool, status: int) -> None:
+    def test_success_is_204_for_2_and_the_upstreams_status_for_1(
+        self, version: int, keep: bool, status: int
+    ) -> None:
         server = Server(settings(keep_version=keep))
         server.upstream.reply = Reply(status, b"" if status == 204 else b"thanks")
         answer = server.write(ONE, version)
-        assert (answer.status, answer.body) == (status, b"")
-        assert ("content-length" in answer.headers) is (status != 204)
+        expected = 204 if version == 2 else status
+        assert (answer.status, answer.body) == (expected, b"")
+        assert ("content-length" in answer.headers) is (expected != 204)
 
     def test_large_bodies_are_sifted_elsewhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(receive, "_QUICK_BODY", len(LARGE_BODY))
@@ -400,7 +405,7 @@ class TestCountsOf2:
         server = Server(settings("up", "seconds"))
         assert written(server.write(request(*self.SERIES), 2)) == ("2", "1", "3")
 
-    @pytest.mark.parametrize("status", [200, 400, 503])
+    @pytest.mark.parametrize("status", [204, 400, 503])
     def test_what_an_upstream_says_that_speaks_2(self, status: int) -> None:
         server = Server(settings(keep_version=True))
         said = dict(zip(WRITTEN, ("3", "2", "0"), strict=True))
@@ -609,7 +614,7 @@ class TestContent:
     def test_spoken(self, content_type: str, version: int) -> None:
         server = Server()
         headers = {"Content-Type": content_type}
-        assert server.write(ONE, version, headers=headers).status == 200
+        assert server.write(ONE, version, headers=headers).status == WRITTEN_STATUS[version]
         assert server.forwarded == encode_v1(ONE)
 
     @pytest.mark.parametrize("name", ["Content-Type", "Content-Encoding"])
@@ -771,7 +776,7 @@ class TestSize:
         assert "bytes of labels" in answer.text
         assert (server.upstream.received, refused(growth)) == ([], {"size": 1})
         kept = Server(settings(keep_version=True))
-        assert kept.write(request(up(*pairs)), 2).status == 200
+        assert kept.write(request(up(*pairs)), 2).status == 204
         assert len(kept.forwarded) < 110_000
 
 
@@ -799,13 +804,13 @@ class TestLabels:
         server = Server()
         for cluster, other in (("a", "b"), ("b", "a")):
             write = partial(server.write, token=make_composite(cluster, SECRET))
-            assert write(request(up(cluster=cluster)), version).status == 200
+            assert write(request(up(cluster=cluster)), version).status == WRITTEN_STATUS[version]
             assert write(request(up(cluster=other)), version).status == 400
 
     def test_foreign_ones_of_a_gateway(self, growth: Growth, version: int) -> None:
         server = Server(settings(foreign_ids=True))
         sent = request(*(up(cluster=cluster) for cluster in ("a", "b", CLUSTER)))
-        assert server.write(sent, version).status == 200
+        assert server.write(sent, version).status == WRITTEN_STATUS[version]
         assert server.forwarded == encode_v1(sent)
         anonymous = Series(((NAME, "up"),), (Sample(0, 1),))
         assert server.write(request(up(), anonymous), version).status == 400
@@ -816,7 +821,7 @@ class TestLabels:
         rules = replace(configured.rules, partition_label="cluster")
         server = Server(replace(configured, rules=rules))
         mine = Series(((NAME, "up"), ("cluster", CLUSTER)), (Sample(0, 1),))
-        assert server.write(request(mine), version).status == 200
+        assert server.write(request(mine), version).status == WRITTEN_STATUS[version]
         answer = server.write(request(up()), version)
         assert (answer.status, "lacks the label cluster" in answer.text) == (400, True)
 
@@ -1279,7 +1284,7 @@ def accepts(*series: Series) -> None:
             sum(len(each.histograms) for each in series),
             sum(len(each.exemplars) for each in series),
         )
-        assert (answer.status, answer.text) == (status, "")
+        assert (answer.status, answer.text) == (204, "")
         assert written(answer) == tuple(map(str, counts))
         in_order = tuple(
             replace(each, labels=tuple(sorted(each.labels, key=lambda pair: pair[0].encode())))
@@ -1338,7 +1343,7 @@ class TestCompliance:
         assert encode_v2(request(with_created)) != body
         server = Server()
         answer = server.write(request(with_created), 2)
-        assert (answer.status, written(answer)) == (200, ("1", "0", "0"))
+        assert (answer.status, written(answer)) == (204, ("1", "0", "0"))
 
     @pytest.mark.parametrize(
         ("given", "sides"),
