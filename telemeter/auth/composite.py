@@ -66,7 +66,8 @@ def parse_composite(header: str | None, tenant_key: str = "") -> CompositeToken:
 
 def _parse_fields(question: bytes) -> dict[str, Any]:
     try:
-        fields = json.loads(question, object_pairs_hook=_told_apart)
+        # From bytes json would guess UTF-16 and UTF-32, too, which other readers do not take.
+        fields = json.loads(question.decode(), object_pairs_hook=_told_apart)
     except MalformedTokenError:
         raise
     except (ValueError, RecursionError):
