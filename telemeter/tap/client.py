@@ -30,6 +30,7 @@ from telemeter.net.url import (
 )
 from telemeter.observe.log import make_observer
 from telemeter.runner import thread_runner
+from telemeter.tap.files import signature
 from telemeter.tap.flags import (
     LOGGING,
     Flag,
@@ -49,7 +50,7 @@ from telemeter.tap.flags import (
     word_list,
 )
 from telemeter.tap.listen import listen_address
-from telemeter.tap.reload import Reloader, signature
+from telemeter.tap.reload import Reloader
 from telemeter.tap.service import Daemon, listener_of
 from telemeter.web.agent import federate_route
 from telemeter.web.debug import debug_routes

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from errno import ENOENT
-from os import strerror
 from pathlib import Path
 from typing import TypeAlias
 
 #: Contents of files by their paths.
 Contents: TypeAlias = dict[str, bytes]
+#: What tells one state of some files from another.
+Signature: TypeAlias = tuple[tuple[str, int, int, int, int], ...]
 
 
 def _from_disk(path: str) -> bytes:
@@ -24,6 +26,20 @@ _reader: ContextVar[Callable[[str], bytes]] = ContextVar("reader", default=_from
 def read(path: str) -> bytes:
     """The content of a file; raises OSError, or ValueError if no file can have such a path."""
     return _reader.get()(path)
+
+
+def signature(paths: Iterable[str]) -> Signature:
+    """The state of some files on disk; those that are not there are left out.
+
+    Their permissions are a part of it: a file that could not be read is worth another look then.
+    """
+    found = []
+    for path in paths:
+        with suppress(OSError):
+            state = os.stat(path)  # noqa: PTH116 - follows links, as Kubernetes' volumes need
+            times = state.st_mtime_ns, state.st_ctime_ns
+            found.append((path, state.st_ino, state.st_size, *times))
+    return tuple(found)
 
 
 @contextmanager
@@ -49,7 +65,7 @@ def reading_from(contents: Mapping[str, bytes]) -> Iterator[None]:
 
     def read_kept(path: str) -> bytes:
         if path not in contents:
-            raise OSError(ENOENT, strerror(ENOENT), path)
+            raise OSError(ENOENT, os.strerror(ENOENT), path)
         return contents[path]
 
     before = _reader.set(read_kept)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from inspect import isawaitable
 from typing import Any, Final, TypeAlias
 
@@ -15,6 +13,8 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.usage import UsageError
+
+from telemeter.tap.files import Signature, signature
 
 SUCCESSFUL: Final = Gauge(
     "telemeter_config_last_reload_successful",
@@ -31,24 +31,21 @@ WATCH_SECONDS: Final = 5.0
 
 #: Reads files again and uses them; raises `UsageError`, and then has changed nothing.
 Reload: TypeAlias = Callable[[], Awaitable[None] | None]
-#: What tells one state of some files from another.
-Signature: TypeAlias = tuple[tuple[str, int, int, int], ...]
 
 log = Logger()
 
 
-def signature(paths: Iterable[str]) -> Signature:
-    """The state of some files; those that are not there are left out."""
-    found = []
-    for path in paths:
-        with contextlib.suppress(OSError):
-            status = os.stat(path)  # noqa: PTH116 - follows links, as Kubernetes' volumes need
-            found.append((path, status.st_ino, status.st_size, status.st_mtime_ns))
-    return tuple(found)
+class NotReloadedError(ValueError):
+    """The old configuration stays; the text says why, and has been logged."""
 
 
 class Reloader(Service):
-    """Reloads on SIGHUP, on request, and some files when they change."""
+    """Reloads on SIGHUP, on request, and some files when they change.
+
+    Files that belong together are replaced one after the other, and a look may fall in between. So
+    what has just changed and cannot be used is no failure yet, but is read once more at the next
+    look.
+    """
 
     def __init__(
         self,
@@ -56,6 +53,7 @@ class Reloader(Service):
         reload: Reload,
         watched: Sequence[str] = (),
         reload_watched: Reload | None = None,
+        seen: Signature | None = None,
     ) -> None:
         """Make a reloader.
 
@@ -64,12 +62,14 @@ class Reloader(Service):
             reload: reads all files again.
             watched: paths to look at for changes.
             reload_watched: the same as `reload`, for the watched files only.
+            seen: their state before they were read the first time; None: that of now.
         """
         self._reactor = reactor
         self._reload = reload
         self._watched = [path for path in watched if path]
         self._reload_watched = reload_watched
-        self._signature = signature(self._watched)
+        self._signature = signature(self._watched) if seen is None else seen
+        self._look_again = False
         self._watch = LoopingCall(self._look)
         self._watch.clock = reactor
         self._failing: set[Reload] = set()
@@ -92,24 +92,35 @@ class Reloader(Service):
             self._watch.stop()
 
     async def reload(self) -> None:
-        """Reload now; raises ValueError with the reason if the old configuration stays."""
+        """Reload now; raises `NotReloadedError` if the old configuration stays."""
         await self._attempt(self._reload)
 
-    async def _attempt(self, reload: Reload) -> None:
+    async def _attempt(self, reload: Reload, *, just_changed: bool = False) -> None:
         await self._one_at_a_time.acquire()
         try:
             reloading = reload()
             if isawaitable(reloading):
                 await reloading
         except UsageError as error:
-            self._failing.add(reload)
-            SUCCESSFUL.set(0)
-            log.error("not reloaded, the old configuration stays", reason=str(error))
-            raise ValueError(str(error)) from None
+            reason = str(error)
+            if just_changed:
+                self._look_again = True
+                log.info("changed files cannot be used yet", reason=reason)
+            else:
+                self._failed(reload)
+                log.error("not reloaded, the old configuration stays", reason=reason)
+            raise NotReloadedError(reason) from None
+        except Exception:
+            self._failed(reload)
+            raise
         finally:
             self._one_at_a_time.release()
         self._succeeded(reload)
         log.info("reloaded")
+
+    def _failed(self, reload: Reload) -> None:
+        self._failing.add(reload)
+        SUCCESSFUL.set(0)
 
     def _succeeded(self, reload: Reload) -> None:
         """Reading all files makes up for anything before; the watched ones only for themselves."""
@@ -123,14 +134,15 @@ class Reloader(Service):
     def _signalled(self, number: int, frame: Any) -> None:
         self._reactor.callFromThread(self._attempt_quietly, self._reload)
 
-    def _attempt_quietly(self, reload: Reload) -> None:
-        attempt = Deferred.fromCoroutine(self._attempt(reload))
+    def _attempt_quietly(self, reload: Reload, *, just_changed: bool = False) -> None:
+        attempt = Deferred.fromCoroutine(self._attempt(reload, just_changed=just_changed))
         # A refusal has been logged, and nobody is waiting for an answer.
-        attempt.addErrback(lambda failure: failure.trap(ValueError) and None)
+        attempt.addErrback(lambda failure: failure.trap(NotReloadedError) and None)
         attempt.addErrback(lambda failure: log.failure("the reload broke off", failure))
 
     def _look(self) -> None:
-        state = signature(self._watched)
-        if state != self._signature and self._reload_watched is not None:
-            self._signature = state
-            self._attempt_quietly(self._reload_watched)
+        before, self._signature = self._signature, signature(self._watched)
+        just_changed = before != self._signature
+        if self._reload_watched is not None and (just_changed or self._look_again):
+            self._look_again = False
+            self._attempt_quietly(self._reload_watched, just_changed=just_changed)

@@ -47,7 +47,7 @@ from telemeter.tap.flags import warn_of_tracing
 from telemeter.tap.fleet import ATTEMPTS, Fleet
 from telemeter.tap.listen import endpoint_maker
 from telemeter.tap.oidc import Discovery
-from telemeter.tap.reload import Reloader
+from telemeter.tap.reload import Reload, Reloader
 from telemeter.tap.server_options import Files, Options
 from telemeter.tap.service import Daemon, Listener, Listening, OnStop
 from telemeter.tap.workers.control import Setup
@@ -320,7 +320,7 @@ def _serve(options: Options, reactor: Any, daemon: Daemon) -> None:
         external.tls.use(tls)
         internal_tls.use(internal)
 
-    reloader = Reloader(reactor, reload, options.certificate_paths(), reload_certificates)
+    reloader = _reloader(options, reactor, reload, reload_certificates)
     reloader.setServiceParent(daemon)
     store = external.store
     more = []
@@ -376,13 +376,26 @@ def _supervise(options: Options, reactor: Any, daemon: Daemon) -> None:
         await workers.use(contents, only_certificates=True)
         internal_tls.use(internal)
 
-    reloader = Reloader(reactor, reload, options.certificate_paths(), reload_certificates)
+    reloader = _reloader(options, reactor, reload, reload_certificates)
     reloader.setServiceParent(daemon)
     clients.discover(health)
     metrics = WithWorkers(lambda: workers.folder, workers.pids)
     _listen_inside(options, reactor, daemon, health, reloader, internal_tls, fleet, metrics)
     workers.setServiceParent(daemon)
     OnStop(health.stop).setServiceParent(daemon)
+
+
+def _reloader(
+    options: Options, reactor: Any, reload: Reload, reload_certificates: Reload
+) -> Reloader:
+    """What reloads all files when it is told to, and certificates when they change."""
+    return Reloader(
+        reactor,
+        reload,
+        options.certificate_paths(),
+        reload_certificates,
+        options.certificates_seen,
+    )
 
 
 def _listen_inside(

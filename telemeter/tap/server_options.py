@@ -15,7 +15,7 @@ from telemeter.auth.oidc import check_issuer
 from telemeter.metrics.whitelist import Whitelist
 from telemeter.net.tls import ClientPolicy, server_options
 from telemeter.net.url import check_http_url
-from telemeter.tap.files import Contents, recording
+from telemeter.tap.files import Contents, recording, signature
 from telemeter.tap.flags import (
     LOGGING,
     Flag,
@@ -338,6 +338,7 @@ class Options(Flags):
         if not self["store-retention"]:
             raise UsageError("--store-retention 0: expected a duration above 0, such as 10m")
         self.proxies = read_proxies() if self["proxy-from-environment"] else None
+        self.certificates_seen = signature(self.certificate_paths())
         self.files = self.read_files()
 
     def _check_workers(self) -> None:

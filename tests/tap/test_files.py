@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from telemeter.tap.files import read, reading_from, recording
+from telemeter.tap.files import read, reading_from, recording, signature
 
 
 @pytest.fixture
@@ -58,3 +59,35 @@ def test_an_error_ends_it_too(path: str) -> None:
     with pytest.raises(KeyError), reading_from({}):
         raise KeyError("x")
     assert read(path) == b"on disk"
+
+
+def test_the_state_of_files(tmp_path: Path) -> None:
+    one, two = tmp_path / "1", tmp_path / "2"
+    one.write_text("a")
+    paths = [str(one), str(two)]
+    before = signature(paths)
+    assert signature(paths) == before
+    two.write_text("b")
+    with_both = signature(paths)
+    assert with_both != before
+    two.chmod(0o600)
+    with_mode = signature(paths)
+    assert with_mode != with_both
+    os.utime(two, ns=(1, 1))
+    assert signature(paths) != with_mode
+    two.unlink()
+    assert signature(paths) == before
+
+
+def test_a_link_that_points_elsewhere_is_a_change(tmp_path: Path) -> None:
+    # As Kubernetes replaces files: by pointing a link to another folder.
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "token").write_text(name)
+    link = tmp_path / "data"
+    link.symlink_to("old")
+    path = [str(link / "token")]
+    before = signature(path)
+    link.unlink()
+    link.symlink_to("new")
+    assert signature(path) != before

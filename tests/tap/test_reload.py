@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,8 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.python.usage import UsageError
 
-from telemeter.tap.reload import WATCH_SECONDS, Reloader, signature
+from telemeter.tap.files import signature
+from telemeter.tap.reload import WATCH_SECONDS, Reloader
 from tests.fakes import NOW, Log, has_fired, result_of, run, start, value_of
 from tests.tap.world import FakeReactor
 
@@ -128,9 +128,19 @@ def test_a_reload_that_breaks_off_is_logged_and_the_next_one_works(world: World,
     good, world.reload_error = world.reload_error, KeyError("broken")
     signal.raise_signal(signal.SIGHUP)
     assert len(log.errors) == 1
+    assert not world.successful()
     world.reload_error = good
     run(world.reloader.reload())
     assert world.all == 1
+    assert world.successful()
+    log.errors_are_fine = True
+
+
+def test_a_mistake_of_ours_is_not_taken_for_a_refusal(world: World, log: Log) -> None:
+    world.reload_error = UnicodeError("broken")
+    signal.raise_signal(signal.SIGHUP)
+    assert len(log.errors) == 1
+    assert not world.successful()
     log.errors_are_fine = True
 
 
@@ -146,10 +156,15 @@ def test_watched_files_are_read_when_they_change(world: World) -> None:
     assert (world.watched, world.all) == (1, 0)
 
 
-def test_a_change_that_is_no_good_is_not_tried_again(world: World, log: Log) -> None:
+def test_a_change_that_is_no_good_is_tried_once_more(world: World, log: Log) -> None:
     world.problem = "no"
     world.path.write_text("second, and longer")
+    world.reactor.advance(WATCH_SECONDS)
+    (event,) = log.of("changed files cannot be used yet")
+    assert (event["log_level"].name, event["reason"]) == ("info", "no")
+    assert world.successful()
     world.reactor.pump([WATCH_SECONDS] * 5)
+    assert len(log.of("changed files cannot be used yet")) == 1
     assert len(log.of("not reloaded, the old configuration stays")) == 1
     assert not world.successful()
     world.problem = ""
@@ -157,6 +172,46 @@ def test_a_change_that_is_no_good_is_not_tried_again(world: World, log: Log) -> 
     world.reactor.advance(WATCH_SECONDS)
     assert world.watched == 1
     assert world.successful()
+
+
+def test_files_that_are_replaced_one_by_one_are_no_failure(world: World, log: Log) -> None:
+    world.problem = "the private key does not belong to the first certificate"
+    world.path.write_text("one of two")
+    world.reactor.advance(WATCH_SECONDS)
+    world.problem = ""
+    world.path.write_text("both of them")
+    world.reactor.advance(WATCH_SECONDS)
+    assert (world.watched, world.successful()) == (1, True)
+    # Nothing is left to look at again.
+    world.reactor.pump([WATCH_SECONDS] * 3)
+    assert world.watched == 1
+    assert log.of("not reloaded, the old configuration stays") == []
+
+
+def test_a_file_that_may_be_read_now_is_read(world: World, log: Log) -> None:
+    world.problem = "expected a readable file: Permission denied"
+    world.path.write_text("second, and longer")
+    world.reactor.pump([WATCH_SECONDS] * 2)
+    assert not world.successful()
+    world.problem = ""
+    world.path.chmod(0o600)
+    world.reactor.advance(WATCH_SECONDS)
+    assert (world.watched, world.successful()) == (1, True)
+
+
+def test_what_changes_while_the_daemon_starts_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("first")
+    reactor, reloads = FakeReactor(), []
+    seen = signature([str(path)])
+    path.write_text("second, and longer")
+    reloader = Reloader(
+        reactor, lambda: None, [str(path)], lambda: reloads.append(path.read_text()), seen
+    )
+    reloader.startService()
+    reactor.advance(WATCH_SECONDS)
+    reloader.stopService()
+    assert reloads == ["second, and longer"]
 
 
 def test_a_good_change_does_not_hide_a_bad_reload(world: World) -> None:
@@ -175,32 +230,3 @@ def test_nothing_is_read_after_a_stop(world: World) -> None:
     world.path.write_text("second, and longer")
     world.reactor.advance(WATCH_SECONDS * 3)
     assert world.watched == 0
-
-
-def test_the_state_of_files(tmp_path: Path) -> None:
-    one, two = tmp_path / "1", tmp_path / "2"
-    one.write_text("a")
-    paths = [str(one), str(two)]
-    before = signature(paths)
-    assert signature(paths) == before
-    two.write_text("b")
-    with_both = signature(paths)
-    assert with_both != before
-    os.utime(two, ns=(1, 1))
-    assert signature(paths) != with_both
-    two.unlink()
-    assert signature(paths) == before
-
-
-def test_a_link_that_points_elsewhere_is_a_change(tmp_path: Path) -> None:
-    # As Kubernetes replaces files: by pointing a link to another folder.
-    for name in ("old", "new"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "token").write_text(name)
-    link = tmp_path / "data"
-    link.symlink_to("old")
-    path = [str(link / "token")]
-    before = signature(path)
-    link.unlink()
-    link.symlink_to("new")
-    assert signature(path) != before

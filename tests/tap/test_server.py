@@ -19,8 +19,9 @@ from telemeter.auth.keys import load_key
 from telemeter.auth.token import TokenIssuer
 from telemeter.metrics.compression import compress_framed
 from telemeter.metrics.family import encode_families
+from telemeter.tap.reload import WATCH_SECONDS
 from telemeter.tap.server import makeService
-from telemeter.tap.server_options import Options
+from telemeter.tap.server_options import Files, Options
 from tests.fakes import (
     NOW,
     NOW_MS,
@@ -408,6 +409,28 @@ def test_tls_on_either_listener(tmp_path: Path) -> None:
     factories = {port: factory for port, factory, _, _ in daemon.reactor.tcpServers}
     assert isinstance(factories[INTERNAL], TLSMemoryBIOFactory)
     assert not isinstance(factories[EXTERNAL], TLSMemoryBIOFactory)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_certificate_that_is_replaced_while_the_server_starts_is_noticed(
+    tmp_path: Path, replaced: bool, monkeypatch: pytest.MonkeyPatch, log: Log
+) -> None:
+    crt, key = tmp_path / "crt", tmp_path / "key"
+    crt.write_bytes(certificate("ec"))
+    key.write_bytes(pem("ec"))
+    read = Options.read_files
+
+    def read_and_replace(options: Options) -> Files:
+        files = read(options)
+        if replaced:
+            crt.write_bytes(certificate("other"))
+            key.write_bytes(pem("other"))
+        return files
+
+    monkeypatch.setattr(Options, "read_files", read_and_replace)
+    daemon = Daemon("--tls-crt", str(crt), "--tls-key", str(key))
+    daemon.reactor.pump([WATCH_SECONDS] * 3)
+    assert len(log.of("reloaded")) == replaced
 
 
 # --- A stop ---------------------------------------------------------------------------------------
