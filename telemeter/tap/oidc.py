@@ -18,13 +18,32 @@ log = Logger()
 
 
 class Discovery(Service):
-    """Asks the issuer for its endpoints; the server is not ready before, and ends if it cannot."""
+    """Asks the issuer for its endpoints; the server is not ready before."""
 
-    def __init__(self, reactor: Any, source: TokenSource, health: Health, program: str) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        source: TokenSource,
+        health: Health,
+        program: str,
+        *,
+        vital: bool = True,
+    ) -> None:
+        """Make one.
+
+        Args:
+            reactor: what is stopped.
+            source: asks the issuer.
+            health: is not ready before the issuer has answered.
+            program: what the message at the end begins with.
+            vital: whether the program ends if the issuer does not answer as it should. If not, it
+                serves all the same, and asks again when somebody needs a token.
+        """
         self._reactor = reactor
         self._source = source
         self._health = health
         self._program = program
+        self._vital = vital
         self._under_way: Deferred[None] | None = None
 
     def startService(self) -> None:
@@ -42,9 +61,11 @@ class Discovery(Service):
         try:
             await self._source.discover()
         except TokenUnavailableError as error:
-            end_with_failure(self._reactor, f"{self._program}: --oidc-issuer: {error}")
-        else:
-            self._health.ready = bool(self.running)
+            if self._vital:
+                end_with_failure(self._reactor, f"{self._program}: --oidc-issuer: {error}")
+                return
+            log.warn("serving without the issuer of --oidc-issuer for now", reason=str(error))
+        self._health.ready = bool(self.running)
 
 
 def end_with_failure(reactor: Any, message: str) -> None:

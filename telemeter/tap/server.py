@@ -163,9 +163,15 @@ class External:
         self._clients.use(files)
         self.tls.use(files.tls)
 
-    def listen_at(self, endpoint: IStreamServerEndpoint) -> None:
-        """Answer there, while the daemon runs."""
-        self._clients.discover(self.health)
+    def listen_at(self, endpoint: IStreamServerEndpoint, *, needs_issuer: bool = True) -> None:
+        """Answer there, while the daemon runs.
+
+        Args:
+            endpoint: where.
+            needs_issuer: whether the process ends if the OIDC issuer is not there at the start. A
+                worker may take the place of another long after that.
+        """
+        self._clients.discover(self.health, vital=needs_issuer)
         routes = [
             index_route(EXTERNAL_PATHS),
             *self.health.routes(),
@@ -278,10 +284,11 @@ class Clients:
         if self._tokens is not None:
             self._tokens.use_secret(files.client_secret)
 
-    def discover(self, health: Health) -> None:
-        """Find the OIDC issuer, if there is one, while the daemon runs; it is not ready before."""
+    def discover(self, health: Health, *, vital: bool = True) -> None:
+        """Find the OIDC issuer, if there is one, while the daemon runs; see `Discovery`."""
         if self._tokens is not None:
-            discovery = Discovery(self._reactor, self._tokens, health, self._options.program)
+            program = self._options.program
+            discovery = Discovery(self._reactor, self._tokens, health, program, vital=vital)
             discovery.setServiceParent(self._daemon)
 
     def _close(self) -> Deferred[Any]:

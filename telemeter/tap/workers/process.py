@@ -141,7 +141,8 @@ class Worker:
         self._external.health.changed = self.control.tell_ready
         connections = Connections(CONNECTIONS_FD, setup.workers)
         self._external.listen_at(
-            InheritedEndpoint(self._reactor, LISTEN_FD, connections, self._number)
+            InheritedEndpoint(self._reactor, LISTEN_FD, connections, self._number),
+            needs_issuer=False,  # the parent sees to that
         )
         daemon.privilegedStartService()
         daemon.startService()
