@@ -109,7 +109,7 @@ class Proxies:
         Each may be written in lower case; upper case wins. An empty one counts as none.
 
         Raises:
-            ValueError: one of them is malformed. The message names it, and never shows its value.
+            ValueError: one of them is malformed. The message names it, and shows no password.
         """
         proxies: dict[str, Proxy | None] = {}
         for scheme in ("http", "https"):
@@ -119,12 +119,20 @@ class Proxies:
             return cls()  # NO_PROXY says nothing then.
         variable, value = _read(environ, "no_proxy")
         entries = [entry for entry in re.split(r"[,\s]+", value.lower()) if entry]
-        return cls(
-            proxies["http"],
-            proxies["https"],
-            tuple(_parse_exclusion(variable, entry) for entry in entries if entry != "*"),
-            exclude_all="*" in entries,
-        )
+        exclusions = []
+        for entry in entries:
+            try:
+                if entry != "*":
+                    exclusions.append(_parse_exclusion(entry))
+            except ValueError:
+                # Somebody may have mistaken it for the variable of a proxy with its password.
+                shown = "one of them" if "@" in value else repr(entry)
+                raise ValueError(
+                    f"{variable}: expected hosts, domains, IP addresses or networks such as "
+                    "10.0.0.0/8, each with or without :PORT, with commas between them, or *; "
+                    f"{shown} is none of these"
+                ) from None
+        return cls(proxies["http"], proxies["https"], tuple(exclusions), exclude_all="*" in entries)
 
     def __bool__(self) -> bool:
         """Whether there is any proxy."""
@@ -211,28 +219,22 @@ def _authorization(parts: SplitResult) -> bytes | None:
     return b"Basic " + base64.b64encode(pair)
 
 
-def _parse_exclusion(variable: str, entry: str) -> Exclusion:
-    problem = ValueError(
-        f"{variable}: expected hosts, domains, IP addresses or networks such as 10.0.0.0/8, each "
-        f"with or without :PORT, with commas between them, or *; {entry!r} is none of these"
-    )
-    try:
-        if "/" in entry:
-            return Exclusion(ip_network(entry, strict=False))
-        if address := _address(_without_brackets(entry)):
-            return Exclusion(ip_network(address))
-        host, port = entry, None
-        if parts := _HOST_AND_PORT.fullmatch(entry):
-            host, port = parts["host"], _port(parts["port"])
-            if address := _address(parts["six"] or host):
-                return Exclusion(ip_network(address), port=port)
-            if host is None:
-                raise problem
-    except ValueError:
-        raise problem from None
+def _parse_exclusion(entry: str) -> Exclusion:
+    """One entry of NO_PROXY, in lower case; raises ValueError."""
+    if "/" in entry:
+        return Exclusion(ip_network(entry, strict=False))
+    if address := _address(_without_brackets(entry)):
+        return Exclusion(ip_network(address))
+    host, port = entry, None
+    if parts := _HOST_AND_PORT.fullmatch(entry):
+        host, port = parts["host"], _port(parts["port"])
+        if address := _address(parts["six"] or host):
+            return Exclusion(ip_network(address), port=port)
+        if host is None:
+            raise ValueError
     host = host.removeprefix("*")
-    if not host.strip(".") or set(host) & set(":[]"):
-        raise problem
+    if not host.strip(".") or set(host) & set(":[]@"):
+        raise ValueError
     domain = _ascii(host.removesuffix("."))
     if domain.startswith("."):
         return Exclusion(domain=domain, port=port)

@@ -295,3 +295,10 @@ def test_a_malformed_no_proxy(entry: str) -> None:
     assert repr(entry) in str(caught.value)
     # Where there is no proxy, nobody looks at it.
     assert not Proxies.from_environment({"NO_PROXY": entry})
+
+
+@pytest.mark.parametrize("entry", [f"http://user:{ENCODED}@proxy:3128", f"user:{ENCODED},1@proxy"])
+def test_a_proxy_in_place_of_its_exclusions_is_not_shown(entry: str) -> None:
+    with pytest.raises(ValueError, match=r"^NO_PROXY: .*; one of them is none") as caught:
+        Proxies.from_environment({"HTTPS_PROXY": "p", "NO_PROXY": entry})
+    assert ENCODED.lower() not in str(caught.value).lower()
