@@ -62,6 +62,7 @@ cdef class Conversion:
     cdef Labels labels
     cdef Examples examples
     cdef int series, received, dropped, duplicates, past, present, future, after_now
+    cdef int64_t newest
 
     def __init__(self, Plan plan, required, int64_t now, int64_t max_age, int64_t drift, limit, room):
         self.plan = plan
@@ -143,6 +144,7 @@ cdef class Conversion:
             read_span(&p, end, &field)
             if tag == 0x22:
                 previous = self.take_metric(field, name, name_label, named, value_tag, previous)
+        self.newest = max(self.newest, previous)
         return 0
 
     cdef int64_t take_metric(
@@ -306,7 +308,8 @@ def convert(bytes body, Plan plan, required, int64_t now, int64_t max_age, int64
 
     Returns:
         The payload, and the numbers of series, received and dropped metrics, duplicates, timestamps
-        in the past, present and future, timestamps after now, and examples of what was dropped.
+        in the past, present and future, timestamps after now, the newest timestamp, and examples
+        of what was dropped.
         None: this is not the usual case.
     """
     # A series gets its name, and loses its timestamp's and its value's tags.
@@ -326,5 +329,6 @@ def convert(bytes body, Plan plan, required, int64_t now, int64_t max_age, int64
         run.present,
         run.future,
         run.after_now,
+        run.newest,
         tuple(run.examples.found),
     )

@@ -61,6 +61,7 @@ class Converted:
         duplicates: how many series were left out because an identical one came before.
         past, present, future: the received timestamps, by where they lay.
         overwritten_future: how many lay after now by any amount.
+        newest_ms: the last of them, in milliseconds since the epoch; 0: there were none.
         dropped_examples: of what was dropped, see `Examples`.
     """
 
@@ -73,6 +74,7 @@ class Converted:
     present: int = 0
     future: int = 0
     overwritten_future: int = 0
+    newest_ms: int = 0
     dropped_examples: tuple[bytes, ...] = ()
 
 
@@ -146,6 +148,7 @@ class _Conversion:
                 self._result.dropped += 1
                 self._examples.add(labels)
         self._result.received += len(family.metric)
+        self._result.newest_ms = max(self._result.newest_ms, previous)
 
     def _checked_labels(self, family: Family, metric: Metric) -> dict[str, str]:
         """The labels with the metric's name first; of labels with one name, the first.

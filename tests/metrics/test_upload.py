@@ -306,7 +306,15 @@ class TestTimestamps:
         result = convert(family("up", sample(at=NOW + drift)))
         assert (result.past, result.present, result.future) == (past, present, future)
         assert result.overwritten_future == overwritten_future
+        assert result.newest_ms == NOW + drift
         assert series_of(result.payload) == [({"__name__": "up"}, bits(1.0), NOW)]
+
+    def test_the_newest_is_known_whichever_family_it_is_in(self) -> None:
+        families = [
+            family(name, sample(at=NOW + at)) for name, at in (("a", -9), ("b", 7), ("c", 0))
+        ]
+        assert convert(*families).newest_ms == NOW + 7
+        assert convert(family("down")).newest_ms == 0
 
     def test_those_of_dropped_samples_count_too(self) -> None:
         result = convert(family("up", sample()), rules=UploadRules(whitelist("down")))

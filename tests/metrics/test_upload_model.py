@@ -40,6 +40,7 @@ def as_outcome(result: Converted) -> Outcome:
         result.present,
         result.future,
         result.overwritten_future,
+        result.newest_ms,
     )
     for series in WriteRequest.FromString(result.payload).timeseries:
         (only,) = series.samples
@@ -101,6 +102,7 @@ def test_the_model_itself() -> None:
         present=2,
         future=2,
         overwritten_future=2,
+        newest_ms=NOW + 300_001,
     )
 
 

@@ -84,6 +84,7 @@ class Outcome:
     present: int = 0
     future: int = 0
     overwritten_future: int = 0
+    newest_ms: int = 0
 
 
 class RefusedError(Exception):
@@ -170,6 +171,7 @@ def fields_of(metric: PlainMetric) -> set[str]:
 
 def count_tense(outcome: Outcome, metric: PlainMetric, now: int) -> None:
     assert metric.stamp is not None
+    outcome.newest_ms = max(outcome.newest_ms, metric.stamp)
     if abs(metric.stamp - now) <= FIVE_MINUTES:
         outcome.present += 1
     elif metric.stamp < now:
