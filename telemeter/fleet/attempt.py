@@ -21,14 +21,15 @@ MAX_EXAMPLE: Final = 512
 MAX_BATCH: Final = 4096
 
 _MAX_COUNT = 2**32 - 1
-#: at, expires, seconds, status, path, flags, the six counts, and the lengths of what follows.
-_HEAD: Final = struct.Struct("<ddfHBB6IBBBB")
+_MAX_DRIFT = 2**31 - 1
+#: at, expires, seconds, status, path, flags, drift, four counts, and the lengths of what follows.
+_HEAD: Final = struct.Struct("<ddfHBBi4IBBBB")
 _LENGTH: Final = struct.Struct("<H")
 #: The most bytes that an attempt is encoded in.
 MAX_ENCODED: Final = (
     _HEAD.size + MAX_ID + MAX_REASON + MAX_AGENT + MAX_EXAMPLES * (_LENGTH.size + MAX_EXAMPLE)
 )
-_VERIFIED, _MEASURED = 1, 2
+_VERIFIED, _MEASURED, _DRIFT = 1, 2, 4
 
 
 class Path(IntEnum):
@@ -56,7 +57,8 @@ class Attempt:
         measured: whether it came as far as having its series counted, below.
         received, kept, dropped, duplicates: series that came, that are forwarded, that no rule of
             the whitelist allowed, that were there twice.
-        past, future: timestamps over five minutes off.
+        drift: by how many seconds the newest timestamp lay ahead of the server's clock when the
+            request began, negative: behind; None: not known.
         examples: dropped series, each the encoded labels of a `TimeSeries`.
     """
 
@@ -74,8 +76,7 @@ class Attempt:
     kept: int = 0
     dropped: int = 0
     duplicates: int = 0
-    past: int = 0
-    future: int = 0
+    drift: int | None = None
     examples: tuple[bytes, ...] = ()
 
     @property
@@ -106,6 +107,11 @@ def clip(text: str, size: int) -> bytes:
     return data if len(data) <= size else data[:size].decode("utf-8", "ignore").encode()
 
 
+def clip_drift(seconds: int) -> int:
+    """A drift, cut off at 68 years."""
+    return max(-_MAX_DRIFT, min(_MAX_DRIFT, seconds))
+
+
 def encode_attempts(attempts: Sequence[Attempt]) -> bytes:
     """Encode attempts for another process; numbers that are out of range are cut off at it.
 
@@ -127,16 +133,17 @@ def _parts(attempt: Attempt) -> Iterable[bytes]:
         attempt.kept,
         attempt.dropped,
         attempt.duplicates,
-        attempt.past,
-        attempt.future,
     )
+    drift = attempt.drift
+    flags = attempt.verified * _VERIFIED | attempt.measured * _MEASURED
     yield _HEAD.pack(
         attempt.at,
         attempt.expires,
         attempt.seconds,
         attempt.status,
         attempt.path,
-        attempt.verified * _VERIFIED | attempt.measured * _MEASURED,
+        flags if drift is None else flags | _DRIFT,
+        0 if drift is None else clip_drift(drift),
         *(min(count, _MAX_COUNT) for count in counts),
         len(cluster),
         len(reason),
@@ -182,7 +189,8 @@ class _Reader:
 
 def _decode_one(reader: _Reader) -> Attempt:
     fields = _HEAD.unpack(reader.take(_HEAD.size, _HEAD.size))
-    at, expires, seconds, status, path, flags, *counts, id_size, reason, agent, examples = fields
+    at, expires, seconds, status, path, flags, drift, *counts, id_size = fields[:12]
+    reason, agent, examples = fields[12:]
     if path not in Path.__members__.values() or examples > MAX_EXAMPLES:
         raise BadInputError("an attempt has a path or a number of examples that there is not")
     if not 100 <= status <= 999 or not all(abs(time) < 2**40 for time in (at, expires, seconds)):
@@ -191,7 +199,7 @@ def _decode_one(reader: _Reader) -> Attempt:
     attempt.verified, attempt.measured = bool(flags & _VERIFIED), bool(flags & _MEASURED)
     attempt.reason, attempt.agent = reader.take(reason, MAX_REASON), reader.take(agent, MAX_AGENT)
     attempt.expires = expires
-    attempt.received, attempt.kept, attempt.dropped, attempt.duplicates = counts[:4]
-    attempt.past, attempt.future = counts[4:]
+    attempt.received, attempt.kept, attempt.dropped, attempt.duplicates = counts
+    attempt.drift = drift if flags & _DRIFT else None
     attempt.examples = tuple(reader.example() for _ in range(examples))
     return attempt

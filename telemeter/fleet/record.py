@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from telemeter.fleet.attempt import MAX_ID, Attempt, Path
+from telemeter.fleet.attempt import MAX_ID, Attempt, Path, clip_drift
 from telemeter.fleet.standing import Minute, Standing, State, minute_of
 from telemeter.fleet.trail import (
     MAX_ENTRY,
@@ -23,6 +23,7 @@ from telemeter.fleet.trail import (
     read_examples,
     read_trail,
 )
+from telemeter.metrics.upload import DRIFT_MS
 
 #: After how many seconds without a word a cluster counts as silent, unless told otherwise.
 SILENT_AFTER: Final = 900.0
@@ -32,7 +33,10 @@ _EXAMPLES: Final = 240
 #: User-Agents are few: so many are held once only.
 _SHARED_AGENTS: Final = 256
 _TOO_EARLY = 429
-_NO_DRIFT = -128
+#: Stands for a drift that is not known.
+_NO_DRIFT = -(2**31)
+#: A clock is off that is further off than this, in seconds.
+_DRIFT = DRIFT_MS // 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +52,8 @@ class Row:
         status: the status of that.
         reason: why it was refused.
         received, kept, dropped, duplicates: the series of the last attempt that came so far.
-        drift: how much of that attempt's timestamps were over five minutes off, in percent:
-            negative: behind; None: not known.
+        drift: by how many seconds the newest timestamp of that attempt lay ahead of the server's
+            clock, negative: behind; None: not known.
         agent: its User-Agent.
         expires: until when its token holds, in seconds since the epoch; 0: not known.
     """
@@ -155,7 +159,7 @@ class FleetRecord:
         self.dropped = array("I")
         self.duplicates = array("I")
         self.status = array("H")
-        self.drift = array("b")
+        self.drift = array("i")
         self._condition = array("B")
         self._path = array("B")
         self._trails: list[bytes] = []
@@ -222,15 +226,15 @@ class FleetRecord:
         self.kept[slot] = attempt.kept
         self.dropped[slot] = attempt.dropped
         self.duplicates[slot] = attempt.duplicates
-        self.drift[slot] = _drift_of(attempt)
+        self.drift[slot] = _NO_DRIFT if attempt.drift is None else clip_drift(attempt.drift)
         room = min(_EXAMPLES, _TEXTS - len(attempt.cluster) - MAX_ENTRY)
         self._examples[slot] = pack_examples(attempt.examples, room) if attempt.examples else b""
 
     def _condition_after(self, slot: int, attempt: Attempt) -> State:
         if attempt.succeeded:
-            # Old timestamps may be those of series that do not change, timestamps to come may not.
-            is_off = self.drift[slot] > 0 or _NO_DRIFT < self.drift[slot] < -50
-            return State.DRIFTING if is_off else State.OK
+            drift = self.drift[slot]
+            is_right = -_DRIFT <= drift <= _DRIFT or drift == _NO_DRIFT
+            return State.OK if is_right else State.DRIFTING
         if attempt.status == _TOO_EARLY and self.uploaded[slot]:
             return State(self._condition[slot])  # it is only too eager
         return State.FAILED if attempt.failed else State.REFUSED
@@ -348,12 +352,3 @@ class FleetRecord:
             self._standing.states(len(self), minute),
             self._standing.history(minute),
         )
-
-
-def _drift_of(attempt: Attempt) -> int:
-    timestamps = attempt.received
-    if not timestamps or attempt.path is not Path.UPLOAD:
-        return _NO_DRIFT
-    if attempt.future:
-        return max(1, min(100, attempt.future * 100 // timestamps))
-    return max(-100, -attempt.past * 100 // timestamps)

@@ -47,17 +47,10 @@ def row_value(row: Row) -> Value:
         "kept": row.kept,
         "dropped": row.dropped,
         "duplicates": row.duplicates,
-        "drift": _drift_value(row.drift),
+        "drift": row.drift,
         "agent": row.agent,
         "token_expires": _time(row.expires) if row.expires else None,
     }
-
-
-def _drift_value(percent: int | None) -> Value | None:
-    if percent is None:
-        return None
-    way = "none" if percent == 0 else "ahead" if percent > 0 else "behind"
-    return {"clock": way, "percent": abs(percent)}
 
 
 def totals_value(totals: Totals, recent: int) -> Value:

@@ -51,6 +51,9 @@ class AttemptObserver:
             attempt.agent = clip(agent[-1].decode("utf-8", "replace"), MAX_AGENT)
         if "result" in facts:
             _measure(attempt, facts["result"])
+            newest = getattr(facts["result"], "newest_ms", 0)
+            if newest:
+                attempt.drift = round(newest / 1000 - attempt.at + seconds)
         self._recorder.record(attempt)
 
 
@@ -61,8 +64,6 @@ def _measure(attempt: Attempt, result: Any) -> None:
     attempt.kept = result.series
     attempt.dropped = result.dropped
     attempt.duplicates = result.duplicates
-    attempt.past = getattr(result, "past", 0)
-    attempt.future = getattr(result, "future", 0)
     examples = getattr(result, "dropped_examples", ())
     if examples:
         attempt.examples = tuple(each for each in examples if len(each) <= MAX_EXAMPLE)[

@@ -59,7 +59,7 @@ def fill(record: FleetRecord, clusters: int, now: float) -> None:
                 received=kept + index % 5,
                 kept=kept,
                 dropped=index % 5,
-                future=kept if 0.03 < luck < 0.05 else 0,
+                drift=None if luck >= 0.9 else 437 if 0.03 < luck < 0.05 else -(index % 30),
                 examples=(example,) if index % 5 else (),
             )
             if 0.05 < luck < 0.08 and ago < 8:

@@ -40,8 +40,7 @@ ATTEMPTS = st.builds(
     kept=COUNTS,
     dropped=COUNTS,
     duplicates=COUNTS,
-    past=COUNTS,
-    future=COUNTS,
+    drift=st.none() | st.integers(-(2**31) + 1, 2**31 - 1),
     examples=st.lists(st.binary(max_size=MAX_EXAMPLE), max_size=MAX_EXAMPLES).map(tuple),
 )
 
@@ -79,12 +78,14 @@ def test_what_is_too_long_or_too_large_is_cut_off() -> None:
         reason=b"r" * 1000,
         agent=b"a" * 1000,
         received=2**40,
+        drift=-(2**40),
         examples=(b"x" * (MAX_EXAMPLE + 1), *[b"y"] * 5),
     )
     (decoded,) = decode_attempts(encode_attempts([attempt]))
     assert decoded.cluster == b""
     assert (len(decoded.reason), len(decoded.agent)) == (MAX_REASON, MAX_AGENT)
     assert decoded.received == 2**32 - 1
+    assert decoded.drift == -(2**31) + 1
     assert decoded.examples == (b"y",) * MAX_EXAMPLES
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tracemalloc
 from collections import Counter, OrderedDict
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -63,13 +62,13 @@ def test_it_agrees_with_the_plain_way(
     for number, wait, status, kept, is_ahead in steps:
         now += wait
         name = f"cluster-{number}"
-        record.record(attempt(name, now, status, kept, future=kept if is_ahead else 0))
+        record.record(attempt(name, now, status, kept, drift=301 if is_ahead else 0))
         _, uploaded, series, state = model.pop(name, (0, 0, 0, State.OK))
         if status in (200, 502):
             series = kept
         if status == 200:
             uploaded = START + now
-            state = State.DRIFTING if is_ahead and kept else State.OK
+            state = State.DRIFTING if is_ahead else State.OK
         elif status != 429 or not uploaded:
             state = State.FAILED if status == 502 else State.REFUSED
         model[name] = (START + now, uploaded, series, state)
@@ -199,18 +198,28 @@ def test_what_has_changed() -> None:
     assert [record.ids[slot] for slot in record.changed_since(0)] == [b"a", b"c", b"b"]
 
 
-def test_clocks_that_are_off() -> None:
-    def drift(**counts: Any) -> int | None:
-        record = record_of(attempt(kept=100, **counts))
-        return record.row(0, START).drift
+@pytest.mark.parametrize(
+    ("drift", "shown", "state"),
+    [
+        (None, None, State.OK),
+        (0, 0, State.OK),
+        (-15, -15, State.OK),
+        (-300, -300, State.OK),
+        (-301, -301, State.DRIFTING),
+        (300, 300, State.OK),
+        (301, 301, State.DRIFTING),
+        (2**60, 2**31 - 1, State.DRIFTING),
+        (-(2**31), -(2**31) + 1, State.DRIFTING),
+    ],
+)
+def test_clocks_that_are_off(drift: int | None, shown: int | None, state: State) -> None:
+    row = record_of(attempt(drift=drift)).row(0, START)
+    assert (row.drift, row.state) == (shown, state)
 
-    assert drift() == 0
-    assert drift(future=1) == 1
-    assert drift(future=250) == 100
-    assert drift(past=40) == -40
-    assert drift(path=Path.RECEIVE) is None
-    assert record_of(attempt(kept=100, past=40)).row(0, START).state is State.OK
-    assert record_of(attempt(kept=100, past=60)).row(0, START).state is State.DRIFTING
+
+def test_a_refusal_says_nothing_of_the_clock() -> None:
+    record = record_of(attempt(drift=-400), attempt("c", 1, 413))
+    assert (record.row(0, START).drift, record.row(0, START).state) == (-400, State.REFUSED)
 
 
 def test_a_clock_set_back_does_no_harm() -> None:

@@ -91,13 +91,15 @@ def watched(clock: Clock) -> tuple[Server, FleetRecord]:
 
 def test_an_upload_is_recorded(watched: tuple[Server, FleetRecord]) -> None:
     server, record = watched
-    server.upload(up(job="a"), up(job="b"), headers={"User-Agent": "agent/1 " + "x" * 100})
+    at = (NOW - 40) * 1000
+    families = up(job="a", at=at), up(job="b", at=at - 9000)
+    server.upload(*families, headers={"User-Agent": "agent/1 " + "x" * 100})
     row = record.row(0, NOW)
     assert (row.cluster, row.status, row.reason) == (CLUSTER, 200, "")
     assert (row.received, row.kept, row.dropped) == (2, 1, 1)
     assert row.agent == ("agent/1 " + "x" * 100)[:64]
     assert row.expires == NOW + 86_400
-    assert row.drift == 0
+    assert row.drift == -40
     (dropped,) = record.detail(0, NOW).dropped
     assert dropped.labels["job"] == "b"
 

@@ -8,7 +8,7 @@ const COLUMNS = [
   { sort: "kept", name: "Kept", first: "desc", number: true },
   { sort: "dropped", name: "Dropped", first: "desc", number: true },
   { sort: "status", name: "Last attempt", first: "desc" },
-  { sort: "drift", name: "Clock", first: "desc" },
+  { sort: "drift", name: "Drift", first: "desc", number: true },
   { sort: "agent", name: "Agent", first: "asc" },
   { sort: "expires", name: "Token until", first: "asc" },
 ];
@@ -58,8 +58,8 @@ const until = (time) =>
 const clock = (time) => new Date(time * 1000).toISOString().replace("T", " ").slice(0, 19) + " UTC";
 
 function drift(value) {
-  if (value === null) return "not known";
-  return value.clock === "none" ? "right" : `${value.clock} (${value.percent} %)`;
+  if (value === null) return "–";
+  return value === 0 ? "0 s" : `${value < 0 ? "−" : "+"}${age(Math.abs(value))}`;
 }
 
 async function get(path) {
@@ -255,7 +255,7 @@ function showRow(entry) {
   set(entry.result, result(item));
   entry.result.title = result(item);
   set(cells[6], drift(item.drift));
-  cells[6].className = item.state === "drifting" ? "warn" : "";
+  cells[6].className = item.state === "drifting" ? "number warn" : "number";
   set(entry.agent, item.agent || "not known");
   entry.agent.title = item.agent;
   showAges(entry);
@@ -381,8 +381,8 @@ function facts(item) {
   add("Last upload", item.last_upload === null ? "never" : `${ago(item.last_upload)}, ${clock(item.last_upload)}`);
   add("Series", `${number(item.received)} received, ${number(item.kept)} kept, `
     + `${number(item.dropped)} dropped, ${number(item.duplicates)} duplicate`);
-  add("Clock", item.drift === null || item.drift.clock === "none" ? drift(item.drift)
-    : `${item.drift.percent} % of the timestamps over 5 min ${item.drift.clock}`);
+  add("Clock drift", item.drift === null ? "not known"
+    : `${drift(item.drift)} (its newest sample, by the server's clock)`);
   add("Agent", item.agent || "not known");
   add("Token", item.token_expires === null ? "not known" : until(item.token_expires));
   return list;
