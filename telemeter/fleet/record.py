@@ -19,6 +19,7 @@ from telemeter.fleet.trail import (
     Dropped,
     Past,
     add_attempt,
+    last_reason,
     pack_examples,
     read_examples,
     read_trail,
@@ -33,6 +34,9 @@ _EXAMPLES: Final = 240
 #: User-Agents are few: so many are held once only.
 _SHARED_AGENTS: Final = 256
 _TOO_EARLY = 429
+# Python 3.11 looks up an enum's members slowly, and this is done for every request.
+_AUTHORIZE: Final = Path.AUTHORIZE
+_OK, _DRIFTING, _SILENT, _FAILED, _REFUSED = State
 #: Stands for a drift that is not known.
 _NO_DRIFT = -(2**31)
 #: A clock is off that is further off than this, in seconds.
@@ -182,13 +186,13 @@ class FleetRecord:
         """
         minute = minute_of(attempt.at)
         self._standing.tick(minute)
-        if attempt.path is not Path.AUTHORIZE or not attempt.succeeded:
-            self._standing.count(attempt)
+        if attempt.path is not _AUTHORIZE or not attempt.succeeded:
+            self._standing.count(attempt, minute)
         self.version += 1
         if not attempt.verified:
             self._note_claim(attempt)
         elif 0 < len(attempt.cluster) <= MAX_ID:
-            self._note_attempt(attempt, minute)
+            self._note_attempt(attempt)
 
     def _note_claim(self, attempt: Attempt) -> None:
         slot = self._slots.get(attempt.cluster)
@@ -197,7 +201,7 @@ class FleetRecord:
             self._claims[slot] = min(self._claims[slot] + 1, 2**32 - 1)
             self._claim_status[slot] = attempt.status
 
-    def _note_attempt(self, attempt: Attempt, minute: int) -> None:
+    def _note_attempt(self, attempt: Attempt) -> None:
         cluster = attempt.cluster
         slot = self._slots.get(cluster)
         if slot is None:
@@ -230,14 +234,14 @@ class FleetRecord:
         room = min(_EXAMPLES, _TEXTS - len(attempt.cluster) - MAX_ENTRY)
         self._examples[slot] = pack_examples(attempt.examples, room) if attempt.examples else b""
 
-    def _condition_after(self, slot: int, attempt: Attempt) -> State:
+    def _condition_after(self, slot: int, attempt: Attempt) -> int:
         if attempt.succeeded:
             drift = self.drift[slot]
             is_right = -_DRIFT <= drift <= _DRIFT or drift == _NO_DRIFT
-            return State.OK if is_right else State.DRIFTING
+            return _OK if is_right else _DRIFTING
         if attempt.status == _TOO_EARLY and self.uploaded[slot]:
-            return State(self._condition[slot])  # it is only too eager
-        return State.FAILED if attempt.failed else State.REFUSED
+            return self._condition[slot]  # it is only too eager
+        return _FAILED if attempt.failed else _REFUSED
 
     def _stands(self, slot: int) -> tuple[int, int, int, int]:
         return (
@@ -297,13 +301,12 @@ class FleetRecord:
     def states_of(self, slots: range, minute: int) -> bytes:
         """The states of the clusters in some slots, quickly."""
         quiet = (minute - self.recent + 1) * 60
-        silent, seen, conditions = State.SILENT.value, self.seen, self._condition
+        silent, seen, conditions = _SILENT.value, self.seen, self._condition
         return bytes([silent if seen[slot] < quiet else conditions[slot] for slot in slots])
 
     def row(self, slot: int, now: float) -> Row:
         """What is known of the cluster in a slot."""
         drift = self.drift[slot]
-        last = next(read_trail(self._trails[slot]))
         return Row(
             self.ids[slot].decode(),
             self.state_of(slot, minute_of(now)),
@@ -311,7 +314,7 @@ class FleetRecord:
             self.uploaded[slot],
             Path(self._path[slot]),
             self.status[slot],
-            last.reason,
+            last_reason(self._trails[slot]),
             self.received[slot],
             self.kept[slot],
             self.dropped[slot],

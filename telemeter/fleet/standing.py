@@ -63,13 +63,10 @@ class Minute:
         return self.problems.total() - self.failed
 
 
-@dataclass(slots=True)
-class _Ends:
-    """What ends in a minute: attempts that are the last of their clusters."""
-
-    states: list[int] = field(default_factory=lambda: [0] * len(State))
-    clusters: int = 0
-    series: int = 0
+#: What ends in a minute: attempts that are the last of their clusters, by state; and uploads that
+#: are, and their series.
+_CLUSTERS, _SERIES = len(State), len(State) + 1
+_NOTHING: Final = [0] * (len(State) + 2)
 
 
 class Standing:
@@ -82,7 +79,7 @@ class Standing:
             recent: for how many minutes a cluster counts as heard of.
         """
         self.recent = recent
-        self._ends: dict[int, _Ends] = {}
+        self._ends: dict[int, list[int]] = {}
         self._minutes: dict[int, Minute] = {}
         self._now: int | None = None
 
@@ -107,11 +104,13 @@ class Standing:
 
     def _reporting(self, now: int) -> tuple[int, int]:
         recent = [each for minute, each in self._ends.items() if now - minute < self.recent]
-        return sum(each.clusters for each in recent), sum(each.series for each in recent)
+        return sum(each[_CLUSTERS] for each in recent), sum(each[_SERIES] for each in recent)
 
-    def count(self, attempt: Attempt) -> None:
-        """Count an attempt, whoever made it."""
-        minute = self._minutes.setdefault(minute_of(attempt.at), Minute())
+    def count(self, attempt: Attempt, number: int) -> None:
+        """Count an attempt of a minute, whoever made it."""
+        minute = self._minutes.get(number)
+        if minute is None:
+            minute = self._minutes[number] = Minute()
         if attempt.succeeded:
             minute.uploads += 1
             minute.kept += attempt.kept
@@ -123,27 +122,36 @@ class Standing:
 
     def enter(self, seen: int, state: int, uploaded: int, series: int) -> None:
         """A cluster stands so from now on: minutes, a state, and its number of series."""
-        self._ends.setdefault(seen, _Ends()).states[state] += 1
+        ends = self._ending(seen)
+        ends[state] += 1
         if uploaded:
-            ends = self._ends.setdefault(uploaded, _Ends())
-            ends.clusters += 1
-            ends.series += series
+            if uploaded != seen:
+                ends = self._ending(uploaded)
+            ends[_CLUSTERS] += 1
+            ends[_SERIES] += series
 
     def leave(self, seen: int, state: int, uploaded: int, series: int) -> None:
         """A cluster stands so no more."""
         ends = self._ends.get(seen)
         if ends is not None:
-            ends.states[state] -= 1
-        ends = self._ends.get(uploaded)
-        if ends is not None:
-            ends.clusters -= 1
-            ends.series -= series
+            ends[state] -= 1
+        if uploaded != seen:
+            ends = self._ends.get(uploaded)
+        if ends is not None and uploaded:
+            ends[_CLUSTERS] -= 1
+            ends[_SERIES] -= series
+
+    def _ending(self, minute: int) -> list[int]:
+        ends = self._ends.get(minute)
+        if ends is None:
+            ends = self._ends[minute] = _NOTHING.copy()
+        return ends
 
     def states(self, clusters: int, now: int) -> dict[State, int]:
         """How many of so many clusters are in each state."""
         self.tick(now)
-        recent = [each.states for minute, each in self._ends.items() if now - minute < self.recent]
-        counts = {state: sum(states[state] for states in recent) for state in State}
+        recent = [each for minute, each in self._ends.items() if now - minute < self.recent]
+        counts = {state: sum(each[state] for each in recent) for state in State}
         counts[State.SILENT] = clusters - sum(counts.values())
         return counts
 

@@ -17,8 +17,11 @@ from telemeter.metrics.selector import NAME
 MAX_ATTEMPTS: Final = 8
 #: at, status, path and whether measured, milliseconds, series (three counts), the reason's length.
 _ENTRY: Final = struct.Struct("<IHBH3IB")
-#: The most bytes that the newest attempt takes.
-MAX_ENTRY: Final = _ENTRY.size + MAX_REASON
+#: The most bytes that the newest attempt takes, with their number.
+MAX_ENTRY: Final = 1 + _ENTRY.size + MAX_REASON
+_ONE: Final = b"\x01"
+_COUNTS: Final = [bytes((count,)) for count in range(MAX_ATTEMPTS + 1)]
+_MAX_TIME, _MAX_MILLISECONDS = 2**32 - 1, 0xFFFF
 _MEASURED = 0x80
 _EXAMPLE: Final = struct.Struct("<H")
 _CUT = 0x8000
@@ -55,51 +58,71 @@ class Dropped:
 def add_attempt(trail: bytes, attempt: Attempt, room: int) -> bytes:
     """A trail with one more attempt; of the former ones, as many of the newest as fit.
 
+    A trail is the number of attempts in a byte, and then the attempts, the oldest first: so it is
+    found quickly what has to go.
+
     Args:
         trail: the trail until now; empty at first.
         attempt: what to add.
         room: how many bytes there are, `MAX_ENTRY` at least.
     """
     reason = attempt.reason[:MAX_REASON]
+    at, milliseconds = int(attempt.at), int(attempt.seconds * 1000)
     entry = _ENTRY.pack(
-        min(max(int(attempt.at), 0), 2**32 - 1),
+        at if 0 <= at <= _MAX_TIME else 0,
         attempt.status,
-        attempt.path | (attempt.measured * _MEASURED),
-        min(max(int(attempt.seconds * 1000), 0), 0xFFFF),
+        attempt.path | _MEASURED if attempt.measured else attempt.path,
+        min(milliseconds, _MAX_MILLISECONDS) if milliseconds > 0 else 0,
         attempt.received,
         attempt.kept,
         attempt.dropped,
         len(reason),
     )
+    if not trail:
+        return _ONE + entry + reason
+    count = trail[0] + 1
     room -= len(entry) + len(reason)
-    end, size, head = 0, len(trail), _ENTRY.size
-    for _ in range(MAX_ATTEMPTS - 1):
-        following = end + head + (trail[end + head - 1] if end < size else 0)
-        if end >= size or following > room:
-            break
-        end = following
-    return entry + reason + trail[:end]
+    begin = 1
+    while count > MAX_ATTEMPTS or len(trail) - begin >= room:
+        begin += _ENTRY.size + trail[begin + _ENTRY.size - 1]
+        count -= 1
+    return _COUNTS[count] + trail[begin:] + entry + reason
 
 
-def read_trail(trail: bytes) -> Iterator[Past]:
+def read_trail(trail: bytes) -> list[Past]:
     """The attempts of a trail, the newest first."""
-    at = 0
+    attempts = []
+    at = 1
     while at < len(trail):
-        seen, status, path, milliseconds, received, kept, dropped, size = _ENTRY.unpack_from(
-            trail, at
-        )
+        attempts.append(_read_one(trail, at))
+        at += _ENTRY.size + trail[at + _ENTRY.size - 1]
+    attempts.reverse()
+    return attempts
+
+
+def last_reason(trail: bytes) -> str:
+    """Why the last attempt of a trail was refused."""
+    at, size = 1, 0
+    while at < len(trail):
+        size = trail[at + _ENTRY.size - 1]
         at += _ENTRY.size + size
-        yield Past(
-            seen,
-            Path(path & ~_MEASURED),
-            status,
-            milliseconds / 1000,
-            bool(path & _MEASURED),
-            received,
-            kept,
-            dropped,
-            trail[at - size : at].decode("utf-8", "replace"),
-        )
+    return trail[at - size : at].decode("utf-8", "replace")
+
+
+def _read_one(trail: bytes, at: int) -> Past:
+    seen, status, path, milliseconds, received, kept, dropped, size = _ENTRY.unpack_from(trail, at)
+    at += _ENTRY.size
+    return Past(
+        seen,
+        Path(path & ~_MEASURED),
+        status,
+        milliseconds / 1000,
+        bool(path & _MEASURED),
+        received,
+        kept,
+        dropped,
+        trail[at : at + size].decode("utf-8", "replace"),
+    )
 
 
 def pack_examples(examples: tuple[bytes, ...], room: int) -> bytes:

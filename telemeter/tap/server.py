@@ -312,7 +312,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
 def _serve(options: Options, reactor: Any, daemon: Daemon) -> None:
     """Answer on both listeners, in this process."""
     fleet = Fleet(options, reactor)
-    shared = Shared(generate_key(), recorder=fleet.record)
+    shared = Shared(generate_key(), recorder=fleet.recorder)
     external = External(options, reactor, daemon, shared)
     internal_tls = ReloadableServerContext(options.files.internal_tls)
 

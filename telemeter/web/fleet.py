@@ -45,6 +45,7 @@ class FleetApi:
         clock: Any,
         whitelist: Callable[[], Whitelist],
         series: SeriesSource | None = None,
+        settle: Callable[[], None] = lambda: None,
     ) -> None:
         """Make the API.
 
@@ -53,8 +54,10 @@ class FleetApi:
             clock: tells the time, and calls later.
             whitelist: the rules that hold at the moment.
             series: where the clusters' series are; None: nowhere.
+            settle: puts into the record what waits to be; called before it is looked at.
         """
         self._record = record
+        self._settle = settle
         self._clock = clock
         self._whitelist = whitelist
         self.series = series
@@ -69,6 +72,7 @@ class FleetApi:
 
     def fleet(self, request: IRequest) -> bytes:
         """The totals, and the last hour."""
+        self._settle()
         now = self._clock.seconds()
         totals = self._record.totals(now)
         return answer_json(
@@ -87,6 +91,7 @@ class FleetApi:
         page = _integer(given, "page", 1, _MAX_PAGE)
         query = _query(given)
         begin = (page - 1) * limit
+        self._settle()
         slots, total = await self._views.page(query, begin, begin + limit)
         now = self._clock.seconds()
         return answer_json(
@@ -110,6 +115,7 @@ class FleetApi:
         given = _parameters(request, ("id", "series"))
         limit = _integer(given, "series", MAX_SERIES, MAX_SERIES)
         cluster = name.decode("utf-8", "replace") if name else given.get("id", "")
+        self._settle()
         slot = self._record.slot_of(cluster)
         if slot is None:
             raise Refused(404, "no such cluster is known: it has not sent anything, or long ago")

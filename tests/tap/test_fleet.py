@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
 from telemeter.fleet.attempt import Attempt, Path, encode_attempts
-from telemeter.tap.fleet import ATTEMPTS, Batches, Fleet
+from telemeter.tap.fleet import ATTEMPTS, Fleet, reporter
 from telemeter.tap.server_options import Options
 from telemeter.tap.workers.control import MAX_REPORT
-from tests.fakes import NOW, Log
+from telemeter.web.routing import make_site
+from tests.fakes import NOW, Log, ask
 
 
 def fleet(clock: Clock, *flags: str) -> Fleet:
@@ -67,7 +69,7 @@ class Parent:
 
 def test_attempts_are_reported_together(clock: Clock) -> None:
     parent, record = Parent(), fleet(clock)
-    batches = Batches(parent.report, clock)
+    batches = reporter(parent.report, clock)
     for attempt in attempts(5):
         batches.record(attempt)
     assert parent.reports == []
@@ -77,13 +79,42 @@ def test_attempts_are_reported_together(clock: Clock) -> None:
     assert record.record is not None
     assert len(record.record) == 5
     clock.advance(60)
-    batches.send()
+    batches.stop()
     assert len(parent.reports) == 1
+
+
+def test_attempts_are_recorded_together_and_soon(clock: Clock) -> None:
+    here = fleet(clock)
+    assert here.recorder is not None
+    assert here.record is not None
+    for attempt in attempts(5):
+        here.recorder.record(attempt)
+    assert len(here.record) == 0
+    clock.advance(0.5)
+    assert len(here.record) == 5
+    for attempt in attempts(200):
+        here.recorder.record(attempt)
+    assert 100 < len(here.record) < 200
+    here.stop()
+    assert len(here.record) == 200
+    assert not clock.getDelayedCalls()
+
+
+@pytest.mark.parametrize("path", ["/api/v1/fleet", "/api/v1/clusters", "/api/v1/clusters/c0"])
+def test_who_asks_is_told_of_the_last_attempt_too(clock: Clock, path: str) -> None:
+    here = fleet(clock)
+    site = make_site(here.routes(["/"]), clock)
+    assert here.recorder is not None
+    here.recorder.record(attempts(1)[0])
+    answer = ask(site, "GET", path)
+    assert answer.status == 200
+    assert answer.json.get("clusters", 1) == 1
+    here.stop()
 
 
 def test_many_large_ones_fit(clock: Clock) -> None:
     parent = Parent()
-    batches = Batches(parent.report, clock)
+    batches = reporter(parent.report, clock)
     for attempt in attempts(200, b"r" * 200):
         batches.record(attempt)
     assert len(parent.reports) > 3
@@ -91,7 +122,7 @@ def test_many_large_ones_fit(clock: Clock) -> None:
 
 
 def test_what_cannot_be_reported_is_forgotten(clock: Clock, log: Log) -> None:
-    batches = Batches(lambda kind, body: fail(ValueError("busy")), clock)
+    batches = reporter(lambda kind, body: fail(ValueError("busy")), clock)
     batches.record(attempts(1)[0])
     clock.advance(1)
     assert any("busy" in line for line in log.lines)

@@ -22,7 +22,7 @@ from telemeter.auth.keys import load_key
 from telemeter.observe.log import make_observer
 from telemeter.tap.files import Contents, reading_from
 from telemeter.tap.flags import text
-from telemeter.tap.fleet import Batches
+from telemeter.tap.fleet import reporter
 from telemeter.tap.server import External, Shared
 from telemeter.tap.server_options import Options
 from telemeter.tap.service import GRACE_SECONDS, Daemon, OnStop, log_level, settle_memory
@@ -130,8 +130,8 @@ class Worker:
         daemon = Daemon(options)
         recorder = None
         if options["fleet-max-clusters"]:
-            recorder = Batches(self.control.report, self._reactor)
-            OnStop(recorder.send).setServiceParent(daemon)
+            recorder = reporter(self.control.report, self._reactor)
+            OnStop(recorder.stop).setServiceParent(daemon)
         self._external = External(
             options,
             self._reactor,
