@@ -71,7 +71,8 @@ class _Stream:
         if self._paused_at is not None:
             self._has_missed = self._has_missed or event is not None
             if now - self._paused_at >= PATIENCE:
-                self._request.channel.loseConnection()
+                # To lose it would be to wait until the reader has taken what there is for it.
+                self._request.transport.abortConnection()
                 self.end()
         elif self._has_missed:
             self._has_missed = False
