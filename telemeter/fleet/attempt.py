@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final, Protocol
+from typing import Final
 
 from telemeter.metrics.errors import BadInputError
 
@@ -93,12 +93,6 @@ class Attempt:
     def failed(self) -> bool:
         """Whether it did not succeed, and not because of what was sent."""
         return self.status >= 499 or (self.status >= 400 and self.was_accepted)
-
-
-class Recorder(Protocol):
-    """Takes attempts; in the same process, or on their way to another."""
-
-    def record(self, attempt: Attempt) -> None: ...
 
 
 def clip(text: str, size: int) -> bytes:

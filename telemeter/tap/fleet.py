@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -16,6 +15,7 @@ from telemeter.fleet.series import SeriesSource
 from telemeter.metrics.whitelist import Whitelist
 from telemeter.tap.server_options import Options
 from telemeter.tap.workers.control import MAX_REPORT
+from telemeter.web.attempts import AttemptObserver
 from telemeter.web.events import Events
 from telemeter.web.fleet import CLUSTERS, FLEET, FleetApi
 from telemeter.web.health import index_route
@@ -28,10 +28,8 @@ log = Logger()
 ATTEMPTS: Final = "attempts"
 #: ... of which as many fit into one as are the largest.
 _MAX_REPORTED: Final = MAX_REPORT // MAX_ENCODED
-#: How many attempts are recorded together, in well under a millisecond, ...
-_MAX_BATCH: Final = 64
-#: ... and how many seconds an attempt waits for others.
-_BATCH_SECONDS: Final = 0.5
+#: How many are recorded together, in well under a millisecond.
+_MAX_RECORDED: Final = 64
 #: A cluster is silent that has missed so many intervals.
 _MISSED_INTERVALS: Final = 3
 
@@ -41,7 +39,7 @@ class Fleet:
 
     Attributes:
         record: what is known of clusters; None: there is none.
-        recorder: takes attempts for the record; None: there is none.
+        observer: observes a site for the record; None: there is none.
     """
 
     def __init__(self, options: Options, reactor: Any) -> None:
@@ -52,14 +50,14 @@ class Fleet:
             reactor: tells the time, and calls later.
         """
         self.record: FleetRecord | None = None
-        self.recorder: Batches | None = None
+        self.observer: AttemptObserver | None = None
         self._whitelist: Whitelist = options.files.whitelist
         if options["fleet-max-clusters"]:
             silent_after = max(SILENT_AFTER, _MISSED_INTERVALS * options["ratelimit"])
             self.record = FleetRecord(options["fleet-max-clusters"], silent_after)
-            self.recorder = Batches(self._take_all, reactor, _MAX_BATCH)
+            self.observer = AttemptObserver(self._take_all, reactor, _MAX_RECORDED)
             self._api = FleetApi(
-                self.record, reactor, lambda: self._whitelist, settle=self.recorder.send
+                self.record, reactor, lambda: self._whitelist, settle=self.observer.send
             )
             self._events = Events(self.record, reactor)
 
@@ -83,8 +81,8 @@ class Fleet:
 
     def stop(self) -> None:
         """End what would not end by itself."""
-        if self.recorder is not None:
-            self.recorder.stop()
+        if self.observer is not None:
+            self.observer.stop()
             self._events.stop()
 
     def routes(self, paths: Sequence[str]) -> list[Route]:
@@ -99,69 +97,20 @@ class Fleet:
         ]
 
 
-class Batches:
-    """Takes attempts, and hands them on together.
-
-    To record one between two requests takes three times as long as one behind the other, because
-    the processor has everything else in its caches.
-    """
-
-    def __init__(
-        self, deliver: Callable[[Sequence[Attempt]], object], clock: Any, most: int
-    ) -> None:
-        """Begin with nothing.
-
-        Args:
-            deliver: takes several attempts.
-            clock: calls later.
-            most: how many it takes.
-        """
-        self._deliver = deliver
-        self._clock = clock
-        self._most = most
-        self._attempts: list[Attempt] = []
-        self._call: IDelayedCall | None = None
-
-    def record(self, attempt: Attempt) -> None:
-        """Take an attempt; it is handed on within half a second."""
-        self._attempts.append(attempt)
-        if len(self._attempts) >= self._most:
-            self.send()
-        elif self._call is None:
-            self._call = self._clock.callLater(_BATCH_SECONDS, self._in_time)
-
-    def send(self) -> None:
-        """Hand on what there is."""
-        attempts, self._attempts = self._attempts, []
-        if attempts:
-            self._deliver(attempts)
-
-    def stop(self) -> None:
-        """Hand on what there is, and call no more."""
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
-        self.send()
-
-    def _in_time(self) -> None:
-        self._call = None
-        self.send()
-
-
-def reporter(report: Callable[[str, bytes], Deferred[None]], clock: Any) -> Batches:
-    """What takes attempts and reports them to the process that has the record.
+def reporter(report: Callable[[str, bytes], Deferred[None]], clock: Any) -> AttemptObserver:
+    """What reports attempts to the process that has the record.
 
     What cannot be reported is forgotten: it is only for the eye.
 
     Args:
         report: tells that process something of a kind.
-        clock: calls later.
+        clock: tells the time, and calls later.
     """
 
-    def deliver(attempts: Sequence[Attempt]) -> None:
+    def take(attempts: Sequence[Attempt]) -> None:
         report(ATTEMPTS, encode_attempts(attempts)).addErrback(_not_reported)
 
-    return Batches(deliver, clock, _MAX_REPORTED)
+    return AttemptObserver(take, clock, _MAX_REPORTED)
 
 
 def _not_reported(failure: Failure) -> None:

@@ -33,7 +33,6 @@ from telemeter.auth.keys import SigningKey, generate_key
 from telemeter.auth.memcached import Memcached
 from telemeter.auth.oidc import OIDCAgent, TokenSource
 from telemeter.auth.token import TokenIssuer, TokenVerifier
-from telemeter.fleet.attempt import Recorder
 from telemeter.metrics.transcoder import KIND
 from telemeter.metrics.upload import UploadRules
 from telemeter.metrics.write import WriteRules
@@ -95,13 +94,13 @@ class Shared:
         table: who has uploaded when; None: whatever the limit is, in a table of its own.
         ask: asks the process that remembers what the authorization server said of remote-write
             tokens; None: this one does.
-        recorder: takes note of what clusters attempt; None: nobody does.
+        observer: observes what clients are answered; None: nobody does.
     """
 
     key: SigningKey
     table: Table | None = None
     ask: Ask | None = None
-    recorder: Recorder | None = None
+    observer: AttemptObserver | None = None
 
 
 class External:
@@ -119,7 +118,7 @@ class External:
         self._reactor = reactor
         self._daemon = daemon
         self._own_key = shared.key
-        self._recorder = shared.recorder
+        self._observer = shared.observer
         self._clients = Clients(options, reactor, daemon)
         files, authorizer = options.files, self._clients.authorizer
         self.store: SeriesStore | None = None
@@ -180,8 +179,8 @@ class External:
             self._receive.route(),
         ]
         site = make_site(routes, self._reactor)
-        if self._recorder is not None:
-            site.observers.append(AttemptObserver(self._recorder, self._reactor))
+        if self._observer is not None:
+            site.observers.append(self._observer)
         tls = self.tls if self._options.files.tls else None
         _listener(self._options, self._reactor, "listen", endpoint, site, tls).setServiceParent(
             self._daemon
@@ -312,7 +311,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
 def _serve(options: Options, reactor: Any, daemon: Daemon) -> None:
     """Answer on both listeners, in this process."""
     fleet = Fleet(options, reactor)
-    shared = Shared(generate_key(), recorder=fleet.recorder)
+    shared = Shared(generate_key(), observer=fleet.observer)
     external = External(options, reactor, daemon, shared)
     internal_tls = ReloadableServerContext(options.files.internal_tls)
 

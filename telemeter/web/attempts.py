@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final, TypeAlias
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.web.http_headers import Headers
 
 from telemeter.fleet.attempt import (
     MAX_AGENT,
@@ -15,7 +17,6 @@ from telemeter.fleet.attempt import (
     MAX_REASON,
     Attempt,
     Path,
-    Recorder,
     clip,
 )
 from telemeter.metrics.upload import Converted
@@ -26,37 +27,106 @@ _PATHS: Final = {path.name.lower(): path for path in Path}
 _AUTHORIZE: Final = Path.AUTHORIZE
 #: So much of a header is looked at: a character more than is shown may be cut in two.
 _MAX_RAW_AGENT: Final = MAX_AGENT + 4
+#: Of a request: when it was over, its handler, the status, how many seconds it took, its notes, its
+#: facts and its headers.
+_Over: TypeAlias = tuple[float, str, int, float, Mapping[str, object], Mapping[str, Any], Headers]
+
+
+#: For how many seconds a request waits for others.
+_WAIT: Final = 0.5
 
 
 class AttemptObserver:
-    """An observer of a site: hands on what clusters attempted."""
+    """An observer of a site: hands on what clusters attempted, that of several requests together.
 
-    def __init__(self, recorder: Recorder, clock: IReactorTime) -> None:
-        self._recorder = recorder
+    Between two requests the processor has everything else in its caches, so all that can wait does.
+    """
+
+    def __init__(
+        self, take: Callable[[Sequence[Attempt]], object], clock: IReactorTime, most: int
+    ) -> None:
+        """Make one that has seen nothing yet.
+
+        Args:
+            take: takes some attempts.
+            clock: tells the time, and calls later.
+            most: how many attempts it takes at once.
+        """
+        self._take = take
         self._clock = clock
+        self._most = most
+        self._over: list[_Over] = []
+        self._call: IDelayedCall | None = None
 
     def __call__(self, request: Request, code: int, seconds: float) -> None:
-        path = None if request.route is None else _PATHS.get(request.route.name)
-        if path is None or (code < 400 and path is _AUTHORIZE):
+        """Take note of a request that is over; it is handed on within half a second."""
+        if request.route is None:
             return
-        notes, facts = request.notes, request.facts
-        cluster = str(notes.get("cluster", "")).encode("utf-8", "replace")
-        agent = request.requestHeaders.getRawHeaders(b"user-agent")
-        attempt = Attempt(
-            cluster if len(cluster) <= MAX_ID else b"",
-            self._clock.seconds(),
-            path,
-            code,
-            seconds,
-            "verified" in facts,
-            b"" if code < 400 else clip(str(notes.get("reason", "")), MAX_REASON),
-            _clipped_agent(agent[-1][:_MAX_RAW_AGENT]) if agent else b"",
-            facts.get("expires", 0.0),
+        self._over.append(
+            (
+                self._clock.seconds(),
+                request.route.name,
+                code,
+                seconds,
+                request.notes,
+                request.facts,
+                request.requestHeaders,
+            )
         )
-        result = facts.get("result")
-        if result is not None:
-            _measure(attempt, result)
-        self._recorder.record(attempt)
+        if len(self._over) >= self._most:
+            self.send()
+        elif self._call is None:
+            self._call = self._clock.callLater(_WAIT, self._in_time)
+
+    def send(self) -> None:
+        """Hand on what there is."""
+        over, self._over = self._over, []
+        attempts = [attempt for each in over if (attempt := _attempt_of(*each)) is not None]
+        if attempts:
+            self._take(attempts)
+
+    def stop(self) -> None:
+        """Hand on what there is, and call no more."""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+        self.send()
+
+    def _in_time(self) -> None:
+        self._call = None
+        self.send()
+
+
+def _attempt_of(
+    at: float,
+    handler: str,
+    code: int,
+    seconds: float,
+    notes: Mapping[str, object],
+    facts: Mapping[str, Any],
+    headers: Headers,
+) -> Attempt | None:
+    """What was attempted, if it was; see `_Over`."""
+    path = _PATHS.get(handler)
+    if path is None or (code < 400 and path is _AUTHORIZE):
+        return None
+    cluster = str(notes.get("cluster", "")).encode("utf-8", "replace")
+    agent = headers.getRawHeaders(b"user-agent")
+    attempt = Attempt(
+        cluster if len(cluster) <= MAX_ID else b"",
+        at,
+        path,
+        code,
+        seconds,
+        "verified" in facts,
+        b"" if code < 400 else clip(str(notes.get("reason", "")), MAX_REASON),
+        _clipped_agent(agent[-1][:_MAX_RAW_AGENT]) if agent else b"",
+        facts.get("expires", 0.0),
+    )
+    result = facts.get("result")
+    if result is not None:
+        _measure(attempt, result)
+    return attempt
 
 
 @lru_cache(256)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
+from twisted.web.http_headers import Headers
 
 from telemeter.fleet.attempt import Attempt, Path, encode_attempts
+from telemeter.metrics.upload import Converted
 from telemeter.tap.fleet import ATTEMPTS, Fleet, reporter
 from telemeter.tap.server_options import Options
 from telemeter.tap.workers.control import MAX_REPORT
@@ -20,18 +25,8 @@ def fleet(clock: Clock, *flags: str) -> Fleet:
     return Fleet(options, clock)
 
 
-def attempts(count: int, reason: bytes = b"") -> list[Attempt]:
-    return [
-        Attempt(
-            b"c%d" % number,
-            float(NOW),
-            Path.UPLOAD,
-            200,
-            reason=reason,
-            examples=(b"x" * 512,) * 3,
-        )
-        for number in range(count)
-    ]
+def attempts(count: int) -> list[Attempt]:
+    return [Attempt(b"c%d" % at, float(NOW), Path.UPLOAD, 200) for at in range(count)]
 
 
 def test_the_flag(clock: Clock) -> None:
@@ -54,6 +49,19 @@ def test_silent_is_who_misses_several_intervals(clock: Clock) -> None:
         assert record.recent == minutes
 
 
+def requests(count: int, reason: str = "") -> list[Any]:
+    """Uploads of as many clusters that are over."""
+    return [
+        SimpleNamespace(
+            route=SimpleNamespace(name="upload"),
+            notes={"cluster": f"c{number}", "reason": reason},
+            facts={"verified": True, "result": Converted(dropped_examples=(b"x" * 512,) * 3)},
+            requestHeaders=Headers(),
+        )
+        for number in range(count)
+    ]
+
+
 class Parent:
     """Takes reports."""
 
@@ -68,32 +76,32 @@ class Parent:
 
 
 def test_attempts_are_reported_together(clock: Clock) -> None:
-    parent, record = Parent(), fleet(clock)
-    batches = reporter(parent.report, clock)
-    for attempt in attempts(5):
-        batches.record(attempt)
+    parent, here = Parent(), fleet(clock)
+    observe = reporter(parent.report, clock)
+    for request in requests(5):
+        observe(request, 200, 0.1)
     assert parent.reports == []
     clock.advance(1)
     (report,) = parent.reports
-    record.take(0, report)
-    assert record.record is not None
-    assert len(record.record) == 5
+    here.take(0, report)
+    assert here.record is not None
+    assert len(here.record) == 5
     clock.advance(60)
-    batches.stop()
+    observe.stop()
     assert len(parent.reports) == 1
 
 
 def test_attempts_are_recorded_together_and_soon(clock: Clock) -> None:
     here = fleet(clock)
-    assert here.recorder is not None
+    assert here.observer is not None
     assert here.record is not None
-    for attempt in attempts(5):
-        here.recorder.record(attempt)
+    for request in requests(5):
+        here.observer(request, 200, 0.1)
     assert len(here.record) == 0
     clock.advance(0.5)
     assert len(here.record) == 5
-    for attempt in attempts(200):
-        here.recorder.record(attempt)
+    for request in requests(200):
+        here.observer(request, 200, 0.1)
     assert 100 < len(here.record) < 200
     here.stop()
     assert len(here.record) == 200
@@ -104,8 +112,8 @@ def test_attempts_are_recorded_together_and_soon(clock: Clock) -> None:
 def test_who_asks_is_told_of_the_last_attempt_too(clock: Clock, path: str) -> None:
     here = fleet(clock)
     site = make_site(here.routes(["/"]), clock)
-    assert here.recorder is not None
-    here.recorder.record(attempts(1)[0])
+    assert here.observer is not None
+    here.observer(requests(1)[0], 200, 0.1)
     answer = ask(site, "GET", path)
     assert answer.status == 200
     assert answer.json.get("clusters", 1) == 1
@@ -114,15 +122,15 @@ def test_who_asks_is_told_of_the_last_attempt_too(clock: Clock, path: str) -> No
 
 def test_many_large_ones_fit(clock: Clock) -> None:
     parent = Parent()
-    batches = reporter(parent.report, clock)
-    for attempt in attempts(200, b"r" * 200):
-        batches.record(attempt)
+    observe = reporter(parent.report, clock)
+    for request in requests(200, "r" * 200):
+        observe(request, 400, 0.1)
     assert len(parent.reports) > 3
     assert not [call for call in clock.getDelayedCalls() if call.getTime() > NOW + 1]
 
 
 def test_what_cannot_be_reported_is_forgotten(clock: Clock, log: Log) -> None:
-    batches = reporter(lambda kind, body: fail(ValueError("busy")), clock)
-    batches.record(attempts(1)[0])
+    observe = reporter(lambda kind, body: fail(ValueError("busy")), clock)
+    observe(requests(1)[0], 200, 0.1)
     clock.advance(1)
     assert any("busy" in line for line in log.lines)

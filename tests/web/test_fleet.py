@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
 from twisted.internet.task import Clock
 
+from telemeter.fleet.attempt import Attempt
 from telemeter.fleet.record import FleetRecord
 from telemeter.fleet.series import StoredSeries
 from telemeter.metrics.selector import parse_selector
@@ -85,7 +87,12 @@ def page(clock: Clock) -> Page:
 def watched(clock: Clock) -> tuple[Server, FleetRecord]:
     server = Server(clock=clock, rules=UploadRules(RULES), ratelimit=60)
     record = FleetRecord(100)
-    server.site.observers.append(AttemptObserver(record, clock))
+
+    def take(attempts: Sequence[Attempt]) -> None:
+        for attempt in attempts:
+            record.record(attempt)
+
+    server.site.observers.append(AttemptObserver(take, clock, 1))
     return server, record
 
 

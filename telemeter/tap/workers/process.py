@@ -128,15 +128,15 @@ class Worker:
         if setup.table_key:
             table = Table(descriptor=TABLE_FD, key=setup.table_key)
         daemon = Daemon(options)
-        recorder = None
+        attempts = None
         if options["fleet-max-clusters"]:
-            recorder = reporter(self.control.report, self._reactor)
-            OnStop(recorder.stop).setServiceParent(daemon)
+            attempts = reporter(self.control.report, self._reactor)
+            OnStop(attempts.stop).setServiceParent(daemon)
         self._external = External(
             options,
             self._reactor,
             daemon,
-            Shared(load_key(setup.key), table, self.control.ask, recorder),
+            Shared(load_key(setup.key), table, self.control.ask, attempts),
         )
         self._external.health.changed = self.control.tell_ready
         connections = Connections(CONNECTIONS_FD, setup.workers)
