@@ -1,4 +1,4 @@
-"""Authorizations in memcached, for servers that have several replicas."""
+"""What servers that have several replicas share in memcached: authorizations, and more."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class _Server:
 
 
 class Memcached(Service):
-    """Keeps yeses in one or more memcached servers; each key has its server.
+    """One or more memcached servers; each key has its server. It is where yeses are kept, too.
 
     The names are looked up anew every interval, and a name may stand for several servers. When the
     set of servers changes, only the keys of the servers that came or went move (rendezvous
@@ -157,17 +157,29 @@ class Memcached(Service):
             raise DownError("no memcached is known by its address yet")
         return max(self._servers.values(), key=lambda server: _weight(server.address, key))
 
+    async def call(self, method: str, key: str, *arguments: Any) -> Any:
+        """Call a method of `MemCacheProtocol` at the server of a key.
+
+        Args:
+            method: its name.
+            key: in ASCII; the first argument.
+            arguments: the others.
+
+        Raises:
+            DownError: that server has failed a moment ago, or none is known.
+            Exception: it does not answer in time, or as it should.
+        """
+        return await self._server(key).call(method, key.encode("ascii"), *arguments)
+
     async def get(self, key: str) -> bool:
-        _, value = await self._server(key).call("get", key.encode("ascii"))
+        _, value = await self.call("get", key)
         return value is not None
 
     async def put(self, key: str, answer: Answer) -> None:
         lifetime = self._lifetime
         if lifetime > _LONGEST_RELATIVE:
             lifetime += int(self._reactor.seconds())
-        stored = await self._server(key).call(
-            "set", key.encode("ascii"), _as_http(answer), 0, lifetime
-        )
+        stored = await self.call("set", key, _as_http(answer), 0, lifetime)
         if not stored:
             raise DownError("memcached did not store the value")
 

@@ -64,6 +64,7 @@ from telemeter.web.health import Health, index_route, metrics_route
 from telemeter.web.ratelimit import RateLimiter, Table, shared_memory
 from telemeter.web.receive import Check, ReceiveEndpoint, ReceiveSettings
 from telemeter.web.reload import reload_route
+from telemeter.web.replicas import Replicas
 from telemeter.web.routing import Route, make_site
 from telemeter.web.site import Site
 from telemeter.web.upload import UploadEndpoint
@@ -128,6 +129,7 @@ class External:
         else:
             upstream = self.store = _make_store(options, reactor, daemon)
         run = thread_runner(reactor)
+        memcached = _memcached(options, reactor, daemon)
         self._authorize = Authorize(
             authorizer,
             self._issuer(files),
@@ -144,10 +146,15 @@ class External:
             run,
             partition_label=options["partition-label"],
             limit_bytes=options["limit-bytes"],
+            replicas=(
+                Replicas(memcached, options["ratelimit"], reactor)
+                if memcached is not None and options["ratelimit"]
+                else None
+            ),
         )
         self._receive = ReceiveEndpoint(
             self._receive_settings(files),
-            _token_check(options, reactor, authorizer, daemon, shared.ask),
+            _token_check(options, reactor, authorizer, memcached, shared.ask),
             upstream,
             run,
         )
@@ -452,24 +459,28 @@ def _listener(
     )
 
 
+def _memcached(options: Options, reactor: Any, daemon: Daemon) -> Memcached | None:
+    """What replicas share, if there is something."""
+    if not options["memcached"]:
+        return None
+    memcached = Memcached(
+        reactor, options["memcached"], options["memcached-expire"], options["memcached-interval"]
+    )
+    memcached.setServiceParent(daemon)
+    return memcached
+
+
 def _token_check(
     options: Options,
     reactor: Any,
     authorizer: AcceptEveryone | AuthorizationServer,
-    daemon: Daemon,
+    memcached: Memcached | None,
     ask: Ask | None,
 ) -> Check:
     """What checks the tokens of remote-write senders."""
     if isinstance(authorizer, AcceptEveryone):
         return lambda question: succeed(None)
-    if options["memcached"]:
-        memcached = Memcached(
-            reactor,
-            options["memcached"],
-            options["memcached-expire"],
-            options["memcached-interval"],
-        )
-        memcached.setServiceParent(daemon)
+    if memcached is not None:
         return _caching(options, reactor, authorizer, memcached).check
     if ask is not None:
         size = min(options["authorize-cache-size"], _REMOTE_YESES)

@@ -172,7 +172,8 @@ class Options(Flags):
             "memcached",
             memcached_list,
             [],
-            "HOST:PORT of memcached servers to remember yeses in, for servers with replicas.",
+            "HOST:PORT of memcached servers to remember yeses in, and who has uploaded when, for "
+            "servers with replicas.",
             repeated=True,
         ),
         Flag(

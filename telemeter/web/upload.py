@@ -6,7 +6,9 @@ from io import BytesIO
 from typing import Final
 
 from prometheus_client import Counter, Info
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 
 from telemeter.auth.bearer import NotAuthorizedError
@@ -22,6 +24,7 @@ from telemeter.upstream.upstream import ForwardError, Upstream
 from telemeter.web.credentials import bearer_token, unauthorized
 from telemeter.web.ratelimit import RateLimitedError, RateLimiter, Slot
 from telemeter.web.refused import Refused
+from telemeter.web.replicas import Replicas, SharedSlot
 from telemeter.web.routing import Route
 from telemeter.web.site import admit, note, remember
 
@@ -56,12 +59,18 @@ _SMALL_BODY: Final = 4096
 
 
 class Upload:
-    """An upload whose sender is known: takes the body."""
+    """An upload whose sender is known: takes the body.
 
-    def __init__(self, client: Client, cluster: str, slot: Slot) -> None:
+    Attributes:
+        allowed: None when the other replicas agree that it is the cluster's turn, or a failure:
+            `Refused`. None: there are none to ask.
+    """
+
+    def __init__(self, client: Client, cluster: str, slot: Slot | SharedSlot) -> None:
         self.client = client
         self.cluster = cluster
         self.slot = slot
+        self.allowed: Deferred[None] | None = None
         self.decode: Decoder
         self.is_compressed = False
         self._limit = 0
@@ -112,6 +121,20 @@ def too_large(flag: str, limit: int, seen: str) -> Refused:
     return Refused(413, f"the body must be under {limit} bytes ({flag}), it has {seen}")
 
 
+def _too_early(cluster: str, error: RateLimitedError) -> Refused:
+    return Refused(
+        429,
+        f"cluster {cluster} has uploaded less than the interval of --ratelimit ago; "
+        f"retry after {error.retry_after} seconds",
+        {"Retry-After": str(error.retry_after)},
+    )
+
+
+def _too_early_elsewhere(failure: Failure, cluster: str) -> Failure:
+    error = failure.value
+    return Failure(_too_early(cluster, error)) if isinstance(error, RateLimitedError) else failure
+
+
 class UploadEndpoint:
     """The endpoint."""
 
@@ -126,6 +149,7 @@ class UploadEndpoint:
         *,
         partition_label: str,
         limit_bytes: int,
+        replicas: Replicas | None = None,
     ) -> None:
         """Make the endpoint.
 
@@ -138,7 +162,9 @@ class UploadEndpoint:
             run: runs the conversion of a body.
             partition_label: the label that tells clusters apart.
             limit_bytes: the limit of a decompressed body.
+            replicas: have their say after the limiter; None: there are none, or no limit.
         """
+        self._replicas = replicas
         self._verifier = verifier
         self._limiter = limiter
         self._transcoder = Transcoder(rules)
@@ -175,20 +201,20 @@ class UploadEndpoint:
         try:
             slot = self._limiter.take(cluster, now)
         except RateLimitedError as error:
-            raise Refused(
-                429,
-                f"cluster {cluster} has uploaded less than the interval of --ratelimit ago; "
-                f"retry after {error.retry_after} seconds",
-                {"Retry-After": str(error.retry_after)},
-            ) from None
+            raise _too_early(cluster, error) from None
         upload = Upload(client, cluster, slot)
         encoding = (request.getHeader("Content-Encoding") or "").strip().lower()
         upload.expect(request.getHeader("Content-Type"), encoding, length, self._limit)
+        if self._replicas is not None:
+            upload.slot = shared = SharedSlot(slot, self._replicas, cluster)
+            upload.allowed = shared.allowed.addErrback(_too_early_elsewhere, cluster)
         return upload
 
     async def post(self, request: IRequest) -> bytes:
         """Steps 3 to 10."""
         upload = admit(request, self.gate)
+        if upload.allowed is not None:
+            await upload.allowed
         try:
             converted = await self._converted(upload)
         except Refused:

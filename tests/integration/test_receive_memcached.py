@@ -6,16 +6,19 @@ import hashlib
 import signal
 import socket
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 import snappy
 
+from demo.keys import signing_key
 from demo.programs import Server, start_authorizer, start_server
 from demo.stack import HOST, Answer, Program, Stack, fetch
 from telemeter.auth.composite import make_composite, parse_composite
 from telemeter.metrics.proto.remote_pb2 import WriteRequest
 
+from .crew import Client, Said
 from .samples import counted
 
 if TYPE_CHECKING:
@@ -256,3 +259,57 @@ def test_keys_are_spread_over_two_memcacheds(
     lost = len(on_other)
     assert counts.grown() == {"hit": len(on_first), **dict.fromkeys(BROKEN, lost)}
     assert len(upstream.series()) == 3 * len(clusters)
+
+
+# --- The rate limit -------------------------------------------------------------------------------
+
+
+class Replica:
+    """One of several servers."""
+
+    def __init__(self, stack: Stack, upstream: Upstream, cache: Program, *flags: str) -> None:
+        self._server = start_server(
+            stack,
+            f"server-{len(stack.programs)}",
+            *("--forward-url", upstream.url),
+            *("--shared-key", str(stack.folder / "shared.key")),
+            *("--memcached", cache.url),
+            *flags,
+        )
+
+    def authorize(self, cluster: str) -> str:
+        """Exchange any token for a JWT."""
+        with closing(Client(self._server.url)) as client:
+            return client.authorize(cluster)
+
+    def upload(self, jwt: str, cluster: str) -> Said:
+        """Upload a sample, by a connection of its own: a refusal may close it."""
+        with closing(Client(self._server.url)) as client:
+            return client.upload(jwt, cluster, "up")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_cluster_has_one_turn_at_all_servers(
+    stack: Stack, upstream: Upstream, cache: Program, workers: str
+) -> None:
+    stack.write("shared.key", signing_key())
+    first = Replica(stack, upstream, cache)
+    other = Replica(stack, upstream, cache, "--workers", workers)
+    jwt = first.authorize("one")
+    assert first.upload(jwt, "one").status == 200
+    refused = other.upload(jwt, "one")
+    assert refused.status == 429
+    assert 0 < int(refused.headers["Retry-After"]) <= 270
+    # What is not forwarded does not count.
+    upstream.status = 503
+    jwt = first.authorize("two")
+    assert first.upload(jwt, "two").status == 503
+    upstream.status = 200
+    # The first does not wait until memcached has heard of it.
+    stack.wait(lambda: other.upload(jwt, "two").status == 200, "the turn to be free again")
+    assert first.upload(jwt, "two").status == 429
+    # Without memcached each has its own limit.
+    cache.stop(seconds=0)
+    jwt = first.authorize("three")
+    assert [replica.upload(jwt, "three").status for replica in (first, other)] == [200, 200]
+    assert [replica.upload(jwt, "three").status for replica in (first, other)] == [429, 429]

@@ -32,9 +32,11 @@ class Upstream:
         headers: the headers of each, by lower-case name.
         arrived: set as soon as a request has been read.
         may_answer: while cleared, requests are held without an answer.
+        status: what it answers.
     """
 
     url: str = ""
+    status: int = 200
     received: list[WriteRequest] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     arrived: threading.Event = field(default_factory=threading.Event)
@@ -64,7 +66,7 @@ def running_upstream() -> Iterator[Upstream]:
             upstream.headers.append({name.lower(): text for name, text in self.headers.items()})
             upstream.arrived.set()
             upstream.may_answer.wait()
-            self.send_response(200)
+            self.send_response(upstream.status)
             self.send_header("Content-Length", "0")
             self.end_headers()
 

@@ -22,6 +22,7 @@ from telemeter.upstream.forwarder import Forwarder
 from telemeter.web.authorize import Authorize
 from telemeter.web.health import Health, index_route
 from telemeter.web.ratelimit import RateLimiter
+from telemeter.web.replicas import Memcache, Replicas
 from telemeter.web.routing import make_resource, make_site
 from telemeter.web.upload import UploadEndpoint
 from tests.fakes import (
@@ -68,6 +69,7 @@ class Server:
         authorize: bool = True,
         forward_agent: IAgent | None = None,
         run: Callable[..., Deferred[Any]] = maybeDeferred,
+        memcache: Memcache | None = None,
     ) -> None:
         self.clock = clock or clock_at()
         self.tollbooth = Peer(json_reply({"account_id": ACCOUNT}))
@@ -98,6 +100,7 @@ class Server:
             run,
             partition_label=partition_label,
             limit_bytes=limit_bytes,
+            replicas=None if memcache is None else Replicas(memcache, ratelimit, self.clock),
         )
         self.routes = [
             index_route(["/"]),
