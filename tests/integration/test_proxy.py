@@ -271,9 +271,10 @@ def test_a_proxy_that_is_not_there(site: Site) -> None:
 def start_behind(
     stack: Stack, name: str, proxy: str, argv: list[str], url: str, ready: Ready
 ) -> Program:
-    """Start a program whose environment names a proxy for everything."""
+    """Start a program whose environment names a proxy for everything, and no other."""
+    others = [f"--unset={variable}" for variable in os.environ.keys() - without_proxies().keys()]
     proxies = [f"HTTP_PROXY=http://{proxy}", f"https_proxy=http://{proxy}"]
-    return stack.start(name, ["env", *proxies, *argv], url, ready)
+    return stack.start(name, ["env", *others, *proxies, *argv], url, ready)
 
 
 def test_the_daemons_use_a_proxy(site: Site, ca: trustme.CA, upstream: Upstream) -> None:

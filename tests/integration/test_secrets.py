@@ -490,7 +490,6 @@ def test_a_refused_configuration_tells_no_secret(
 def test_a_refused_proxy_tells_no_password(
     options: type[Flags], line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("https_proxy", raising=False)
     monkeypatch.setenv("HTTPS_PROXY", f"http://user:{WORD}/{WORD}@proxy.test:8080")
     with pytest.raises(SystemExit, match="HTTPS_PROXY") as caught:
         options().parseOptions(line.split())
