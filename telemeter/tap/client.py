@@ -30,7 +30,7 @@ from telemeter.net.url import (
 )
 from telemeter.observe.log import make_observer
 from telemeter.runner import thread_runner
-from telemeter.tap.files import signature
+from telemeter.tap.files import reading_from, recording, signature
 from telemeter.tap.flags import (
     LOGGING,
     Flag,
@@ -339,20 +339,29 @@ class Planner:
         self._options = options
         self._reactor = reactor
         self._signature = signature(options.rotating_paths())
-        self.plan = make_plan(options, reactor)
+        with recording() as self._contents:
+            self.plan = make_plan(options, reactor)
 
     def reload(self, agent: Agent) -> None:
         """Read all files again and have the agent use them; raises `UsageError`."""
-        self.plan = make_plan(self._options, self._reactor, self.plan)
+        with recording() as contents:
+            self.plan = make_plan(self._options, self._reactor, self.plan)
+        self._contents = contents
         agent.reload(self.plan)
 
     def current(self) -> Plan:
-        """The plan for the next cycle."""
-        state = signature(self._options.rotating_paths())
+        """The plan for the next cycle.
+
+        The other files count as they were when all were read: a change to one of them waits for
+        a reload, and if there is a mistake in it, tokens must not grow old for that.
+        """
+        paths = self._options.rotating_paths()
+        state = signature(paths)
         if state != self._signature:
             self._signature = state
             try:
-                self.plan = make_plan(self._options, self._reactor, self.plan)
+                with reading_from(self._contents, anew=paths):
+                    self.plan = make_plan(self._options, self._reactor, self.plan)
             except UsageError as error:
                 log.error("changed files are not used yet", reason=str(error))
             else:

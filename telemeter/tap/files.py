@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from errno import ENOENT
@@ -60,10 +60,17 @@ def recording() -> Iterator[Contents]:
 
 
 @contextmanager
-def reading_from(contents: Mapping[str, bytes]) -> Iterator[None]:
-    """While this lasts there are these files and no others."""
+def reading_from(contents: Mapping[str, bytes], anew: Collection[str] = ()) -> Iterator[None]:
+    """While this lasts there are these files and no others.
+
+    Args:
+        contents: what they hold.
+        anew: paths that are read from the disk all the same.
+    """
 
     def read_kept(path: str) -> bytes:
+        if path in anew:
+            return _from_disk(path)
         if path not in contents:
             raise OSError(ENOENT, os.strerror(ENOENT), path)
         return contents[path]

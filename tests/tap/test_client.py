@@ -11,7 +11,9 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from twisted.application.service import MultiService
+from twisted.python.usage import UsageError
 
+from telemeter.agent.cycle import Agent
 from telemeter.agent.token import AuthorizeError
 from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE
 from telemeter.tap.client import Options, Planner, dry_run, make_plan, makeService
@@ -405,6 +407,35 @@ def test_rotated_files_are_used_from_the_next_cycle_on(tmp_path: Path, log: Log)
     assert planner.current() is changed
     (event,) = log.of("changed files are not used yet")
     assert "--to-token-file" in event["reason"]
+
+
+def test_a_rotated_file_is_used_whatever_was_done_to_the_others(tmp_path: Path, log: Log) -> None:
+    token, matches, salt = (tmp_path / name for name in ("token", "matches", "salt"))
+    token.write_text("first")
+    matches.write_text("up\n")
+    salt.write_text("pepper")
+    options = options_of(
+        *(*FROM, *TO, "--to-token-file", str(token), "--match-file", str(matches)),
+        *("--anonymize-labels", "instance", "--anonymize-salt-file", str(salt)),
+    )
+    planner = Planner(options, FakeReactor())
+    plan = planner.plan
+    # Somebody is at work on them, and has not said yet that all should be read again.
+    matches.write_text("up{")
+    salt.unlink()
+    token.write_text("second, and longer")
+    changed = planner.current()
+    assert changed.tokens is not plan.tokens
+    assert len(log.of("changed files are used from now on")) == 1
+    assert log.of("changed files are not used yet") == []
+    # Told to read all, it says what is wrong.
+    with pytest.raises(UsageError, match="--anonymize-salt-file"):
+        planner.reload(Agent(changed, FakeReactor()))
+    assert planner.plan is changed
+    matches.write_text("up\n")
+    salt.write_text("salt")
+    planner.reload(Agent(changed, FakeReactor()))
+    assert planner.plan is not changed
 
 
 # --- The listener ---------------------------------------------------------------------------------

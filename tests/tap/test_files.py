@@ -61,6 +61,16 @@ def test_an_error_ends_it_too(path: str) -> None:
     assert read(path) == b"on disk"
 
 
+def test_some_are_read_anew(path: str, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"other")
+    with reading_from({path: b"kept", str(other): b"kept"}, anew=[path, f"{path}.not"]):
+        assert read(path) == b"on disk"
+        assert read(str(other)) == b"kept"
+        with pytest.raises(FileNotFoundError):
+            read(f"{path}.not")
+
+
 def test_the_state_of_files(tmp_path: Path) -> None:
     one, two = tmp_path / "1", tmp_path / "2"
     one.write_text("a")
