@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -33,6 +34,8 @@ from telemeter.net.tunnel import ProxyEndpoint, TunnelEndpoint, refusal
 
 _PROXY_AUTHENTICATION_REQUIRED = 407
 _REFUSAL_LIMIT = 4096
+_LONGEST_NAME = 253
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 
 
 @implementer(IStreamClientEndpoint)
@@ -58,7 +61,18 @@ class _TLSEndpoint:
 
 @implementer(IStreamClientEndpoint)
 class _TCPEndpoint(HostnameEndpoint):
-    """Connects by name, without a word in the log about every connection."""
+    """Connects by name, without a word in the log about every connection.
+
+    The name may have underscores, which Twisted refuses: names of containers often have them.
+    """
+
+    @staticmethod
+    def _hostAsBytesAndText(host: bytes | str) -> tuple[bool, bytes, str]:
+        """Whether a host is malformed, and it as bytes and as text: what Twisted asks itself."""
+        if isinstance(host, str) and len(host) <= _LONGEST_NAME and _NAME.fullmatch(host):
+            return False, host.encode("ascii"), host
+        answer: tuple[bool, bytes, str] = HostnameEndpoint._hostAsBytesAndText(host)
+        return answer
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         _make_quiet(protocolFactory)

@@ -257,6 +257,28 @@ def test_what_is_excluded_is_reached_directly(no_proxy: str) -> None:
         assert b"Proxy-Authorization" not in server.made[0].received
 
 
+@pytest.mark.parametrize("host", ["my_server", "_my_.test", "my-.test", "my_one.server.test."])
+def test_names_of_containers(host: str) -> None:
+    requests = Requests({})
+    requests.network.servers[host, 80] = requests.direct
+    assert requests.get(f"http://{host}/") == b"ok"
+    if host.endswith("."):
+        requests.network.servers[host, 443] = tls(
+            requests.secure, requests.network, "*.server.test"
+        )
+        assert requests.get(f"https://{host}/") == b"ok"
+    proxied = Requests({"HTTP_PROXY": f"{host}:3128"})
+    proxied.network.servers[host, 3128] = proxied.http_proxy
+    assert proxied.get("http://target.test/") == b"ok"
+
+
+@pytest.mark.parametrize("host", ["a..b", ".a", "a" * 64, "a." * 127 + "a", "a%41"])
+def test_what_is_no_name(host: str) -> None:
+    requests = Requests({})
+    assert "invalid hostname" in requests.error(f"http://{host}/")
+    assert not requests.network.connected
+
+
 def test_a_proxy_for_the_other_scheme_only() -> None:
     requests = Requests(HTTPS)
     assert requests.get("http://target.test/a") == b"ok"
