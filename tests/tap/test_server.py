@@ -433,6 +433,37 @@ def test_a_certificate_that_is_replaced_while_the_server_starts_is_noticed(
     assert len(log.of("reloaded")) == replaced
 
 
+# --- Proxies --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_stray_variable_does_not_move_a_server(
+    wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in {
+        "HTTP": "proxy.test:3128",
+        "HTTPS": "proxy.test:3128",
+        "NO": "",
+    }.items():
+        monkeypatch.setenv(f"{variable}_PROXY", value)
+        monkeypatch.delenv(f"{variable.lower()}_proxy", raising=False)
+    flags = ["--proxy-from-environment"] if wanted else []
+    authorize = ["--authorize", "http://authorizer.test:8001/"]
+    forward = ["--forward-url", "https://upstream.test:8002/"]
+    issuer = ["--oidc-issuer", "https://sso.test:8003", "--client-id", "x", "--client-secret", "y"]
+
+    def asked(daemon: Daemon) -> list[int]:
+        return [port for _, port, *_ in daemon.reactor.tcpClients]
+
+    daemon = Daemon(*authorize, *flags)
+    Wire(daemon.reactor.site(EXTERNAL)).send(request_of("POST", "/authorize?id=x", BEARER))
+    assert asked(daemon) == [3128 if wanted else 8001]
+    daemon = Daemon(*forward, *flags)
+    daemon.upload(daemon.authorize().json["token"])
+    assert asked(daemon) == [3128 if wanted else 8002]
+    assert asked(Daemon(*issuer, *flags)) == [3128 if wanted else 8003]
+
+
 # --- A stop ---------------------------------------------------------------------------------------
 
 
