@@ -14,12 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
-from telemeter.auth.oidc.access import (
-    AccessToken,
-    TokenUnavailableError,
-    parse_object,
-    parse_token,
-)
+from telemeter.auth.oidc.access import AccessToken, TokenUnavailableError, parse_object, parse_token
 from telemeter.net.body import AnswerTooLongError, BytesBody, read_body
 from telemeter.net.client import USER_AGENT
 from telemeter.net.errors import explain
