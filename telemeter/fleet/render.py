@@ -100,6 +100,7 @@ def minute_value(number: int, minute: Minute) -> Value:
         "dropped": minute.dropped,
         "refused": minute.refused,
         "failed": minute.failed,
+        "forward_errors": minute.forward_errors,
     }
 
 

@@ -161,6 +161,9 @@ def test_the_totals(page: Page) -> None:
     assert fleet["last_hour"]["problems"] == [{"status": 413, "meaning": "too large", "count": 1}]
     assert len(fleet["history"]) == 60
     assert fleet["history"][-1]["uploads"] == 2
+    page.add("a", status=502, reason=b"unreachable")
+    (*_, minute) = page.get("/api/v1/fleet").json["history"]
+    assert (minute["failed"], minute["forward_errors"], minute["refused"]) == (1, 1, 1)
 
 
 def test_pages(page: Page) -> None:

@@ -10,7 +10,7 @@ const COLUMNS = [
   { sort: "status", name: "Last attempt", first: "desc" },
   { sort: "drift", name: "Drift", first: "desc", number: true },
   { sort: "agent", name: "Agent", first: "asc" },
-  { sort: "expires", name: "Token until", first: "asc" },
+  { sort: "expires", name: "Token expires", short: "Token", first: "asc" },
 ];
 const MARKS = { ok: "✓", drifting: "◔", silent: "–", failed: "!", refused: "×" };
 const LIMIT = 50;
@@ -83,23 +83,27 @@ const TILES = [
   ["uploads", "Uploads a minute", (f) => number(f.uploads_per_minute),
     (f) => `${number(f.last_hour.uploads)} last hour`],
   ["refused", "Refused now", (f) => number(f.states.refused),
-    (f) => `${plural(f.last_hour.refused, "attempt", "attempts")}, last hour`],
-  ["failed", "Forward errors", (f) => number(f.last_hour.forward_errors),
-    (f) => `last hour; ${plural(f.states.failed, "cluster", "clusters")} now`],
+    (f) => `${plural(f.last_hour.refused, "attempt", "attempts")}, last hour`,
+    (f) => (f.states.refused > 0 ? "alert" : "")],
+  ["forward_errors", "Forward errors", (f) => number(f.last_hour.forward_errors),
+    (f) => `last hour; ${plural(f.states.failed, "cluster", "clusters")} now`,
+    (f) => (f.states.failed > 0 ? "alert" : "")],
   [null, "Silent or drifting", (f) => number(f.states.silent + f.states.drifting),
-    (f) => `${number(f.states.silent)} silent, ${number(f.states.drifting)} drifting`],
+    (f) => `${number(f.states.silent)} silent, ${number(f.states.drifting)} drifting`,
+    (f) => (f.states.silent + f.states.drifting > 0 ? "warn" : "")],
 ];
+// What counts the attempts of a minute is known when the minute is over.
+const COUNTS = new Set(["uploads", "refused", "forward_errors"]);
 const tiles = [];
 
 function makeTiles() {
-  for (const [key, name, figure, remark] of TILES) {
+  for (const [key, name, figure, remark, kind] of TILES) {
     const tile = make("div", null, "tile");
-    const parts = { key, figure, remark, at: make("div", "–", "figure"), note: make("div", " ", "note") };
+    const parts = { key, figure, remark, kind: kind ?? (() => ""), at: make("div", "–", "figure"), note: make("div", " ", "note") };
     tile.append(make("div", name, "name"), parts.at, parts.note);
     if (key) {
       parts.svg = document.createElementNS(SVG, "svg");
       parts.svg.setAttribute("class", "spark");
-      parts.svg.setAttribute("viewBox", "0 0 59 30");
       parts.svg.setAttribute("preserveAspectRatio", "none");
       parts.svg.setAttribute("role", "img");
       for (const kind of ["area", "line"]) {
@@ -118,6 +122,7 @@ function showTotals(fleet) {
   for (const tile of tiles) {
     set(tile.at, tile.figure(fleet));
     set(tile.note, tile.remark(fleet));
+    tile.at.className = `figure ${tile.kind(fleet)}`;
   }
   const problems = fleet.last_hour.problems;
   find("problems").hidden = problems.length === 0;
@@ -135,15 +140,17 @@ function showTotals(fleet) {
 function showHistory() {
   for (const tile of tiles) {
     if (!tile.key || !history.length) continue;
-    const values = history.map((minute) => minute[tile.key]);
+    const minutes = COUNTS.has(tile.key) ? history.slice(0, -1) : history;
+    const values = minutes.map((minute) => minute[tile.key]);
     const most = Math.max(...values, 1);
     const points = values.map((value, i) => `${i} ${(28 - (value / most) * 26).toFixed(2)}`);
     const line = `M${points.join("L")}`;
+    tile.svg.setAttribute("viewBox", `0 0 ${values.length - 1} 30`);
     tile.svg.children[0].setAttribute("d", `${line}L${values.length - 1} 30L0 30Z`);
     tile.svg.children[1].setAttribute("d", line);
     tile.svg.setAttribute(
       "aria-label",
-      `the last hour, by the minute: at most ${number(most)}, now ${number(values.at(-1))}`,
+      `the last hour, by the minute: at most ${number(Math.max(...values))}, last ${number(values.at(-1))}`,
     );
   }
 }
@@ -175,7 +182,8 @@ function makeHead() {
     button.type = "button";
     const arrow = make("span", "", "arrow");
     arrow.setAttribute("aria-hidden", "true");
-    button.append(arrow);
+    if (column.number) button.prepend(arrow); // the name stands over the numbers
+    else button.append(arrow);
     button.addEventListener("click", () => {
       const again = view.sort === column.sort;
       view.order = again ? (view.order === "asc" ? "desc" : "asc") : column.first;
@@ -211,7 +219,7 @@ function makeRow(item) {
   const row = make("tr");
   const cells = COLUMNS.map((column) => {
     const cell = make("td", null, column.number ? "number" : "");
-    cell.dataset.name = column.name;
+    cell.dataset.name = column.short ?? column.name;
     row.append(cell);
     return cell;
   });
@@ -223,6 +231,7 @@ function makeRow(item) {
   cells[1].className = "state";
   const badge = make("span");
   cells[1].append(badge);
+  cells[2].className = "uploaded";
   cells[5].className = "result";
   cells[7].className = "agent";
   const result = make("span");
@@ -350,7 +359,11 @@ function table(names, lines, label) {
   const body = make("tbody");
   for (const line of lines) {
     const row = make("tr");
-    for (const [text, className] of line) row.append(make("td", text, className));
+    line.forEach(([text, className], at) => {
+      const cell = make("td", text, className);
+      cell.dataset.name = names[at][0];
+      row.append(cell);
+    });
     body.append(row);
   }
   result.append(top, body);
@@ -429,7 +442,7 @@ function showDetail(item) {
     item.attempts.map((each) => [
       [clock(each.at), "when"], [String(each.status), each.status < 400 ? "" : "alert"],
       count(each.received), count(each.kept), count(each.dropped),
-      [`${Math.round(each.seconds * 1000)} ms`, "number"], [each.reason, ""],
+      [`${Math.round(each.seconds * 1000)} ms`, "number"], [each.reason, "reason"],
     ]), "Last attempts")));
   if (item.dropped_examples.length) {
     parts.push(section("Why series were dropped", ...item.dropped_examples.map(why)));
@@ -442,7 +455,19 @@ function showDetail(item) {
       [labels(each.labels), "mono"], [each.value, "number"], [clock(each.timestamp), "when"],
     ]), "Series")));
   }
-  find("detail-body").replaceChildren(...parts);
+  replaceDetail(parts);
+}
+
+// What is shown anew stays where it was, and keeps the focus.
+function replaceDetail(parts) {
+  const body = find("detail-body");
+  const focused = body.contains(document.activeElement) ? document.activeElement.ariaLabel : null;
+  const before = new Map([...body.querySelectorAll(".scroll")].map((box) => [box.ariaLabel, box.scrollLeft]));
+  body.replaceChildren(...parts);
+  for (const box of body.querySelectorAll(".scroll")) {
+    box.scrollLeft = before.get(box.ariaLabel) ?? 0;
+    if (focused !== null && box.ariaLabel === focused) box.focus({ preventScroll: true });
+  }
 }
 
 async function openDetail(id) {
