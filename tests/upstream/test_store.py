@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import struct
+import tracemalloc
 from collections.abc import Callable
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -244,6 +246,38 @@ def test_a_refused_request_does_not_keep_a_cluster(clock: Clock) -> None:
     refusal_of(lambda: settle(store.send("a", many("a", 2)), clock))
     clock.advance(1)
     assert store.clusters() == []
+
+
+@pytest.mark.parametrize("is_upload", [True, False])
+def test_a_series_takes_little_beside_its_labels_and_the_store_knows_how_much(
+    is_upload: bool, clock: Clock
+) -> None:
+    """A hundredth of what bench.store measures."""
+    store = Store(clock, RETENTION, 100_000)
+    count = 500
+
+    def put(cluster: str) -> int:
+        """Put in the series of a cluster; the bytes of their labels."""
+        samples = {
+            labels_of(f"metric_{at % 40}", _id=cluster, instance=f"10.0.0.1:{at}"): (at / 7, NOW_MS)
+            for at in range(count)
+        }
+        payload = written(samples)
+        call = store.forward(cluster, payload, count) if is_upload else store.send(cluster, payload)
+        settle(call, clock)
+        return sum(len(name) + len(value) for labels in samples for name, value in labels)
+
+    put("first")
+    before = store.size
+    tracemalloc.start()
+    try:
+        label_bytes = sum(put(f"{number:036}") for number in range(10))
+        gc.collect()
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0 < (taken - label_bytes) / (10 * count) <= 120
+    assert store.size - before == pytest.approx(taken, rel=0.1)
 
 
 # --- Time -----------------------------------------------------------------------------------------
