@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from itertools import islice
+from collections.abc import Sequence
 from typing import Any, Final
 
 from telemeter.fleet.explain import Explanation, Miss, explain
 from telemeter.fleet.record import Claim, Detail, Row, Totals
-from telemeter.fleet.series import SeriesSource
+from telemeter.fleet.series import StoredSeries
 from telemeter.fleet.standing import Minute, problems_of
 from telemeter.fleet.trail import Dropped, Past
 from telemeter.metrics.whitelist import Whitelist
@@ -105,15 +105,15 @@ def minute_value(number: int, minute: Minute) -> Value:
 
 
 def detail_value(
-    detail: Detail, whitelist: Whitelist, source: SeriesSource | None, limit: int
+    detail: Detail, whitelist: Whitelist, series: Sequence[StoredSeries] | None, limit: int
 ) -> Value:
-    """All of a cluster; of its series, so many at most."""
+    """All of a cluster; of its series, so many at most. None: they are not kept."""
     return {
         **row_value(detail.row),
         "attempts": [_attempt_value(past) for past in detail.attempts],
         "dropped_examples": [_dropped_value(each, whitelist) for each in detail.dropped],
         "claim": None if detail.claim is None else _claim_value(detail.claim),
-        "series": None if source is None else _series_value(source, detail.row.cluster, limit),
+        "series": None if series is None else _series_value(series, limit),
     }
 
 
@@ -156,8 +156,7 @@ def _miss_value(miss: Miss) -> Value:
     return {"label": miss.matcher.name, "condition": repr(miss.matcher), "value": miss.value}
 
 
-def _series_value(source: SeriesSource, cluster: str, limit: int) -> Value:
-    found = list(islice(source.series(cluster), limit + 1))
+def _series_value(found: Sequence[StoredSeries], limit: int) -> Value:
     return {
         "is_cut": len(found) > limit,
         "items": [

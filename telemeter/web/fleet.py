@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote_to_bytes
 
+from twisted.internet.task import deferLater
 from twisted.web.iweb import IRequest
 
 from telemeter.fleet.record import FleetRecord
 from telemeter.fleet.render import detail_value, history_value, row_value, totals_value
-from telemeter.fleet.series import SeriesSource
+from telemeter.fleet.series import SeriesSource, StoredSeries
 from telemeter.fleet.standing import State
 from telemeter.fleet.view import SORTS, Query
 from telemeter.metrics.whitelist import Whitelist
@@ -27,6 +29,8 @@ EVENTS: Final = "/api/v1/events"
 #: The most clusters on a page, and the most series that are shown of a cluster.
 MAX_LIMIT: Final = 500
 MAX_SERIES: Final = 1000
+#: How many of them are looked at before others get their turn.
+_AT_ONCE = 100
 _MAX_PAGE = 1_000_000_000
 _MAX_QUERY = 4096
 _STATES: Final = {state.name.lower(): state for state in State}
@@ -109,7 +113,7 @@ class FleetApi:
             },
         )
 
-    def cluster(self, request: IRequest) -> bytes:
+    async def cluster(self, request: IRequest) -> bytes:
         """One cluster, named by the rest of the path, or by the parameter `id`."""
         name = unquote_to_bytes(request.path[len(CLUSTERS) + 1 :])
         given = _parameters(request, ("id", "series"))
@@ -121,8 +125,21 @@ class FleetApi:
             raise Refused(404, "no such cluster is known: it has not sent anything, or long ago")
         now = self._clock.seconds()
         detail = self._record.detail(slot, now)
-        value = detail_value(detail, self._whitelist(), self.series, limit)
+        series = await self._series_of(cluster, limit + 1)
+        value = detail_value(detail, self._whitelist(), series, limit)
         return answer_json(request, {"now": now, **value})
+
+    async def _series_of(self, cluster: str, most: int) -> list[StoredSeries] | None:
+        """The first series of a cluster, if they are kept; others get their turn in between."""
+        if self.series is None:
+            return None
+        series = iter(self.series.series(cluster))
+        found: list[StoredSeries] = []
+        while some := list(islice(series, min(_AT_ONCE, most - len(found)))):
+            found += some
+            if len(some) == _AT_ONCE:
+                await deferLater(self._clock, 0)
+        return found
 
 
 def answer_json(request: IRequest, value: object) -> bytes:

@@ -40,7 +40,7 @@ class Store:
     def series(self, cluster: str) -> Any:
         return (
             StoredSeries({"__name__": "up", "n": str(number), "_id": cluster}, value, NOW * 1000)
-            for number, value in enumerate(([1.5, float("nan"), float("inf")] * 9)[: self.count])
+            for number, value in enumerate(([1.5, float("nan"), float("inf")] * 400)[: self.count])
         )
 
 
@@ -282,6 +282,20 @@ def test_all_of_a_cluster(clock: Clock) -> None:
     assert value["series"]["is_cut"] is False
     assert page.get("/api/v1/clusters/c", series=2).json["series"]["is_cut"] is True
     assert Page(clock).get("/api/v1/clusters/c").status == 404
+
+
+def test_many_series_are_looked_at_in_turns(clock: Clock) -> None:
+    page = Page(clock, Store(1200))
+    page.add("c")
+    seen: list[int] = []
+    wire = Wire(page.site)
+    wire.send(head_of("GET", "/api/v1/clusters/c"))
+    assert not wire.written
+    clock.callLater(0, lambda: seen.append(len(wire.written)))
+    clock.advance(0)
+    assert seen == [0]  # it was somebody else's turn
+    series = wire.answer.json["series"]
+    assert (len(series["items"]), series["is_cut"]) == (1000, True)
 
 
 def test_json_has_no_markup_in_it(page: Page) -> None:
