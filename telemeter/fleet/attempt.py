@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -22,6 +22,8 @@ MAX_BATCH: Final = 4096
 
 _MAX_COUNT = 2**32 - 1
 _MAX_DRIFT = 2**31 - 1
+#: No time is further from the epoch, in seconds.
+_MAX_TIME = 2**40
 #: at, expires, seconds, status, path, flags, drift, four counts, and the lengths of what follows.
 _HEAD: Final = struct.Struct("<ddfHBBi4IBBBB")
 _LENGTH: Final = struct.Struct("<H")
@@ -38,6 +40,9 @@ class Path(IntEnum):
     UPLOAD = 0
     RECEIVE = 1
     AUTHORIZE = 2
+
+
+_PATHS: Final = tuple(Path)
 
 
 @dataclass(slots=True)
@@ -114,40 +119,45 @@ def encode_attempts(attempts: Sequence[Attempt]) -> bytes:
     """
     if len(attempts) > MAX_BATCH:
         raise ValueError(f"{len(attempts)} attempts are more than {MAX_BATCH}")
-    return b"".join(part for attempt in attempts for part in _parts(attempt))
+    parts: list[bytes] = []
+    for attempt in attempts:
+        _encode_one(attempt, parts)
+    return b"".join(parts)
 
 
-def _parts(attempt: Attempt) -> Iterable[bytes]:
+def _encode_one(attempt: Attempt, parts: list[bytes]) -> None:
     cluster, reason, agent = attempt.cluster, attempt.reason[:MAX_REASON], attempt.agent[:MAX_AGENT]
     if len(cluster) > MAX_ID:
         cluster = b""
-    examples = [each for each in attempt.examples if len(each) <= MAX_EXAMPLE][:MAX_EXAMPLES]
-    counts = (
-        attempt.received,
-        attempt.kept,
-        attempt.dropped,
-        attempt.duplicates,
-    )
+    examples = attempt.examples
+    if examples:
+        examples = tuple(each for each in examples if len(each) <= MAX_EXAMPLE)[:MAX_EXAMPLES]
+    flags = (_VERIFIED if attempt.verified else 0) | (_MEASURED if attempt.measured else 0)
     drift = attempt.drift
-    flags = attempt.verified * _VERIFIED | attempt.measured * _MEASURED
-    yield _HEAD.pack(
+    if drift is None:
+        drift = 0
+    else:
+        flags |= _DRIFT
+    counts: tuple[int, ...] = (attempt.received, attempt.kept, attempt.dropped, attempt.duplicates)
+    if max(counts) > _MAX_COUNT or abs(drift) > _MAX_DRIFT:
+        counts, drift = tuple(min(each, _MAX_COUNT) for each in counts), clip_drift(drift)
+    head = _HEAD.pack(
         attempt.at,
         attempt.expires,
         attempt.seconds,
         attempt.status,
         attempt.path,
-        flags if drift is None else flags | _DRIFT,
-        0 if drift is None else clip_drift(drift),
-        *(min(count, _MAX_COUNT) for count in counts),
+        flags,
+        drift,
+        *counts,
         len(cluster),
         len(reason),
         len(agent),
         len(examples),
     )
-    yield from (cluster, reason, agent)
+    parts += (head, cluster, reason, agent)
     for example in examples:
-        yield _LENGTH.pack(len(example))
-        yield example
+        parts += (_LENGTH.pack(len(example)), example)
 
 
 def decode_attempts(data: bytes) -> list[Attempt]:
@@ -157,43 +167,69 @@ def decode_attempts(data: bytes) -> list[Attempt]:
         BadInputError: it did not write that.
     """
     attempts: list[Attempt] = []
-    reader = _Reader(data)
-    while reader.at < len(data):
-        if len(attempts) >= MAX_BATCH:
-            raise BadInputError(f"more than {MAX_BATCH} attempts")
-        attempts.append(_decode_one(reader))
+    at = 0
+    try:
+        while at < len(data):
+            if len(attempts) >= MAX_BATCH:
+                raise BadInputError(f"more than {MAX_BATCH} attempts")
+            attempt, at = _decode_one(data, at)
+            attempts.append(attempt)
+    except struct.error:
+        raise BadInputError("an attempt is cut off") from None
     return attempts
 
 
-class _Reader:
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.at = 0
-
-    def take(self, size: int, limit: int) -> bytes:
-        if size > limit or size > len(self.data) - self.at:
-            raise BadInputError(f"an attempt is cut off, or has a text of more than {limit} bytes")
-        self.at += size
-        return self.data[self.at - size : self.at]
-
-    def example(self) -> bytes:
-        (size,) = _LENGTH.unpack(self.take(_LENGTH.size, _LENGTH.size))
-        return self.take(size, MAX_EXAMPLE)
-
-
-def _decode_one(reader: _Reader) -> Attempt:
-    fields = _HEAD.unpack(reader.take(_HEAD.size, _HEAD.size))
-    at, expires, seconds, status, path, flags, drift, *counts, id_size = fields[:12]
-    reason, agent, examples = fields[12:]
-    if path not in Path.__members__.values() or examples > MAX_EXAMPLES:
+def _decode_one(data: bytes, start: int) -> tuple[Attempt, int]:
+    """The attempt at a position, and the position behind it."""
+    fields = _HEAD.unpack_from(data, start)
+    at, expires, seconds, status, path, flags, drift, received, kept, dropped, duplicates = fields[
+        :11
+    ]
+    id_size, reason_size, agent_size, examples = fields[11:]
+    if path >= len(_PATHS) or examples > MAX_EXAMPLES:
         raise BadInputError("an attempt has a path or a number of examples that there is not")
-    if not 100 <= status <= 999 or not all(abs(time) < 2**40 for time in (at, expires, seconds)):
+    if not (
+        100 <= status <= 999
+        and -_MAX_TIME < at < _MAX_TIME
+        and -_MAX_TIME < expires < _MAX_TIME
+        and -_MAX_TIME < seconds < _MAX_TIME
+    ):
         raise BadInputError("an attempt has a status or a time that there is not")
-    attempt = Attempt(reader.take(id_size, MAX_ID), at, Path(path), status, seconds)
-    attempt.verified, attempt.measured = bool(flags & _VERIFIED), bool(flags & _MEASURED)
-    attempt.reason, attempt.agent = reader.take(reason, MAX_REASON), reader.take(agent, MAX_AGENT)
-    attempt.expires = expires
-    attempt.received, attempt.kept, attempt.dropped, attempt.duplicates = counts
-    attempt.drift = drift if flags & _DRIFT else None
-    attempt.examples = tuple(reader.example() for _ in range(examples))
-    return attempt
+    if reason_size > MAX_REASON or agent_size > MAX_AGENT:
+        raise BadInputError("an attempt has a text that is too long")
+    reason = start + _HEAD.size + id_size
+    agent = reason + reason_size
+    end = agent + agent_size
+    if end > len(data):
+        raise BadInputError("an attempt is cut off")
+    attempt = Attempt(
+        data[reason - id_size : reason],
+        at,
+        _PATHS[path],
+        status,
+        seconds,
+        flags & _VERIFIED != 0,
+        data[reason:agent],
+        data[agent:end],
+        expires,
+        flags & _MEASURED != 0,
+        received,
+        kept,
+        dropped,
+        duplicates,
+        drift if flags & _DRIFT else None,
+    )
+    if examples:
+        attempt.examples, end = _decode_examples(data, end, examples)
+    return attempt, end
+
+
+def _decode_examples(data: bytes, at: int, count: int) -> tuple[tuple[bytes, ...], int]:
+    found = []
+    for _ in range(count):
+        (size,) = _LENGTH.unpack_from(data, at)
+        at += _LENGTH.size + size
+        if size > MAX_EXAMPLE or at > len(data):
+            raise BadInputError("an example is cut off or too long")
+        found.append(data[at - size : at])
+    return tuple(found), at
