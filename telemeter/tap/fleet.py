@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from telemeter.fleet.attempt import MAX_ENCODED, Attempt, decode_attempts, encode_attempts
+from telemeter.fleet.attempt import Attempt, decode_attempts, encode_attempts
 from telemeter.fleet.record import SILENT_AFTER, FleetRecord
 from telemeter.fleet.series import SeriesSource
 from telemeter.metrics.whitelist import Whitelist
@@ -24,12 +24,12 @@ from telemeter.web.routing import Route
 
 log = Logger()
 
-#: The kind of reports that are encoded attempts, ...
+#: The kind of reports that are encoded attempts.
 ATTEMPTS: Final = "attempts"
-#: ... of which as many fit into one as are the largest.
-_MAX_REPORTED: Final = MAX_REPORT // MAX_ENCODED
-#: How many are recorded together, in well under a millisecond.
+#: How many are recorded together, in well under a millisecond, ...
 _MAX_RECORDED: Final = 64
+#: ... and how many are reported together: a report takes as long as a hundred attempts.
+_MAX_REPORTED: Final = 256
 #: A cluster is silent that has missed so many intervals.
 _MISSED_INTERVALS: Final = 3
 
@@ -108,7 +108,13 @@ def reporter(report: Callable[[str, bytes], Deferred[None]], clock: Any) -> Atte
     """
 
     def take(attempts: Sequence[Attempt]) -> None:
-        report(ATTEMPTS, encode_attempts(attempts)).addErrback(_not_reported)
+        body = encode_attempts(attempts)
+        if len(body) <= MAX_REPORT:
+            report(ATTEMPTS, body).addErrback(_not_reported)
+        else:
+            middle = len(attempts) // 2
+            take(attempts[:middle])
+            take(attempts[middle:])
 
     return AttemptObserver(take, clock, _MAX_REPORTED)
 

@@ -21,6 +21,7 @@ from telemeter.fleet.attempt import (
     encode_attempts,
 )
 from telemeter.metrics.errors import BadInputError
+from telemeter.tap.workers.control import MAX_REPORT
 
 COUNTS = st.integers(0, 2**32 - 1)
 TIMES = st.floats(0, 2**39)
@@ -50,6 +51,7 @@ def test_they_arrive_as_they_were(attempts: list[Attempt]) -> None:
     encoded = encode_attempts(attempts)
     assert decode_attempts(encoded) == attempts
     assert len(encoded) <= MAX_ENCODED * len(attempts)
+    assert MAX_ENCODED <= MAX_REPORT  # each fits into a report
 
 
 @given(st.binary(max_size=400))

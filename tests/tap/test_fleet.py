@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.web.http_headers import Headers
 
-from telemeter.fleet.attempt import Attempt, Path, encode_attempts
+from telemeter.fleet.attempt import Attempt, Path, decode_attempts, encode_attempts
 from telemeter.metrics.upload import Converted
 from telemeter.tap.fleet import ATTEMPTS, Fleet, reporter
 from telemeter.tap.server_options import Options
@@ -123,9 +123,11 @@ def test_who_asks_is_told_of_the_last_attempt_too(clock: Clock, path: str) -> No
 def test_many_large_ones_fit(clock: Clock) -> None:
     parent = Parent()
     observe = reporter(parent.report, clock)
-    for request in requests(200, "r" * 200):
+    for request in requests(300, "r" * 200):
         observe(request, 400, 0.1)
+    observe.stop()
     assert len(parent.reports) > 3
+    assert sum(len(decode_attempts(report)) for report in parent.reports) == 300
     assert not [call for call in clock.getDelayedCalls() if call.getTime() > NOW + 1]
 
 
