@@ -192,7 +192,7 @@ class FleetRecord:
         if not attempt.verified:
             self._note_claim(attempt)
         elif 0 < len(attempt.cluster) <= MAX_ID:
-            self._note_attempt(attempt)
+            self._note_attempt(attempt, minute)
 
     def _note_claim(self, attempt: Attempt) -> None:
         slot = self._slots.get(attempt.cluster)
@@ -201,29 +201,31 @@ class FleetRecord:
             self._claims[slot] = min(self._claims[slot] + 1, 2**32 - 1)
             self._claim_status[slot] = attempt.status
 
-    def _note_attempt(self, attempt: Attempt) -> None:
-        cluster = attempt.cluster
+    def _note_attempt(self, attempt: Attempt, minute: int) -> None:
+        cluster, standing = attempt.cluster, self._standing
         slot = self._slots.get(cluster)
         if slot is None:
             slot = self._slot_for(cluster)
         else:
             self._slots.move_to_end(cluster)
-            self._standing.leave(*self._stands(slot))
+            standing.leave(*self._stands(slot))
         self.seen[slot] = attempt.at
         self.status[slot] = attempt.status
         self._path[slot] = attempt.path
         self._versions[slot] = self.version
-        if attempt.succeeded:
-            self.uploaded[slot] = attempt.at
+        if attempt.status < 400:
+            self.uploaded[slot], uploaded = attempt.at, minute
+        else:
+            uploaded = minute_of(self.uploaded[slot])
         if attempt.expires:
             self.expires[slot] = attempt.expires
-        self.agents[slot] = self._shared(attempt.agent)
+        self.agents[slot] = self._agents.get(attempt.agent) or self._shared(attempt.agent)
         if attempt.measured:
             self._measure(slot, attempt)
-        self._condition[slot] = self._condition_after(slot, attempt)
+        self._condition[slot] = condition = self._condition_after(slot, attempt)
         room = _TEXTS - len(cluster) - len(self._examples[slot])
         self._trails[slot] = add_attempt(self._trails[slot], attempt, room)
-        self._standing.enter(*self._stands(slot))
+        standing.enter(minute, condition, uploaded, self.kept[slot])
 
     def _measure(self, slot: int, attempt: Attempt) -> None:
         self.received[slot] = attempt.received
@@ -244,18 +246,13 @@ class FleetRecord:
         return _FAILED if attempt.failed else _REFUSED
 
     def _stands(self, slot: int) -> tuple[int, int, int, int]:
-        return (
-            minute_of(self.seen[slot]),
-            self._condition[slot],
-            minute_of(self.uploaded[slot]),
-            self.kept[slot],
-        )
+        seen, uploaded = self.seen[slot], self.uploaded[slot]
+        return int(seen // 60), self._condition[slot], int(uploaded // 60), self.kept[slot]
 
     def _shared(self, agent: bytes) -> bytes:
-        shared = self._agents.get(agent)
-        if shared is None and len(self._agents) < _SHARED_AGENTS:
-            self._agents[agent] = shared = agent
-        return agent if shared is None else shared
+        if len(self._agents) < _SHARED_AGENTS:
+            return self._agents.setdefault(agent, agent)
+        return agent
 
     def _slot_for(self, cluster: bytes) -> int:
         if len(self._slots) < self.max_clusters:
