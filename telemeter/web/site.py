@@ -54,6 +54,9 @@ _IGNORED_BODY = 65536
 #: For how many seconds a connection may be silent.
 _IDLE_SECONDS = 60
 _CLIENT_WENT_AWAY = 499
+_LONG_HEADERS: Final = (
+    f"the headers may have {HTTPChannel.totalHeadersSize} bytes, and be {HTTPChannel.maxHeaders}"
+)
 _PHRASES: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 _METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE"))
 
@@ -331,6 +334,11 @@ class Request(server.Request):
         self._account(_CLIENT_WENT_AWAY)
         super().connectionLost(reason)
 
+    def rejected(self, code: int, reason: str) -> None:
+        """The channel has answered already, because the body cannot be read on."""
+        note(self, reason=reason)
+        self._account(code)
+
     def _account(self, code: int) -> None:
         """Count and log the request, once."""
         if self not in self.site.active:
@@ -416,12 +424,37 @@ class Channel(HTTPChannel):
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """A line is longer than anything may be: say so, which Twisted would not."""
-        status = 431 if self.requests else 414
-        self.transport.write(
-            b"HTTP/1.1 %d %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-            % (status, _PHRASES[status])
-        )
-        self.transport.loseConnection()
+        if self.requests:
+            self._reject(431, _LONG_HEADERS)
+        else:
+            self._reject(414, f"the request line may have {self.MAX_LENGTH} bytes")
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        """Twisted cannot make a request of what it read: say why, which Twisted would not."""
+        if (
+            self._receivedHeaderSize > self.totalHeadersSize
+            or self._receivedHeaderCount > self.maxHeaders
+        ):
+            self._reject(431, _LONG_HEADERS)
+        else:
+            self._reject(400, "this is no well-formed HTTP request")
+
+    def _reject(self, status: int, reason: str) -> None:
+        """Answer what no request came of, or half of one, and hang up."""
+        if self._drained is None:  # otherwise the answer has gone out already
+            body = reason.encode() + b"\n"
+            self.transport.write(
+                b"HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n"
+                b"Connection: close\r\n\r\n%s"
+                % (status, _PHRASES[status], TEXT.encode(), len(body), body)
+            )
+            half = next((each for each in self.requests if each in self.site.active), None)
+            if half is not None:
+                half.rejected(status, reason)
+            else:
+                peer = getattr(self.transport.getPeer(), "host", "")
+                log.info("malformed request", status=status, reason=reason, peer=peer)
+        self.loseConnection()
 
     def hold(self) -> None:
         """Read no more for now."""
@@ -441,9 +474,9 @@ class Channel(HTTPChannel):
         )
 
     def dataReceived(self, data: bytes) -> None:
+        if self.transport.disconnecting:
+            return  # TLS hands on what it has read already, also after loseConnection
         if self._drained is not None:
-            if self.transport.disconnecting:
-                return  # TLS hands on what it has read already, also after loseConnection
             self._drained += len(data)
             if self._drained > _DRAIN_BYTES:
                 self.transport.abortConnection()
@@ -460,12 +493,6 @@ class Channel(HTTPChannel):
         if self._drained is None:
             super().allContentReceived()
         else:
-            self.loseConnection()
-
-    def _respondToBadRequestAndDisconnect(self) -> None:
-        if self._drained is None:
-            super()._respondToBadRequestAndDisconnect()
-        else:  # the answer has gone out already
             self.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

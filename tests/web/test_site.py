@@ -167,6 +167,20 @@ def test_what_a_path_leads_to(
     assert [event["status"] for event in log.requests()] == [status]
 
 
+def assert_rejected(wire: Wire, log: Log, status: int) -> None:
+    """The last answer says why, in the log too, and the connection ends behind it."""
+    answer = wire.answers[-1]
+    assert answer.status == status
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert answer.headers["connection"] == "close"
+    (event,) = [each for each in log if each.get("status") == status]
+    assert answer.text == event["reason"] + "\n"
+    assert event["peer"] == "192.0.2.7"
+    assert wire.is_closed()
+    # With a producer, TLS would keep the connection for as long as the other side likes.
+    assert wire.transport.producer is None
+
+
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
@@ -175,12 +189,13 @@ def test_what_a_path_leads_to(
         (b"GET /plain HTTP/1.1\r\nX: y\r\n\r\nGET /" + b"x" * 20_000, b"414 "),
     ],
 )
-def test_a_line_that_is_too_long_is_answered(toy: Toy, sent: bytes, status: bytes) -> None:
+def test_a_line_that_is_too_long_is_answered(
+    toy: Toy, sent: bytes, status: bytes, log: Log
+) -> None:
     wire = Wire(toy.site)
     wire.send(sent)
     assert wire.written.rpartition(b"HTTP/1.1 ")[2].startswith(status)
-    assert wire.written.endswith(b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-    assert wire.is_closed()
+    assert_rejected(wire, log, int(status[:3]))
     wire.vanish()
     assert toy.site.active == set()
 
@@ -440,16 +455,21 @@ MALFORMED = [
     b"POST /plain HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
     b"POST /plain HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n",
     b"POST /plain HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\nHost: x\r\n\r\n",
+    b"GET /plain HTTP/1.1\r\nBad Name: x\r\nHost: x\r\n\r\n",
+]
+LONG_HEADS = [
     b"GET / HTTP/1.1\r\n" + b"".join(b"X%d: y\r\n" % n for n in range(501)) + b"\r\n",
+    b"GET / HTTP/1.1\r\n" + (b"X: " + b"y" * 400 + b"\r\n") * 41 + b"\r\n",
 ]
 
 
-@pytest.mark.parametrize("sent", MALFORMED, ids=range(len(MALFORMED)))
-def test_malformed_heads_are_400(toy: Toy, sent: bytes) -> None:
-    wire = Wire(toy.site)
-    wire.send(sent)
-    assert wire.written == b"HTTP/1.1 400 Bad Request\r\n\r\n"
-    assert wire.is_closed()
+@pytest.mark.parametrize("eager", [False, True], ids=["TCP", "TLS"])
+@pytest.mark.parametrize("sent", MALFORMED + LONG_HEADS)
+def test_malformed_heads_are_rejected(toy: Toy, sent: bytes, eager: bool, log: Log) -> None:
+    wire = Wire(toy.site, eager=eager)
+    wire.send(sent, request_of("GET", "/plain"))
+    assert_rejected(wire, log, 431 if sent in LONG_HEADS else 400)
+    assert len(wire.answers) == 1
     wire.vanish()
     assert toy.seen == []
     assert toy.site.active == set()
@@ -458,13 +478,13 @@ def test_malformed_heads_are_400(toy: Toy, sent: bytes) -> None:
 @pytest.mark.parametrize(
     "bad", [b"zz\r\n", b"-1\r\n", b"3\r\nabcXY", b"0x3\r\nabc\r\n", b"3" * 5000, b"\r\n"]
 )
-def test_a_malformed_chunk_is_400(toy: Toy, bad: bytes) -> None:
+def test_a_malformed_chunk_is_400(toy: Toy, bad: bytes, log: Log) -> None:
     wire = Wire(toy.site)
     wire.send(head_of("POST", "/plain", {"Transfer-Encoding": "chunked"}), chunk(b"abc"), bad)
-    assert wire.written == b"HTTP/1.1 400 Bad Request\r\n\r\n"
-    assert wire.is_closed()
+    assert_rejected(wire, log, 400)
     wire.vanish()
     assert toy.seen == []
+    assert [event["status"] for event in log.requests()] == [400]
 
 
 # --- Bodies that nobody parses --------------------------------------------------------------------
