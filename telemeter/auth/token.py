@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from math import isfinite
 from typing import Any, Final
 
 import jwt
@@ -121,8 +122,8 @@ class TokenVerifier:
     def _check(self, token: str, now: float) -> Client:
         claims = self._decode(token)
         try:
-            expires = float(claims["exp"])
-            not_before = max(float(claims.get("nbf", 0)), float(claims.get("iat", 0)))
+            expires = _time(claims["exp"])
+            not_before = max(_time(claims.get("nbf", 0)), _time(claims.get("iat", 0)))
             private = claims.get(_PRIVATE_CLAIM) or {}
             labels = {**(private.get("labels") or {})}
             subject = claims.get("sub") or ""
@@ -171,3 +172,10 @@ class TokenVerifier:
             except (jwt.PyJWTError, ValueError, RecursionError):
                 continue
         raise NotAuthorizedError(reason)
+
+
+def _time(claim: object) -> float:
+    """A time in a claim, in seconds since the epoch; raises ValueError."""
+    if isinstance(claim, bool) or not isinstance(claim, int | float) or not isfinite(claim):
+        raise ValueError("expected a number")
+    return float(claim)

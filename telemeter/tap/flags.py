@@ -42,6 +42,8 @@ _UNITS: Final = {
 _TARGETS: Final = {"forward": "forward-url", "authorize": "authorize"}
 #: What may hold a password in a URL, also in a malformed one.
 _USER_INFO = re.compile(r"(?<=//).*@|^(?!.*//)[^\s\"'={},]+:.*@")
+#: The longest duration in seconds: as in Go, what 63 bits of nanoseconds hold.
+_LONGEST = 2**63 / 1e9
 _DURATION_PART = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
 
 
@@ -181,6 +183,13 @@ def text(value: str) -> str:
     return value
 
 
+def header_text(value: str) -> str:
+    """Text that goes into a header."""
+    if not value.isascii() or not value.isprintable():
+        raise ValueError("expected printable ASCII")
+    return value
+
+
 def duration(value: str) -> float:
     """A Go duration, in seconds: `4m30s`, `1.5h`, `0`."""
     if value == "0":
@@ -191,6 +200,8 @@ def duration(value: str) -> float:
         at = part.end()
     if not value or at < len(value):
         raise ValueError("expected a duration such as 4m30s, 15s or 0")
+    if seconds > _LONGEST:
+        raise ValueError("expected a duration such as 4m30s, 15s or 0, of 292 years at most")
     return seconds
 
 
@@ -232,7 +243,7 @@ def word_list(value: str) -> list[str]:
     if not value:
         return []
     try:
-        return [word.strip() for word in next(csv.reader([value]))]
+        return [word.strip() for word in next(csv.reader([value], strict=True))]
     except csv.Error as error:
         raise ValueError(f"expected a comma-separated list: {error}") from None
 
@@ -246,7 +257,7 @@ def memcached_list(value: str) -> list[tuple[str, int]]:
             host, port = parts.hostname, parts.port or 11211
         except ValueError:
             host, port = None, 0
-        if not host or parts.netloc != word or parts.username is not None:
+        if not host or " " in host or parts.netloc != word or parts.username is not None:
             raise ValueError("expected HOST:PORT, or several with commas between them")
         found.append((host, port))
     return found
@@ -295,6 +306,16 @@ def read_file(name: str, path: str) -> bytes:
         raise UsageError(f"--{name} {path!r}: expected a readable file: {reason}") from None
 
 
+def _read_pem(flags: Flags, name: str) -> bytes:
+    """What is in the file that a flag names, if it is given; raises `UsageError`."""
+    if not flags[name]:
+        return b""
+    content = read_file(name, flags[name])
+    if not content.strip():
+        raise UsageError(f"--{name} {flags[name]!r}: expected PEM, the file is empty")
+    return content
+
+
 def read_text(flags: Flags, name: str) -> str:
     """The content of a text file; raises `UsageError`."""
     try:
@@ -306,15 +327,15 @@ def read_text(flags: Flags, name: str) -> str:
 def read_secret(flags: Flags, name: str) -> str:
     """A secret, given by its flag or in the file that the flag `NAME-file` names."""
     file_flag = f"{name}-file"
-    if flags[name] or not flags[file_flag]:
-        return str(flags[name]).strip()
-    secret = read_text(flags, file_flag).strip()
-    if not secret:
-        raise UsageError(
-            f"--{file_flag} {flags[file_flag]!r}: expected a secret, the file is empty"
-        )
-    if not secret.isprintable():
-        raise UsageError(f"--{file_flag} {flags[file_flag]!r}: expected one line of printable text")
+    given = f"--{name} (a secret)"
+    secret = str(flags[name]).strip()
+    if not flags[name] and flags[file_flag]:
+        given = f"--{file_flag} {flags[file_flag]!r}"
+        secret = read_text(flags, file_flag).strip()
+        if not secret:
+            raise UsageError(f"{given}: expected a secret, the file is empty")
+    if secret and not secret.isprintable():
+        raise UsageError(f"{given}: expected one line of printable text")
     return secret
 
 
@@ -389,7 +410,7 @@ def read_policy(flags: Flags, authorities: str, *pair: str) -> ClientPolicy:
     if pair:
         flags.require_both(*pair)
     names = (authorities, *pair)
-    contents = [read_file(name, flags[name]) if flags[name] else b"" for name in names]
+    contents = [_read_pem(flags, name) for name in names]
     try:
         return ClientPolicy(
             *contents,

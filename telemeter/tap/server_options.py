@@ -22,6 +22,7 @@ from telemeter.tap.flags import (
     Flags,
     choice,
     duration,
+    header_text,
     integer,
     label_list,
     label_name,
@@ -196,7 +197,7 @@ class Options(Flags):
         ),
         Flag(
             "tenant-id",
-            text,
+            header_text,
             "FB870BF3-9F3A-44FF-9BF7-D7A047A52F43",
             "The tenant to forward as (header THANOS-TENANT).",
         ),
@@ -393,6 +394,10 @@ class Options(Flags):
                 f"--oidc-issuer {self['oidc-issuer']!r} needs --client-secret or "
                 "--client-secret-file, and neither was given"
             )
+        if secret and not self["oidc-issuer"]:
+            path = self["client-secret-file"]
+            given = "--client-secret" if self["client-secret"] else f"--client-secret-file {path!r}"
+            raise UsageError(f"{given} needs --oidc-issuer too, which was not given")
         return secret
 
     def read_certificates(self) -> tuple[CertificateOptions | None, CertificateOptions | None]:

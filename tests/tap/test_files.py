@@ -23,6 +23,11 @@ def test_they_are_read_from_disk(path: str) -> None:
         read(f"{path}.not")
 
 
+def test_no_name_is_not_the_working_directory() -> None:
+    with pytest.raises(FileNotFoundError):
+        read("")
+
+
 def test_what_is_read_is_recorded(path: str) -> None:
     with recording() as contents:
         assert contents == {}

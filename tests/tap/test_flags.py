@@ -85,6 +85,8 @@ def test_a_duration(value: str, seconds: float) -> None:
         "4m30",
         "1s-",
         "1,5s",
+        "2562048h",
+        "9" * 400 + "h",
     ],
 )
 def test_no_duration(value: str) -> None:
@@ -164,6 +166,11 @@ def test_a_list_of_pairs(value: str, pairs: list[tuple[str, str]]) -> None:
     assert pair_list(value) == pairs
 
 
+def test_a_list_with_a_quote_too_few_is_none() -> None:
+    with pytest.raises(ValueError, match="expected a comma-separated list"):
+        word_list('"a=b,c=d')
+
+
 @pytest.mark.parametrize("value", ["a", "=b", "a=b,c", "a=b,", ",a=b", "a=b,=c"])
 def test_no_list_of_pairs(value: str) -> None:
     with pytest.raises(ValueError, match="expected NAME=VALUE"):
@@ -208,7 +215,9 @@ def test_a_list_of_memcached_servers(value: str, servers: list[tuple[str, int]])
     assert memcached_list(value) == servers
 
 
-@pytest.mark.parametrize("value", ["a:x", "a:70000", ":1", "a:1/b", "u@a:1", "a,,b", "http://a:1"])
+@pytest.mark.parametrize(
+    "value", ["a:x", "a:70000", ":1", "a:1/b", "u@a:1", "a,,b", "http://a:1", "a b"]
+)
 def test_no_list_of_memcached_servers(value: str) -> None:
     with pytest.raises(ValueError, match="expected HOST:PORT"):
         memcached_list(value)

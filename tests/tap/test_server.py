@@ -588,6 +588,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with files that are not what flags want."""
     folder = tmp_path_factory.mktemp("files")
     (folder / "garbage").write_text("garbage\n")
+    (folder / "empty").write_text("\n")
     (folder / "rules").write_text("up\n{down\n")
     (folder / "ec.crt").write_bytes(certificate("ec"))
     (folder / "ec.key").write_bytes(pem("ec"))
@@ -600,6 +601,8 @@ REFUSED = [
     "--store-retention soon",
     "--store-max-series 0",
     "--tenant-key authorization_token",
+    "--tenant-id mandant-\u00fc",
+    "--tenant-id a\x00b",
     "--listen nowhere",
     "--listen-internal 9004",
     "--listen tcp:x",
@@ -634,7 +637,10 @@ REFUSED = [
     "--tls-crt {files}/ec.crt --tls-key {files}/rsa.key",
     "--internal-tls-crt {files}/ec.crt --internal-tls-key {files}/rsa.key",
     "--forward-ca-file {files}/garbage",
+    "--forward-ca-file {files}/empty",
+    "--forward-tls-crt {files}/empty --forward-tls-key {files}/empty",
     "--authorize-ca-file {files}/missing",
+    "--client-secret-file {files}/garbage",
     "--internal.tracing.sampling-fraction 7",
     "--workers -1",
     "--workers 257",
@@ -654,9 +660,17 @@ def test_a_bad_configuration_is_refused_in_one_line(line: str, files: Path) -> N
     assert message.startswith("telemeter-server: --")
     assert "\n" not in message
     assert flags[0] in message
-    assert flags[1] in message
+    assert repr(flags[1])[1:-1] in message
     assert (
         "expected" in message or "needs" in message or "belong" in message or "Twisted" in message
+    )
+
+
+def test_a_client_secret_needs_an_issuer() -> None:
+    with pytest.raises(SystemExit) as caught:
+        options_of("--client-secret", "hunter2")
+    assert str(caught.value) == (
+        "telemeter-server: --client-secret needs --oidc-issuer too, which was not given"
     )
 
 
