@@ -142,13 +142,23 @@ def test_a_prometheus_that_federates_from_it_shows_the_same(
         assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize(
-    "selector", ["", "{", "up[1m]", "rate(up[1m])", '{a=~"("}', "up offset 1m"]
+REFUSED = (
+    *("", "{", "up[1m]", "rate(up[1m])", '{a=~"("}', "up offset 1m"),
+    *("up or up", "up @ 1", "-up", '"up"', "up{,}", "NaN", "1", 'up{a=~"*"}'),
 )
-def test_what_a_prometheus_refuses_is_refused(selector: str, system: System) -> None:
+TAKEN = (" up ", "sum", "offset", "up#", "up{a='b',}", "up{a=`b`}", '{a=~".*"}', '{a=~""}')
+
+
+@pytest.mark.parametrize(
+    ("selector", "status"),
+    [*((each, 400) for each in REFUSED), *((each, 200) for each in TAKEN)],
+)
+def test_what_a_prometheus_refuses_is_refused_and_no_more(
+    selector: str, status: int, system: System
+) -> None:
     path = f"/federate?{urlencode({'match[]': selector})}"
     for url in (system.server.internal_url, system.central.url):
-        assert fetch(url + path).status == 400, url
+        assert fetch(url + path).status == status, url
 
 
 def test_the_scrape_is_whole(system: System, stack: Stack) -> None:
