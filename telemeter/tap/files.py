@@ -18,7 +18,7 @@ Signature: TypeAlias = tuple[tuple[str, int, int, int, int], ...]
 
 def _from_disk(path: str) -> bytes:
     if not path:  # which would be the working directory
-        raise OSError(ENOENT, strerror(ENOENT), path)
+        raise OSError(ENOENT, os.strerror(ENOENT), path)
     return Path(path).read_bytes()
 
 
