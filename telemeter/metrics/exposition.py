@@ -15,7 +15,7 @@ from typing import Final
 from telemeter.metrics.errors import BadInputError
 from telemeter.metrics.family import VALUE_FIELD, Family
 from telemeter.metrics.proto import metrics_pb2
-from telemeter.metrics.series import is_native, number_text, parts_of
+from telemeter.metrics.series import is_native, parts_of, value_text
 
 #: What Prometheus stores for a NaN that it reads from text.
 NORMAL_NAN: Final[float] = struct.unpack("<d", (0x7FF8000000000001).to_bytes(8, "little"))[0]
@@ -160,13 +160,13 @@ def render_text(families: Iterable[Family]) -> str:
             stamp = f" {metric.timestamp_ms}" if metric.HasField("timestamp_ms") else ""
             for suffix, label, value in parts_of(metric, family.type):
                 own = [*labels, label] if label else labels
-                lines.append(_sample(family.name + suffix, own) + number_text(value) + stamp)
+                lines.append(_sample(family.name + suffix, own) + value_text(value) + stamp)
             if is_native(metric, family.type) and not metric.histogram.bucket:
                 for suffix, value in (
                     ("_sum", metric.histogram.sample_sum),
                     ("_count", float(metric.histogram.sample_count)),
                 ):
-                    lines.append(_sample(family.name + suffix, labels) + number_text(value) + stamp)
+                    lines.append(_sample(family.name + suffix, labels) + value_text(value) + stamp)
     return "".join(line + "\n" for line in lines)
 
 

@@ -64,6 +64,11 @@ def number_text(value: float) -> str:
     return f"{sign}{digits[0]}{point}{digits[1:]}e+{len(whole) - 1:02}"
 
 
+def value_text(value: float) -> str:
+    """A number as Prometheus writes it as the value of a sample: `1`, `0.5`, `1e+06`."""
+    return number_text(value).removesuffix(".0")
+
+
 def _classic_parts(histogram: metrics_pb2.Histogram) -> Iterator[Part]:
     count = histogram.sample_count_float or float(histogram.sample_count)
     infinite = False

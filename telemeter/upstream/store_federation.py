@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from telemeter.metrics.family import encode_families
 from telemeter.metrics.proto import metrics_pb2, remote_pb2
 from telemeter.metrics.selector import NAME, Selector
-from telemeter.metrics.series import number_text
+from telemeter.metrics.series import number_text, value_text
 from telemeter.metrics.wire import write_varint
 from telemeter.upstream.store import Store
 from telemeter.upstream.store_cluster import Chosen, ClusterSeries
@@ -261,12 +261,12 @@ class Text:
         text = self._samples.get(tail)
         if text is None:
             value, when = _SAMPLE.unpack(tail)
-            shown = number_text(value)
             if self._open_metrics:
                 sign = "-" if when < 0 else ""
-                text = f"{shown} {sign}{abs(when) // 1000}.{abs(when) % 1000:03}".encode()
+                stamp = f"{sign}{abs(when) // 1000}.{abs(when) % 1000:03}"
+                text = f"{number_text(value)} {stamp}".encode()
             else:
-                text = f"{shown.removesuffix('.0')} {when}".encode()
+                text = f"{value_text(value)} {when}".encode()
             if len(self._samples) >= _MOST_REMEMBERED:
                 self._samples.clear()
             self._samples[tail] = text

@@ -70,8 +70,8 @@ class TestRoundTrip:
     @pytest.mark.parametrize(
         ("value", "text"),
         [
-            (1.0, "1.0"),
-            (-0.0, "-0.0"),
+            (1.0, "1"),
+            (-0.0, "-0"),
             (0.1, "0.1"),
             (1e6, "1e+06"),
             (-1234567.5, "-1.2345675e+06"),
@@ -347,25 +347,25 @@ class TestRender:
         made = histogram({0.5: 1, 1e10: 2}, total=7.5, count=3, at=5, a="b")
         assert render_text([family("h", made, kind=HISTOGRAM)]) == (
             "# TYPE h histogram\n"
-            'h_bucket{a="b",le="0.5"} 1.0 5\n'
-            'h_bucket{a="b",le="1e+10"} 2.0 5\n'
-            'h_bucket{a="b",le="+Inf"} 3.0 5\n'
+            'h_bucket{a="b",le="0.5"} 1 5\n'
+            'h_bucket{a="b",le="1e+10"} 2 5\n'
+            'h_bucket{a="b",le="+Inf"} 3 5\n'
             'h_sum{a="b"} 7.5 5\n'
-            'h_count{a="b"} 3.0 5\n'
+            'h_count{a="b"} 3 5\n'
         )
 
     def test_the_parts_of_a_summary(self) -> None:
         metric = sample(None, at=None, field="summary")
         metric.summary.quantile.add(quantile=0.5, value=2.0)
         assert render_text([family("s", metric, kind=SUMMARY)]) == (
-            '# TYPE s summary\ns{quantile="0.5"} 2.0\ns_sum 0.0\ns_count 0.0\n'
+            '# TYPE s summary\ns{quantile="0.5"} 2\ns_sum 0\ns_count 0\n'
         )
 
     @pytest.mark.parametrize("kind", [HISTOGRAM, GAUGE_HISTOGRAM])
     def test_a_native_histogram_is_written_as_its_sum_and_count(self, kind: MetricType) -> None:
         metric = histogram({}, total=7.5, count=3, at=5)
         metric.histogram.positive_span.append(BucketSpan(offset=0, length=1))
-        written = "# TYPE h histogram\nh_sum 7.5 5\nh_count 3.0 5\n"
+        written = "# TYPE h histogram\nh_sum 7.5 5\nh_count 3 5\n"
         assert render_text([family("h", metric, kind=kind)]) == written
 
     def test_a_native_histogram_with_classic_buckets_is_written_as_these(self) -> None:
@@ -373,7 +373,7 @@ class TestRender:
         metric.histogram.positive_span.append(BucketSpan(offset=0, length=1))
         written = render_text([family("h", metric, kind=HISTOGRAM)])
         assert written.count("h_sum") == written.count("h_count") == 1
-        assert 'h_bucket{le="1.0"} 3.0 5\n' in written
+        assert 'h_bucket{le="1.0"} 3 5\n' in written
 
     def test_names_that_the_format_lacks_are_quoted(self) -> None:
         metric = sample(1.0, at=None, **{"a.b": "c", "d": 'e"'})
@@ -382,5 +382,5 @@ class TestRender:
         assert render_text([made]) == (
             '# HELP "x\\"y" a\\\\b\\nc\n'
             '# TYPE "x\\"y" untyped\n'
-            '{"x\\"y","a.b"="c",d="e\\""} 1.0\n'
+            '{"x\\"y","a.b"="c",d="e\\""} 1\n'
         )  # fmt: skip
