@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from io import BytesIO
 from urllib.parse import parse_qsl
 
 from twisted.internet.interfaces import IReactorTime
@@ -30,19 +31,21 @@ log = Logger()
 class _Form:
     """Takes the body of a request, which may be a form."""
 
-    def __init__(self, length: int | None, *, wanted: bool) -> None:
+    def __init__(self, length: int | None) -> None:
         if length is not None and length > _BODY_LIMIT:
             raise _too_long(length)
-        self._wanted = wanted
-        self._size = 0
-        self.data = b""
+        self._body = BytesIO()
+
+    @property
+    def data(self) -> bytes:
+        """The body."""
+        return self._body.getvalue()
 
     def write(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._size > _BODY_LIMIT:
-            raise _too_long(self._size)
-        if self._wanted:
-            self.data += data
+        size = self._body.tell() + len(data)
+        if size > _BODY_LIMIT:
+            raise _too_long(size)
+        self._body.write(data)
 
     def abandoned(self) -> None:
         """There is nothing to undo."""
@@ -77,8 +80,8 @@ class Authorize:
         return Route("/authorize", self.post, ("POST",), "authorize", self.gate)
 
     def gate(self, request: IRequest, length: int | None) -> _Form:
-        """Take a short body; without credentials not even that is kept."""
-        return _Form(length, wanted=request.getHeader("Authorization") is not None)
+        """Take a body that is shorter than headers may be: what it says comes before the token."""
+        return _Form(length)
 
     async def post(self, request: IRequest) -> bytes:
         form = admit(request, self.gate)

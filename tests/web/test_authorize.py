@@ -267,6 +267,14 @@ def test_no_token_is_401(server: Server, caller: Caller, value: str | None) -> N
     assert server.tollbooth.received == []
 
 
+@pytest.mark.parametrize("value", [None, "", "Bearer", "Basic YTpi"])
+def test_no_token_beside_a_form_is_401(server: Server, caller: Caller, value: str | None) -> None:
+    headers = FORM if value is None else {**FORM, "Authorization": value}
+    answer = caller("POST", "/authorize", headers, b"id=" + CLUSTER.encode())
+    assert answer.status == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
 # --- What the authorization server says -----------------------------------------------------------
 
 
