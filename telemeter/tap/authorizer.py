@@ -48,6 +48,8 @@ class Options(Flags):
             raise UsageError("--tokens is required: a JSON file with the tokens to accept")
         try:
             entries: Any = json.loads(read_file("tokens", self["tokens"]))
+            if not isinstance(entries, list):
+                raise ValueError("no list")
             self.tokens = [entry["token"] for entry in entries]
             if not all(isinstance(token, str) and token for token in self.tokens):
                 raise ValueError("a token is no text")

@@ -38,6 +38,7 @@ _UNITS: Final = {
     "m": 60.0,
     "h": 3600.0,
 }
+_BOOLEANS: Final = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
 #: The flags that name the servers that `policy_flags` are about.
 _TARGETS: Final = {"forward": "forward-url", "authorize": "authorize"}
 #: What may hold a password in a URL, also in a malformed one.
@@ -118,10 +119,26 @@ class Flags(Options):
     def parseOptions(self, options: Any = None) -> None:
         """Parse and check; every error ends the program with one line."""
         try:
-            super().parseOptions(options)
+            super().parseOptions(self._without_values(sys.argv[1:] if options is None else options))
             self.check()
         except UsageError as error:
             raise SystemExit(f"{self.program}: {' '.join(str(error).split())}") from None
+
+    def _without_values(self, arguments: Sequence[str]) -> list[str]:
+        """The arguments with `--SWITCH=true`, as the original takes it, in the form `--SWITCH`."""
+        switches = {f"--{flag.name}" for flag in self.flags if flag.parse is None}
+        kept: list[str] = []
+        for argument in arguments:
+            name, separator, value = argument.partition("=")
+            if not separator or name not in switches:
+                kept.append(argument)
+            elif value.lower() not in _BOOLEANS:
+                raise UsageError(f"{name} {value!r}: expected true or false")
+            elif _BOOLEANS[value.lower()]:
+                kept.append(name)
+            else:
+                kept = [each for each in kept if each != name]
+        return kept
 
     def parseArgs(self, *surplus: str) -> None:
         """Everything is said with flags."""

@@ -64,6 +64,8 @@ def test_no_token_is_logged(tokens: Path, log: Log) -> None:
         b"nonsense",
         b"\xff",
         b"{}7",
+        b"{}",
+        b'""',
         b'{"token": "a"}',
         b'["a"]',
         b'[{"Token": "a"}]',
