@@ -1,4 +1,4 @@
-"""The agent's cycle: collect, transform, authorize, upload; every interval, never twice at once."""
+"""The agent's cycle: collect, transform, authorize, upload; then an interval's rest."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Plan:
         transformer: what to do with what was collected.
         tokens: gets the token for uploads.
         destination: where to upload.
-        interval: seconds from the start of one cycle to the start of the next.
+        interval: seconds from the end of one cycle to the start of the next.
     """
 
     source: Source
@@ -140,7 +140,7 @@ class Agent(Service):
             self._start()
 
     def _start(self) -> None:
-        """Begin a cycle now, and one every interval from now on."""
+        """Begin a cycle now, and each further one an interval after the end of the last."""
         self._retry = None
         self._loop = LoopingCall(self._tick)
         self._loop.clock = self._clock
@@ -168,6 +168,11 @@ class Agent(Service):
             self._again = False
             self._pause()
             self._start()
+        elif self._loop is not None:
+            # By itself the loop goes by the start of its first cycle. A server's --ratelimit is as
+            # long as our interval by default, and counts from when it saw the last upload: then a
+            # collection that takes less time than the one before is uploaded too early.
+            self._loop.starttime = self._clock.seconds()
 
     async def _guarded_cycle(self) -> None:
         TOTAL.inc()

@@ -147,7 +147,7 @@ class Options(Flags):
             "interval",
             _interval,
             270.0,
-            "The time from one cycle to the next. Prometheus federates the last 5 minutes.",
+            "The time from one cycle's end to the next. Prometheus federates the last 5 minutes.",
             shown="4m30s",
         ),
         Flag(

@@ -23,6 +23,7 @@ from tests.fakes import (
     Broken,
     Growth,
     Log,
+    Peer,
     Reply,
     has_fired,
     run,
@@ -164,8 +165,25 @@ def test_a_slow_upload_is_never_overlapped(world: World, clock: Clock) -> None:
     assert (len(world.prometheus.received), world.uploads) == (1, 1)
     world.server.only.answer(Reply(200))
     assert world.uploads == 1
-    # The rhythm is that of the start; what was missed is not made up for.
-    assert times_of_uploads(world, 10) == [5]
+    # What was missed is not made up for.
+    assert times_of_uploads(world, 15) == [10]
+
+
+@pytest.mark.parametrize("slow", ["prometheus", "authorize", "server"])
+def test_no_upload_comes_sooner_than_an_interval_after_the_last(
+    world: World, clock: Clock, slow: str
+) -> None:
+    # As a server with --ratelimit 4m30s, the default of both, sees it.
+    peer: Peer = getattr(world, slow)
+    reply = peer.reply
+    assert isinstance(reply, Reply)
+    peer.reply = SILENCE
+    started(world)
+    clock.advance(3)
+    peer.reply = reply
+    peer.only.answer(reply)
+    assert world.uploads == 1
+    assert times_of_uploads(world, 600) == [270, 540]
 
 
 def test_a_slow_source_is_never_overlapped(clock: Clock) -> None:
