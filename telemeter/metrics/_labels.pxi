@@ -211,7 +211,8 @@ cdef class Labels:
     cdef int look_up(self, Span name, uint64_t key, Span value) except -1:
         """Take a label that is not encoded yet; names are the same if they lie in one place."""
         cdef Label* label = self.next()
-        if self.count >= self.known or label.name.start != name.start or label.name.size != name.size:
+        cdef bint is_known = self.count < self.known
+        if not is_known or label.name.start != name.start or label.name.size != name.size:
             label = self.renew()
             label.name = name
             label.key = key
