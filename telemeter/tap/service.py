@@ -117,6 +117,14 @@ def _log_stream(runner: Any) -> Any:
     return sys.stderr
 
 
+class StartError(SystemExit, Exception):
+    """Ends the program with one line, because it cannot start.
+
+    It is an Exception for twistd, which tells of no other to the process that waits for the daemon
+    in the background: that would wait for ever.
+    """
+
+
 class Listening(Service):
     """Listens at an address, and does nothing with those who connect."""
 
@@ -150,7 +158,7 @@ class Listening(Service):
         failures: list[Failure] = []
         self._endpoint.listen(self._factory).addCallbacks(self._listening, failures.append)
         if failures:
-            raise SystemExit(f"{self._program}: {self._cannot_listen(failures[0].value)}")
+            raise StartError(f"{self._program}: {self._cannot_listen(failures[0].value)}")
         super().privilegedStartService()
 
     def startService(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from demo.keys import signing_key
-from demo.programs import start_server, start_source, wait_for_samples
+from demo.programs import start_server, start_source, twistd, wait_for_samples
 from demo.stack import Stack
 
 from .command_line import run_twistd
@@ -208,6 +209,21 @@ def test_a_port_in_use_is_named(plugin: str, bad_files: Path, busy_port: int) ->
     assert "--listen" in last
     assert f"127.0.0.1:{busy_port}" in last
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("plugin", USABLE)
+def test_a_port_in_use_ends_a_daemon_in_the_background_too(
+    plugin: str, bad_files: Path, busy_port: int, tmp_path: Path
+) -> None:
+    flags = USABLE[plugin].format(folder=bad_files, port=busy_port).split()
+    in_background = [word for word in twistd(plugin, *flags) if word not in ("-n", "--pidfile=")]
+    done = subprocess.run(
+        in_background, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 1
+    assert f"{plugin}: --listen" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["twistd.log"]
+    assert f"127.0.0.1:{busy_port}" in (tmp_path / "twistd.log").read_text().splitlines()[-1]
 
 
 def test_no_pid_file_and_no_log_file_is_left(stack: Stack) -> None:
