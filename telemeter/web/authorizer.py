@@ -65,10 +65,12 @@ class StubAuthorizer:
             )
         try:
             asked: Any = json.loads(question.body.getvalue())
+            if not isinstance(asked, dict):
+                raise ValueError("expected an object")
             cluster, token = asked.get("cluster_id", ""), asked.get("authorization_token", "")
             if not isinstance(cluster, str) or not isinstance(token, str):
                 raise ValueError("cluster_id and authorization_token must be strings")
-        except (ValueError, AttributeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             return 400, _error("InvalidBody", f"Unable to parse body as JSON: {error}")
         if not cluster:
             return 400, _error("BadRequest", "No cluster ID provided.")
