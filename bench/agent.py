@@ -213,8 +213,8 @@ def _make_plan(reactor: Any, url: str, way: str, anonymizing: bool) -> Plan:
     transforms = Transforms(
         {}, {"ALERTS": "alerts"}, frozenset(["instance"] if anonymizing else []), "salt"
     )
-    source = make_agent(reactor, "federate_from")
-    to = make_agent(reactor, "federate_to")
+    source = make_agent(reactor, "federate_from", "bench")
+    to = make_agent(reactor, "federate_to", "bench")
     return Plan(
         Source(source, reactor, f"{url}/federate", token="", limit=_LIMIT, timeout=_TIMEOUT),
         Transformer(transforms, compiled=way == "compiled"),

@@ -14,7 +14,6 @@ from twisted.web.iweb import IAgent
 from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE, TEXT_CONTENT_TYPE
 from telemeter.metrics.format import EXPECTED, Decoder, decoder_for
 from telemeter.net.body import AnswerTooLongError, read_body
-from telemeter.net.client import USER_AGENT
 from telemeter.net.errors import explain
 from telemeter.net.url import split_credentials
 
@@ -68,7 +67,7 @@ class Source:
         self._client = HTTPClient(agent)
         self._clock = clock
         self._url, credentials = split_credentials(url)
-        self._headers = Headers({"Accept": [_ACCEPT], "User-Agent": [USER_AGENT]})
+        self._headers = Headers({"Accept": [_ACCEPT]})
         if token:
             credentials = f"Bearer {token}"
         if credentials:

@@ -14,7 +14,6 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 from telemeter.net.body import read_body
-from telemeter.net.client import USER_AGENT
 from telemeter.net.errors import explain
 from telemeter.net.quoted import quote_answer
 from telemeter.net.url import split_credentials
@@ -62,9 +61,7 @@ class TokenStore:
         self._clock = clock
         self._asks = (url, initial_token)
         self._url, _ = split_credentials(url)
-        self._headers = Headers(
-            {"Authorization": [f"Bearer {initial_token}"], "User-Agent": [USER_AGENT]}
-        )
+        self._headers = Headers({"Authorization": [f"Bearer {initial_token}"]})
         self._token: Token | None = None
 
     async def get(self) -> Token:

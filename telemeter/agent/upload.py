@@ -13,7 +13,6 @@ from telemeter.agent.federate import HTTP_REQUESTS
 from telemeter.agent.token import Token, retry_after_seconds
 from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE
 from telemeter.net.body import BytesBody, read_body
-from telemeter.net.client import USER_AGENT
 from telemeter.net.errors import explain
 from telemeter.net.quoted import quote_answer
 from telemeter.net.url import split_credentials
@@ -82,7 +81,6 @@ class Destination:
                     "Authorization": [f"Bearer {token.value}"],
                     "Content-Type": [PROTOBUF_CONTENT_TYPE],
                     "Content-Encoding": ["snappy"],
-                    "User-Agent": [USER_AGENT],
                 }
             ),
             allow_redirects=False,

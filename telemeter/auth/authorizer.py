@@ -19,7 +19,6 @@ from twisted.web.iweb import IAgent
 from telemeter.auth.fnv import fnv1a_base32
 from telemeter.auth.oidc import TokenUnavailableError
 from telemeter.net.body import BytesBody, read_body
-from telemeter.net.client import USER_AGENT
 from telemeter.net.errors import explain
 from telemeter.net.url import split_credentials
 
@@ -105,7 +104,6 @@ class AuthorizationServer:
             {
                 "Content-Type": ["application/json"],
                 "Accept": ["application/json"],
-                "User-Agent": [USER_AGENT],
             }
         )
         if credentials:

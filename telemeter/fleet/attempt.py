@@ -60,8 +60,9 @@ class Attempt:
         agent: the sender's User-Agent.
         expires: until when its token holds, in seconds since the epoch; 0: not known.
         measured: whether it came as far as having its series counted, below.
-        received, kept, dropped, duplicates: series that came, that are forwarded, that no rule of
-            the whitelist allowed, that were there twice.
+        received, kept, dropped, duplicates: series that came, that the rules let pass (whether
+            or not the upstream took them), that no rule of the whitelist allowed, that were there
+            twice.
         drift: by how many seconds the newest timestamp lay ahead of the server's clock when the
             request began, negative: behind; None: not known.
         examples: dropped series, each the encoded labels of a `TimeSeries`.

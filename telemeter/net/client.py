@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any, Final
+from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 from twisted.internet.defer import Deferred
@@ -19,8 +19,6 @@ from telemeter.net.body import BytesBody
 from telemeter.net.proxy import Proxies
 from telemeter.net.route import RoutingAgent
 from telemeter.net.tls import ClientPolicy
-
-USER_AGENT: Final = f"telemeter/{__version__}"
 
 IN_FLIGHT = Gauge(
     "client_in_flight_requests",
@@ -88,6 +86,7 @@ def make_pool(reactor: Any) -> HTTPConnectionPool:
 def make_agent(
     reactor: Any,
     name: str,
+    program: str,
     *,
     pool: HTTPConnectionPool | None = None,
     policy: IPolicyForHTTPS | None = None,
@@ -98,6 +97,7 @@ def make_agent(
     Args:
         reactor: opens the connections.
         name: the value of the label `client` in the metrics.
+        program: which program asks, for the header User-Agent.
         pool: where connections wait for the next request; None: one connection a request. Agents
             with different policies or proxies need different pools, which know of neither.
         policy: whom to trust; None: the system's certificate authorities.
@@ -106,6 +106,7 @@ def make_agent(
     agent = RoutingAgent(
         reactor,
         Proxies() if proxies is None else proxies,
+        user_agent=f"{program}/{__version__}",
         pool=pool,
         policy=ClientPolicy() if policy is None else policy,
         timeout=_CONNECT_TIMEOUT,

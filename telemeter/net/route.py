@@ -90,10 +90,16 @@ class _Endpoints:
     """Endpoints of servers and of proxies."""
 
     def __init__(
-        self, reactor: Any, proxies: Proxies, policy: IPolicyForHTTPS, timeout: float
+        self,
+        reactor: Any,
+        proxies: Proxies,
+        policy: IPolicyForHTTPS,
+        user_agent: str,
+        timeout: float,
     ) -> None:
         self._reactor = reactor
         self._proxies = proxies
+        self._user_agent = user_agent
         self._policy = policy
         self._timeout = timeout
 
@@ -111,7 +117,9 @@ class _Endpoints:
         proxy = self._proxies.proxy_to("https", host, uri.port)
         endpoint = self._tcp(host, uri.port)
         if proxy is not None:
-            endpoint = TunnelEndpoint(self.of_proxy(proxy), host, uri.port, self._reactor)
+            endpoint = TunnelEndpoint(
+                self.of_proxy(proxy), host, uri.port, self._reactor, self._user_agent
+            )
         return self._tls(uri.host, uri.port, endpoint)
 
     def of_proxy(self, proxy: Proxy) -> ProxyEndpoint:
@@ -145,6 +153,7 @@ class RoutingAgent:
         reactor: Any,
         proxies: Proxies,
         *,
+        user_agent: str,
         pool: HTTPConnectionPool | None,
         policy: IPolicyForHTTPS,
         timeout: float,
@@ -154,13 +163,15 @@ class RoutingAgent:
         Args:
             reactor: opens the connections.
             proxies: which proxy is for what.
+            user_agent: who asks: servers, and proxies for a tunnel, are told in each request.
             pool: where connections wait for the next request; None: one connection a request. To
                 a proxy for http they are kept apart from direct ones.
             policy: whom to trust: servers, and proxies that are spoken to over TLS.
             timeout: how many seconds a connection may take.
         """
         self._proxies = proxies
-        endpoints = _Endpoints(reactor, proxies, policy, timeout)
+        self._user_agent = user_agent
+        endpoints = _Endpoints(reactor, proxies, policy, user_agent, timeout)
         self._agent = Agent.usingEndpointFactory(reactor, endpoints, pool)
         self._http_agent: ProxyAgent | None = None
         if proxies.http is not None:
@@ -173,6 +184,8 @@ class RoutingAgent:
         headers: Headers | None = None,
         bodyProducer: IBodyProducer | None = None,
     ) -> Deferred[IResponse]:
+        headers = Headers() if headers is None else headers.copy()
+        headers.setRawHeaders(b"User-Agent", [self._user_agent])
         parsed = URI.fromBytes(uri)
         proxy = None
         if self._http_agent is not None and parsed.scheme == b"http":
@@ -180,7 +193,6 @@ class RoutingAgent:
         if self._http_agent is None or proxy is None:
             direct: Deferred[IResponse] = self._agent.request(method, uri, headers, bodyProducer)
             return direct
-        headers = Headers() if headers is None else headers.copy()
         if proxy.authorization is not None:
             headers.setRawHeaders(b"Proxy-Authorization", [proxy.authorization])
         # A fragment is not for others; ProxyAgent would send it.

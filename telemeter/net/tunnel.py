@@ -19,7 +19,6 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from telemeter import __version__
 from telemeter.net.errors import ProxyError, explain
 from telemeter.net.proxy import Proxy, host_and_port
 
@@ -81,6 +80,7 @@ class TunnelEndpoint:
         host: str,
         port: int,
         clock: IReactorTime,
+        user_agent: str,
         seconds: float = ANSWER_SECONDS,
     ) -> None:
         """Make an endpoint.
@@ -90,11 +90,13 @@ class TunnelEndpoint:
             host: the server's name or IP address, as the proxy knows it.
             port: the server's TCP port.
             clock: times the proxy.
+            user_agent: who asks for the tunnel.
             seconds: how long it may take to open the tunnel, once it is connected.
         """
         self._endpoint = endpoint
         self._target = host_and_port(host, port)
         self._clock = clock
+        self._user_agent = user_agent
         self._seconds = seconds
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
@@ -105,7 +107,12 @@ class TunnelEndpoint:
             the proxy is closed. Cancelling closes it too.
         """
         tunnel = _Tunnel(
-            self._endpoint.proxy, self._target, protocolFactory, self._clock, self._seconds
+            self._endpoint.proxy,
+            self._target,
+            protocolFactory,
+            self._clock,
+            self._user_agent,
+            self._seconds,
         )
         return self._endpoint.connect(_OneTunnel(tunnel)).addCallback(lambda _: tunnel.opened)
 
@@ -133,6 +140,7 @@ class _Tunnel(Protocol):
         target: str,
         factory: IProtocolFactory,
         clock: IReactorTime,
+        user_agent: str,
         seconds: float,
     ) -> None:
         self.opened: Deferred[IProtocol] = Deferred(lambda _: self._give_up("no answer in time"))
@@ -140,6 +148,7 @@ class _Tunnel(Protocol):
         self._target = target
         self._factory = factory
         self._clock = clock
+        self._user_agent = user_agent
         self._seconds = seconds
         self._head = b""
         self._room = HEAD_LIMIT
@@ -155,7 +164,7 @@ class _Tunnel(Protocol):
         lines = [
             b"CONNECT %b HTTP/1.1" % target,
             b"Host: " + target,
-            b"User-Agent: telemeter/" + __version__.encode("ascii"),
+            b"User-Agent: " + self._user_agent.encode("ascii"),
         ]
         if self._proxy.authorization is not None:
             lines.append(b"Proxy-Authorization: " + self._proxy.authorization)

@@ -298,7 +298,11 @@ def make_plan(options: Options, reactor: Any, previous: Plan | None = None) -> P
     authorize_url, upload_url = options.urls()
     timeout = max(options["interval"], _SHORTEST_TIMEOUT)
     to_agent = make_agent(
-        reactor, "federate_to", policy=settings["to_policy"], proxies=read_proxies()
+        reactor,
+        "federate_to",
+        options.program,
+        policy=settings["to_policy"],
+        proxies=read_proxies(),
     )
     tokens = previous.tokens if previous else None
     if tokens is None or not tokens.serves(authorize_url, settings["to_token"]):
@@ -308,7 +312,7 @@ def make_plan(options: Options, reactor: Any, previous: Plan | None = None) -> P
     from_url = default_path(options["from"], "/federate")
     return Plan(
         Source(
-            make_agent(reactor, "federate_from", policy=settings["policy"]),
+            make_agent(reactor, "federate_from", options.program, policy=settings["policy"]),
             reactor,
             add_query(from_url, [("match[]", match) for match in settings["matches"]]),
             token=settings["from_token"],

@@ -277,7 +277,14 @@ class Clients:
     def _agent(self, name: str, policy: ReloadablePolicy) -> IAgent:
         pool = make_pool(self._reactor)
         self._pools.append(pool)
-        return make_agent(self._reactor, name, pool=pool, policy=policy, proxies=self._proxies)
+        return make_agent(
+            self._reactor,
+            name,
+            self._options.program,
+            pool=pool,
+            policy=policy,
+            proxies=self._proxies,
+        )
 
     def _with_token(self, agent: IAgent) -> IAgent:
         return agent if self._tokens is None else OIDCAgent(agent, self._tokens)

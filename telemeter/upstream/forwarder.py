@@ -18,7 +18,6 @@ from twisted.web.iweb import IAgent, IResponse
 from telemeter.auth.oidc import TokenUnavailableError
 from telemeter.metrics.compression import compress_block
 from telemeter.net.body import BytesBody, read_body
-from telemeter.net.client import USER_AGENT
 from telemeter.net.errors import explain
 from telemeter.net.quoted import quote_answer
 from telemeter.net.url import split_credentials
@@ -172,7 +171,6 @@ def _make_headers(version: Version, tenant: str, credentials: str | None) -> Hea
             "Content-Type": [content_type],
             "Content-Encoding": ["snappy"],
             "X-Prometheus-Remote-Write-Version": [number],
-            "User-Agent": [USER_AGENT],
             "THANOS-TENANT": [tenant],
         }
     )

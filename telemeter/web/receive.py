@@ -208,7 +208,7 @@ class ReceiveEndpoint:
         note(
             request,
             received=written.received,
-            forwarded=written.series,
+            forwarded=0,
             dropped=written.dropped,
         )
         remember(request, result=written)
@@ -225,6 +225,7 @@ class ReceiveEndpoint:
                 Refused(400, "nothing is left to forward: no series, or none is whitelisted"),
             )
         sent = await self._forward(write, written)
+        note(request, forwarded=written.series)
         if write.version == 2:
             _tell_written(request, self._accepted(written, sent))
         # 2.0 asks for 204 of a receiver; a sender of 1.0 is told what the upstream said.

@@ -225,7 +225,7 @@ class UploadEndpoint:
         note(
             request,
             received=converted.received,
-            forwarded=converted.series,
+            forwarded=0,
             dropped=converted.dropped,
         )
         remember(request, result=converted)
@@ -235,6 +235,7 @@ class UploadEndpoint:
             except Exception:
                 upload.slot.give_back()
                 raise
+            note(request, forwarded=converted.series)
         return b""
 
     async def _converted(self, upload: Upload) -> Converted:

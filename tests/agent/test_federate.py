@@ -88,7 +88,6 @@ def test_what_is_asked(source: Source, peer: Peer) -> None:
     accept = asked.headers["accept"]
     assert accept.startswith(PROTOBUF_CONTENT_TYPE)
     assert accept.index("text/plain; version=0.0.4") > 0
-    assert asked.headers["user-agent"].startswith("telemeter/")
     assert "authorization" not in asked.headers
     assert asked.body == b""
 

@@ -61,7 +61,6 @@ def test_what_is_asked(store: TokenStore, peer: Peer) -> None:
     asked = peer.only
     assert (asked.method, asked.target) == ("POST", "/authorize?id=cluster")
     assert asked.headers["authorization"] == f"Bearer {TOKEN}"
-    assert asked.headers["user-agent"].startswith("telemeter/")
     assert asked.headers.get("content-length", "0") == "0"
     assert asked.body == b""
 

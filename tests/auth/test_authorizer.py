@@ -42,7 +42,6 @@ def test_a_yes(server: AuthorizationServer, peer: Peer, status: int) -> None:
     assert question.json == {"cluster_id": "cluster", "authorization_token": "token"}
     assert question.headers["content-type"] == "application/json"
     assert question.headers["accept"] == "application/json"
-    assert question.headers["user-agent"].startswith("telemeter/")
     assert question.headers["content-length"] == str(len(question.body))
     assert "authorization" not in question.headers
 

@@ -31,6 +31,7 @@ async def ask(reactor: Any, authorities: str, *urls: str) -> None:
     agent = make_agent(
         reactor,
         "ask",
+        "ask",
         pool=pool,
         policy=ClientPolicy(Path(authorities).read_bytes(), authority_flag="--ca-file"),
         proxies=Proxies.from_environment(os.environ),

@@ -16,6 +16,7 @@ import trustme
 
 from demo.programs import start_authorizer, twistd
 from demo.stack import HOST, LogFollower, Program, Ready, Stack, fetch
+from telemeter import __version__
 
 from .conftest import need_command
 from .proxies import (
@@ -141,7 +142,10 @@ def test_https_goes_through_a_tunnel(site: Site) -> None:
     assert site.secure.requests == ["GET /hidden?b=c HTTP/1.1"]
     (headers,) = site.secure.headers
     # The proxy did not see the request, and so could not add anything.
-    assert headers == {"host": f"{NAME}:{site.secure.port}"}
+    assert headers == {
+        "host": f"{NAME}:{site.secure.port}",
+        "user-agent": f"ask/{__version__}",
+    }
     assert "hidden" not in site.open_proxy.program.output()
 
 

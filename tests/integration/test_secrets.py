@@ -21,6 +21,7 @@ import snappy
 from demo.keys import signing_key
 from demo.programs import Server, listen_address, start_agent, start_server, twistd
 from demo.stack import HOST, Answer, LogFollower, Program, Ready, Stack, fetch, parse_logfmt
+from telemeter import __version__
 from telemeter.auth.composite import make_composite
 from telemeter.metrics.proto.remote_pb2 import WriteRequest
 from telemeter.tap import authorizer, client, server_options, token
@@ -410,6 +411,26 @@ def test_each_secret_was_in_use(afterwards: Everything) -> None:
     assert set(SECRETS) - used == {"salt", "to-password"}
     assert afterwards.others.granted > 1
     assert len(set(afterwards.jwts)) > 1
+
+
+def test_each_server_and_proxy_is_told_which_program_asks(afterwards: Everything) -> None:
+    """Part of what is said here, where all programs ask all others, because nothing is secret."""
+    asked = {
+        (
+            request.headers.get("user-agent", ""),
+            "a tunnel" if request.method == "CONNECT" else request.path,
+        )
+        for request in afterwards.others.peer.requests
+    }
+    by_program = {
+        "client": {"/federate", "/authorize", "/upload", "a tunnel"},
+        "server": {"/.well-known/openid-configuration", "/token", "/tollbooth", "/write"},
+    }
+    assert asked == {
+        (f"telemeter-{name}/{__version__}", path)
+        for name, paths in by_program.items()
+        for path in paths
+    }
 
 
 def test_no_log_tells_a_secret(afterwards: Everything) -> None:

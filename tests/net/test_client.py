@@ -12,9 +12,8 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface.verify import verifyObject
 
-from telemeter import __version__
 from telemeter.net.body import BytesBody, read_body
-from telemeter.net.client import USER_AGENT, InstrumentedAgent, make_agent, make_pool
+from telemeter.net.client import InstrumentedAgent, make_agent, make_pool
 from tests.fakes import SILENCE, Broken, Growth, Peer, Reply, has_fired, result_of
 
 URL = b"http://x.test/"
@@ -32,10 +31,6 @@ def agent(peer: Peer, clock: Clock) -> InstrumentedAgent:
 
 def test_it_is_an_agent(agent: InstrumentedAgent) -> None:
     assert verifyObject(IAgent, agent)
-
-
-def test_the_user_agent_says_which_version_this_is() -> None:
-    assert f"telemeter/{__version__}" == USER_AGENT
 
 
 @pytest.mark.parametrize("status", [200, 204, 302, 404, 503])
@@ -121,7 +116,7 @@ def test_a_pool_keeps_connections_for_half_a_minute() -> None:
 
 def test_a_connection_that_is_not_made_in_10_seconds_is_given_up() -> None:
     reactor = MemoryReactorClock()
-    agent = make_agent(reactor, "test", pool=make_pool(reactor))
+    agent = make_agent(reactor, "test", "program", pool=make_pool(reactor))
     request = agent.request(b"GET", b"http://127.0.0.1:9/")
     ((host, port, _, timeout, _),) = reactor.tcpClients
     assert (host, port, timeout) == ("127.0.0.1", 9, 10)

@@ -16,6 +16,7 @@ from twisted.web.client import HTTPConnectionPool
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
 
+from telemeter import __version__
 from telemeter.net.body import BytesBody, read_body
 from telemeter.net.client import make_agent, make_pool
 from telemeter.net.errors import explain
@@ -90,6 +91,7 @@ class Requests:
         self.agent: IAgent = make_agent(
             self.network,
             "test",
+            "a-program",
             pool=self.pool,
             policy=ClientPolicy(CA.cert_pem.bytes(), authority_flag="--ca-file"),
             proxies=Proxies.from_environment(environ),
@@ -130,6 +132,7 @@ class Requests:
 HTTP = {"HTTP_PROXY": f"user:{ENCODED}@http-proxy.test:3128"}
 HTTPS = {"HTTPS_PROXY": f"user:{ENCODED}@https-proxy.test:3128"}
 BOTH = HTTP | HTTPS
+USER_AGENT = f"User-Agent: a-program/{__version__}".encode()
 
 
 def test_a_proxy_for_http() -> None:
@@ -143,6 +146,7 @@ def test_a_proxy_for_http() -> None:
         b"Connection: close",
         b"Host: target.test",
         b"Proxy-Authorization: " + BASIC,
+        USER_AGENT,
         b"X: y",
     ]
 
@@ -184,10 +188,24 @@ def test_a_proxy_for_https() -> None:
     (head,) = requests.https_proxy.heads
     assert head.startswith(b"CONNECT target.test:443 HTTP/1.1\r\n")
     assert b"\r\nProxy-Authorization: " + BASIC + b"\r\n" in head
+    assert b"\r\n" + USER_AGENT + b"\r\n" in head
     (end,) = requests.secure.made
     lines = end.received.split(b"\r\n")
     assert lines[0] == b"GET /a?b=c HTTP/1.1"
-    assert sorted(lines[1:-2]) == [b"Connection: close", b"Host: target.test", b"X: y"]
+    assert sorted(lines[1:-2]) == [
+        b"Connection: close",
+        b"Host: target.test",
+        USER_AGENT,
+        b"X: y",
+    ]
+
+
+def test_servers_are_told_which_program_asks() -> None:
+    requests = Requests({})
+    for url in ("http://target.test/", "https://target.test/"):
+        assert requests.get(url) == b"ok"
+    for server in (requests.direct, requests.secure):
+        assert b"\r\n" + USER_AGENT + b"\r\n" in server.made[0].received
 
 
 def test_proxies_that_are_spoken_to_over_tls() -> None:

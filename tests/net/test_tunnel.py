@@ -38,7 +38,9 @@ class Line:
         self.inner = Ends()
         self.protocol: Any = None
         proxy = proxy or Proxy("proxy.test", 3128)
-        tunnel = TunnelEndpoint(ProxyEndpoint(proxy, self), host, 443, self.clock, SECONDS)
+        tunnel = TunnelEndpoint(
+            ProxyEndpoint(proxy, self), host, 443, self.clock, "program/1.0", SECONDS
+        )
         self.opened: Deferred[Any] = tunnel.connect(inner or self.inner)
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
@@ -84,7 +86,7 @@ def test_what_is_asked(host: str, shown: bytes) -> None:
     line = Line(host=host)
     head = line.transport.value()
     assert re.fullmatch(
-        rb"CONNECT %b HTTP/1\.1\r\nHost: %b\r\nUser-Agent: telemeter/[0-9.]+\r\n\r\n"
+        rb"CONNECT %b HTTP/1\.1\r\nHost: %b\r\nUser-Agent: program/1.0\r\n\r\n"
         % (re.escape(shown), re.escape(shown)),
         head,
     ), head

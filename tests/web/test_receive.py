@@ -25,7 +25,7 @@ from telemeter.metrics.selector import parse_selector
 from telemeter.metrics.whitelist import Whitelist
 from telemeter.metrics.wire import write_varint
 from telemeter.metrics.write import WriteRules
-from telemeter.net.client import USER_AGENT, InstrumentedAgent
+from telemeter.net.client import InstrumentedAgent
 from telemeter.upstream.forwarder import Forwarder
 from telemeter.web import receive
 from telemeter.web.receive import Check, ReceiveEndpoint, ReceiveSettings
@@ -263,6 +263,14 @@ class TestForwarding:
         noted = {name: event[name] for name in ("cluster", "received", "forwarded", "dropped")}
         assert noted == {"cluster": CLUSTER, "received": 4, "forwarded": 2, "dropped": 1}
 
+    @pytest.mark.parametrize("status", [400, 429, 503])
+    def test_that_the_upstream_refuses(self, log: Log, status: int) -> None:
+        server = Server()
+        server.upstream.reply = Reply(status)
+        assert server.write(ONE).status == status
+        (event,) = log.requests()
+        assert (event["received"], event["forwarded"], event["dropped"]) == (1, 0, 0)
+
     @pytest.mark.parametrize(
         ("version", "keep", "content_type", "version_header"),
         [
@@ -283,7 +291,6 @@ class TestForwarding:
             "content-type": content_type,
             "content-encoding": "snappy",
             "x-prometheus-remote-write-version": version_header,
-            "user-agent": USER_AGENT,
             "thanos-tenant": TENANT,
             "authorization": f"Basic {credentials}",
             "content-length": str(len(received.body)),

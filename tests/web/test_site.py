@@ -21,6 +21,7 @@ from telemeter.web.site import Site
 from tests.fakes import (
     Growth,
     Log,
+    Reply,
     Wire,
     ask,
     chunk,
@@ -673,6 +674,15 @@ def test_what_a_request_notes_is_in_its_line(log: Log) -> None:
     (event,) = log.requests()
     noted = {key: event[key] for key in ("cluster", "received", "forwarded", "dropped")}
     assert noted == {"cluster": "cluster-1", "received": 2, "forwarded": 2, "dropped": 0}
+
+
+@pytest.mark.parametrize("status", [400, 429, 503])
+def test_a_failed_forward_has_forwarded_nothing(log: Log, status: int) -> None:
+    server = Server()
+    server.upstream.reply = Reply(status)
+    assert server.upload(up(a="1"), up(a="2")).status == status
+    (event,) = log.requests()
+    assert (event["received"], event["forwarded"], event["dropped"]) == (2, 0, 0)
 
 
 def test_answers_are_parsed_strictly() -> None:

@@ -16,7 +16,6 @@ from twisted.web.iweb import IAgent
 
 from telemeter.auth.oidc.access import AccessToken, TokenUnavailableError, parse_object, parse_token
 from telemeter.net.body import AnswerTooLongError, BytesBody, read_body
-from telemeter.net.client import USER_AGENT
 from telemeter.net.errors import explain
 from telemeter.net.url import check_http_url, extend_path
 
@@ -95,7 +94,7 @@ class Issuer:
         """
         url = extend_path(self.url, ".well-known/openid-configuration")
         what = f"discovery at {url}"
-        headers = Headers({"Accept": ["application/json"], "User-Agent": [USER_AGENT]})
+        headers = Headers({"Accept": ["application/json"]})
         # A client of its own for every request: it would keep cookies.
         asked = HTTPClient(self._agent).get(
             url, headers=headers, allow_redirects=False, unbuffered=True
@@ -163,7 +162,6 @@ class Issuer:
             {
                 "Accept": ["application/json"],
                 "Content-Type": ["application/x-www-form-urlencoded"],
-                "User-Agent": [USER_AGENT],
             }
         )
         asked = HTTPClient(self._agent).post(
