@@ -27,6 +27,7 @@ from twisted.web.http import HTTPChannel, datetimeToString
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
 
+from telemeter.web.paths import clean, moved
 from telemeter.web.refused import Refused
 
 REQUESTS = Counter(
@@ -189,6 +190,7 @@ class Request(server.Request):
         self.notes: dict[str, object] = {}
         self.facts: dict[str, Any] = {}
         self.route: SiteRoute | None = None
+        self._meant: SiteRoute | None = None  # by a path that has to be cleaned
         self.body_size = 0
         self._complete = False
         self._refused = False
@@ -261,10 +263,18 @@ class Request(server.Request):
 
     def _known_route(self) -> SiteRoute:
         if self.route is None:
-            raise not_found()
+            raise self._no_route()
         if self.method.decode("latin-1") not in self.route.methods:
             raise method_not_allowed(self.route.methods)
         return self.route
+
+    def _no_route(self) -> Refused:
+        if self.path.startswith(b"/"):
+            path = clean(unquote_to_bytes(self.path))
+            self._meant = self.site.route_at(path)
+            if self._meant is not None:
+                return moved(path, self.uri)
+        return not_found()
 
     def handleContentChunk(self, data: bytes) -> None:
         """A piece of the body."""
@@ -345,9 +355,10 @@ class Request(server.Request):
             return
         self.site.active.discard(self)
         took = self.site.reactor.seconds() - self._began
-        if self.route is not None and self.route.name:
+        route = self.route or self._meant
+        if route is not None and route.name:
             method = self.method.decode().lower() if self.method in _METHODS else "unknown"
-            count, duration, size = _meters(code, self.route.name, method)
+            count, duration, size = _meters(code, route.name, method)
             count.inc()
             duration.observe(took)
             size.observe(self.body_size)

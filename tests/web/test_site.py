@@ -53,6 +53,7 @@ class Toy:
                 Route("/broken", self.breaks, name="broken"),
                 Route("/refused", self.refuses, name="refused"),
                 Route("/a/b", self.plain),
+                Route("/branch", self.plain, branch=True),
             ],
             clock,
         )
@@ -132,12 +133,8 @@ def test_http_2_is_not_offered(toy: Toy, clock: Clock, monkeypatch: pytest.Monke
         ("http://elsewhere.test", 200),
         ("http://elsewhere.test/", 200),
         ("/?x", 200),
-        ("//plain", 404),
-        ("//", 404),
         ("/plain/", 404),
         ("/plain//", 404),
-        ("/./plain", 404),
-        ("/a/../plain", 404),
         ("/PLAIN", 404),
         ("/plain%00", 404),
         ("/plain%3Fx=y", 404),
@@ -149,6 +146,14 @@ def test_http_2_is_not_offered(toy: Toy, clock: Clock, monkeypatch: pytest.Monke
         ("plain", 404),
         ("*", 404),
         ("http:/plain", 404),
+        ("../plain", 404),
+        ("x/../plain", 404),
+        ("//nowhere", 404),
+        ("//plain/", 404),
+        ("/plain/./", 404),
+        ("/x/../plain/x", 404),
+        ("//plain;x=y", 404),
+        ("http://elsewhere.test//nowhere", 404),
         ("/http://elsewhere.test/plain", 404),
         ("/a", 404),
         ("/a/b/c", 404),
@@ -166,6 +171,72 @@ def test_what_a_path_leads_to(
         assert answer.text == "not found\n"
         assert answer.headers["content-type"] == "text/plain; charset=utf-8"
     assert [event["status"] for event in log.requests()] == [status]
+
+
+@pytest.mark.parametrize(
+    ("target", "location"),
+    [
+        ("//plain", "/plain"),
+        ("///plain", "/plain"),
+        ("/./plain", "/plain"),
+        ("/plain/.", "/plain"),
+        ("/x/../plain", "/plain"),
+        ("/../../plain", "/plain"),
+        ("/plain/../x/..//plain", "/plain"),
+        ("//a//b", "/a/b"),
+        ("//", "/"),
+        ("/.", "/"),
+        ("/plain/..", "/"),
+        ("//?x", "/?x"),
+        ("//plain?", "/plain?"),
+        ("//plain?id=a%20b&x=//y?z", "/plain?id=a%20b&x=//y?z"),
+        ("//pl%61in", "/plain"),
+        ("/%2Fplain", "/plain"),
+        ("/%2e%2E/plain", "/plain"),
+        ("/x%2f%2e./plain", "/plain"),
+        ("//evil.test/..//plain", "/plain"),
+        ("/\\evil.test/../plain", "/plain"),
+        ("//evil.test%0d%0aX:y/../plain", "/plain"),
+        ("http://elsewhere.test//plain?x", "/plain?x"),
+        ("https://user@elsewhere.test/x/../plain", "/plain"),
+        ("//branch/a%20%0D%0Ab%2fc//d", "/branch/a%20%0D%0Ab/c/d"),
+        ("/x/..//branch/\\evil.test", "/branch/%5Cevil.test"),
+        ("//branch//evil.test", "/branch/evil.test"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("method", "body"), [("GET", None), ("HEAD", None), ("POST", b"body"), ("DELETE", b"")]
+)
+def test_a_path_that_is_known_once_it_is_clean(
+    toy: Toy, target: str, location: str, method: str, body: bytes | None
+) -> None:
+    """The method is not looked at yet, and nothing is handled."""
+    answer = ask(toy.site, method, target, body=body)
+    assert (answer.status, answer.headers["location"]) == (307, location)
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    if method != "HEAD":
+        assert answer.text == f"the path is {location.partition('?')[0]}\n"
+    assert toy.seen == []
+
+
+def test_what_below_a_branch_is_not_clean_is_the_branchs(toy: Toy) -> None:
+    for target in ("/branch//x", "/branch/../plain", "/branch/%2e%2e"):
+        assert ask(toy.site, "GET", target).status == 200
+
+
+def test_a_redirect_is_counted_where_it_leads_and_goes_out_before_the_body(toy: Toy) -> None:
+    growth = Growth()
+    wire = Wire(toy.site)
+    wire.send(head_of("POST", "//plain", {"Content-Length": "100000000"}))
+    assert wire.answer.headers["location"] == "/plain"
+    assert wire.answer.headers["connection"] == "close"
+    assert not wire.is_closed()  # the sender is still writing
+    wire.send(bytes(17 << 20))
+    assert wire.is_aborted()
+    assert ask(toy.site, "GET", "//nowhere").status == 404
+    assert growth.all_of("http_requests_total") == {
+        frozenset({"code": "307", "handler": "plain", "method": "post"}.items()): 1
+    }
 
 
 def assert_rejected(wire: Wire, log: Log, status: int) -> None:
