@@ -17,11 +17,12 @@ from telemeter.auth.token import TokenIssuer
 from telemeter.web.credentials import bearer_token
 from telemeter.web.refused import Refused
 from telemeter.web.routing import Route
-from telemeter.web.site import admit, internal_error, note
+from telemeter.web.site import admit, note, request_number
 
 _BODY_LIMIT = 4 * 1024
 _MAX_FIELDS = 100
 _BUSY_SECONDS = 300
+_DOWN_SECONDS = 30
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _FORM = "application/x-www-form-urlencoded"
 
@@ -107,7 +108,12 @@ class Authorize:
             headers = {"Retry-After": str(_BUSY_SECONDS)} if error.status == 429 else {}
             raise Refused(error.status, error.reason, headers) from None
         except UnavailableError as error:
-            raise internal_error(detail=str(error)) from None
+            raise Refused(
+                503,
+                f"authorization is not available at present, requestid={request_number()}",
+                {"Retry-After": str(_DOWN_SECONDS)},
+                detail=str(error),
+            ) from None
 
 
 def _cluster_id(request: IRequest, body: bytes) -> str:

@@ -162,18 +162,14 @@ def answer_failure(request: IRequest, failure: Failure) -> bytes:
 
 
 def _broken(failure: Failure) -> Refused:
-    number = random.getrandbits(63)
+    number = request_number()
     log.failure("internal server error", failure, requestid=number)
-    return internal_error(number)
+    return Refused(500, f"Internal server error, requestid={number}")
 
 
-def internal_error(number: int | None = None, detail: str = "") -> Refused:
-    """The refusal that tells the client nothing but a number to ask about."""
-    if number is None:
-        number = random.getrandbits(63)
-    return Refused(
-        500, f"Internal server error, requestid={number}", detail=f"{detail} requestid={number}"
-    )
+def request_number() -> int:
+    """Return the number that a client is given to ask about, because it must not be told more."""
+    return random.getrandbits(63)
 
 
 class Request(server.Request):

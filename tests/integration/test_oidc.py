@@ -324,6 +324,10 @@ def test_a_provider_that_goes_and_comes_back(
     assert (refusal.status, refusal.headers["Retry-After"]) == (503, "30")
     refusal = short.write("known-cluster")
     assert (refusal.status, refusal.headers["Retry-After"]) == (502, "30")
+    url = f"{short.server.url}/authorize?id=a"
+    refusal = fetch(url, method="POST", headers={"Authorization": "Bearer any"})
+    assert (refusal.status, refusal.headers["Retry-After"]) == (503, "30")
+    assert provider.issuer not in refusal.text
     short.wait(lambda: "cannot connect" in short.server.program.output(), "the reason")
     short.stack.start_again(provider.program, Ready(WELL_KNOWN))
     short.wait(lambda: short.upload().status == 200, "tokens again")

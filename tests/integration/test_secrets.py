@@ -375,7 +375,7 @@ def others_hang_up(everything: Everything) -> None:
     for agent in everything.agents:
         assert everything.run_cycle(agent) != ""
     for server in (everything.by_files, everything.by_urls):
-        assert everything.authorize(server, token) == 500
+        assert everything.authorize(server, token) == 503
         assert everything.upload(server, everything.jwts[0]) == 502
     everything.others.peer.hang_up = False
 

@@ -140,12 +140,13 @@ class Daemons:
         answer = fetch(url, method="POST", headers=headers, context=self.stack.context)
         if answer.status == 200:
             return ""
-        assert answer.status == 500
-        number = re.fullmatch(r"Internal server error,( requestid=\d+)\n", answer.text)
-        assert number
-        detail = next_event(self.stack, self.server.program, log, "request")["detail"]
-        assert detail.endswith(number[1])
-        return detail.removesuffix(number[1])
+        assert answer.status == 503
+        event = next_event(self.stack, self.server.program, log, "request")
+        assert re.fullmatch(
+            r"authorization is not available at present, requestid=\d+", event["reason"]
+        )
+        assert answer.text == event["reason"] + "\n"
+        return event["detail"]
 
 
 @pytest.fixture(scope="module")

@@ -61,10 +61,10 @@ def claims_of(token: str) -> dict[str, Any]:
 
 
 def assert_number_only(answer: Answer, log: Log) -> str:
-    """Check that a 500 tells nothing but a number; return what the log has under it."""
-    assert answer.status == 500
+    """Check that a 503 tells nothing but a number; return what the log has under it."""
+    assert (answer.status, answer.headers["retry-after"]) == (503, "30")
     text, _, number = answer.text.rstrip("\n").partition("=")
-    assert text == "Internal server error, requestid"
+    assert text == "authorization is not available at present, requestid"
     assert number.isdigit()
     (line,) = (line for line in log.lines if f"requestid={number}" in line)
     return line
@@ -355,7 +355,7 @@ BROKEN_REPLIES: dict[str, tuple[Reply, str]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN_REPLIES)
-def test_what_is_broken_there_is_500_here(
+def test_what_is_broken_there_is_503_here(
     server: Server, caller: Caller, name: str, log: Log
 ) -> None:
     server.tollbooth.reply, word = BROKEN_REPLIES[name]
@@ -365,7 +365,7 @@ def test_what_is_broken_there_is_500_here(
         assert word in line
         assert "the authorization server" in line
         assert "the-token" not in line
-    assert answer.status == 500
+    assert (answer.status, answer.headers["retry-after"]) == (503, "30")
     assert "secret" not in answer.text
 
 
@@ -374,7 +374,7 @@ def test_what_is_broken_there_is_500_here(
     [errors.ConnectionRefusedError(), errors.DNSLookupError("tollbooth.internal"), OSError("tls")],
     ids=["refused", "no host", "TLS"],
 )
-def test_a_server_that_cannot_be_reached_is_500(error: Exception, log: Log) -> None:
+def test_a_server_that_cannot_be_reached_is_503(error: Exception, log: Log) -> None:
     clock = clock_at()
     authorizer = AuthorizationServer(Broken(error), clock, "http://tollbooth.test")
     endpoint = Authorize(authorizer, TokenIssuer(KEY, 60), clock, "_id", {})
@@ -383,7 +383,7 @@ def test_a_server_that_cannot_be_reached_is_500(error: Exception, log: Log) -> N
     assert "tollbooth" not in answer.text
 
 
-def test_a_server_that_does_not_answer_is_500_after_20_seconds(server: Server, log: Log) -> None:
+def test_a_server_that_does_not_answer_is_503_after_20_seconds(server: Server, log: Log) -> None:
     server.tollbooth.reply = SILENCE
     wire = Wire(server.site)
     wire.send(request_of("POST", f"/authorize?id={CLUSTER}", BEARER))
@@ -393,7 +393,7 @@ def test_a_server_that_does_not_answer_is_500_after_20_seconds(server: Server, l
     assert "no answer in time" in assert_number_only(wire.answer, log)
 
 
-def test_every_500_has_a_number_of_its_own(server: Server) -> None:
+def test_every_503_has_a_number_of_its_own(server: Server) -> None:
     server.tollbooth.reply = Reply(500)
     texts = {server.ask("POST", f"/authorize?id={CLUSTER}", BEARER).text for _ in range(5)}
     assert len(texts) == 5
