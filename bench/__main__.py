@@ -20,6 +20,7 @@ from bench import agent, nginx, plan, plot, processes, report
 from bench.measure import Bench
 from demo.__main__ import stop_on_signals
 from demo.stack import Stack, StackError
+from telemeter.loop.clocks import SYSTEM_WALL_CLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +59,7 @@ def measure(which: plan.Plan) -> report.Measured:
         cycles,
         machine(),
         others.processors(),
-        time.strftime("%Y-%m-%d", time.gmtime()),
+        time.strftime("%Y-%m-%d", time.gmtime(SYSTEM_WALL_CLOCK.now())),
     )
 
 

@@ -28,6 +28,7 @@ from telemeter.agent.cycle import Agent, Plan
 from telemeter.agent.federate import Source
 from telemeter.agent.token import TokenStore
 from telemeter.agent.upload import Destination
+from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, milliseconds
 from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE, Family, encode_families
 from telemeter.metrics.federation import Transformer
 from telemeter.metrics.proto.metrics_pb2 import UNTYPED
@@ -145,7 +146,7 @@ def _serving(series: int) -> Iterator[tuple[str, int]]:
 
 
 def _serve(series: int) -> None:
-    response = make_response(series, int(time.time() * 1000))
+    response = make_response(series, milliseconds(SYSTEM_WALL_CLOCK.now()))
     token = json.dumps({"token": "a", "expiresInSeconds": 86400, "labels": _LABELS}).encode()
 
     class Handler(BaseHTTPRequestHandler):
@@ -203,7 +204,7 @@ def _work(what: str, url: str, rounds: int, anonymizing: bool) -> None:
             print(json.dumps(await _times(reactor, plans, rounds)))
         else:
             before = _reset_peak()
-            await Agent(plans[what], reactor).cycle(plans[what])
+            await Agent(plans[what], reactor, SYSTEM_WALL_CLOCK).cycle(plans[what])
             print(json.dumps({"peak": _memory("VmHWM") - before}))
 
     react(lambda reactor: Deferred.fromCoroutine(run(reactor)))
@@ -234,10 +235,12 @@ async def _times(
     for at in range(rounds + 1):
         for way, plan in plans.items():
             began = time.process_time()
-            await Agent(plan, reactor).cycle(plan)
+            await Agent(plan, reactor, SYSTEM_WALL_CLOCK).cycle(plan)
             cycle = time.process_time() - began
             began = time.process_time()
-            plan.transformer.apply(body, decode, int(time.time() * 1000)).labelled(_LABELS)
+            plan.transformer.apply(body, decode, milliseconds(SYSTEM_WALL_CLOCK.now())).labelled(
+                _LABELS
+            )
             transform = time.process_time() - began
             if at:
                 found[way]["cycle"].append(cycle * 1000)

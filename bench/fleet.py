@@ -21,12 +21,13 @@ from telemeter.fleet.record import FleetRecord
 from telemeter.fleet.render import row_value
 from telemeter.fleet.standing import State
 from telemeter.fleet.view import Query, View
+from telemeter.loop.clocks import Elapsed, Moment, Wall
 from telemeter.metrics.proto import remote_pb2
 
 #: How many attempts each cluster makes: more than are kept of it.
 _ROUNDS: Final = 9
 _PAGE: Final = 50
-_NOW: Final = 1_700_000_000
+_NOW: Final = Moment(Elapsed(1_000_000.0), Wall(1_700_000_000.0))
 _REASON: Final = b"metric up: a required label is missing: _id='%d'"
 
 
@@ -68,7 +69,7 @@ def measure(clusters: int) -> Result:
 
 def _measure_inside(clusters: int) -> Result:
     attempts = _attempts(clusters)
-    record = FleetRecord(clusters)
+    record = FleetRecord(clusters, _NOW)
     record.record(next(attempts))
     before = _resident_bytes()
     seconds, count = 0.0, 0
@@ -88,7 +89,7 @@ def _measure_inside(clusters: int) -> Result:
 
 def _page(record: FleetRecord, query: Query, begin: int) -> tuple[float, float]:
     """How long a page takes, and the longest step of it, in milliseconds."""
-    view = View(record, query, _NOW)
+    view = View(record, query, _NOW.elapsed)
     start = last = time.perf_counter()
     longest = 0.0
     for _ in view.prepare(begin + _PAGE):
@@ -109,12 +110,12 @@ def _attempts(clusters: int) -> Iterator[Attempt]:
             name = f"{number:032x}"
             made = Attempt(
                 f"{name[:8]}-{name[8:12]}-{name[12:16]}-{name[16:20]}-{name[20:]}".encode(),
-                _NOW - (_ROUNDS - turn) * 270 + index / clusters * 270,
+                Elapsed(_NOW.elapsed - (_ROUNDS - turn) * 270 + index / clusters * 270),
                 Path.UPLOAD,
                 200,
                 0.002,
                 agent=b"telemeter-client/0.1.0 (%d)" % (index % 10),
-                expires=_NOW + 86_400.0 + index,
+                expires=Wall(_NOW.wall + 86_400.0 + index),
             )
             if (index + turn) % 10 == 0:
                 made.status, made.reason = 400, _REASON % index

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import statistics
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +15,7 @@ from demo.keys import signing_key
 from demo.programs import start_authorizer, start_server
 from demo.stack import Stack, StackError, fetch
 from telemeter.auth.composite import make_composite
+from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, milliseconds
 from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class Bench:
     def _measure(self, group: Group, plan: Plan) -> Sequence[Result]:
         with Stack("telemeter-bench-") as stack:
             bodies = {
-                series: Bodies(make_series(series), int(time.time() * 1000))
+                series: Bodies(make_series(series), milliseconds(SYSTEM_WALL_CLOCK.now()))
                 for series in {case.series for case in group}
             }
             prepared = [self._prepare(stack, case, bodies[case.series]) for case in group]

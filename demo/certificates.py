@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from demo.stack import HOST
+from telemeter.loop.clocks import SYSTEM_WALL_CLOCK
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,7 +97,7 @@ def _builder(
     issuer: x509.Name,
     issuer_key: ec.EllipticCurvePublicKey,
 ) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
+    now = datetime.fromtimestamp(SYSTEM_WALL_CLOCK.now(), UTC)
     return (
         x509.CertificateBuilder(issuer, subject, key, x509.random_serial_number())
         .not_valid_before(now - _SLACK)

@@ -16,6 +16,7 @@ from treq.testing import RequestTraversalAgent
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import ILogObserver, LogEvent
@@ -26,6 +27,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
+from telemeter.loop.clocks import Elapsed, Moment, Wall
 from telemeter.metrics.family import Family
 from telemeter.metrics.proto import metrics_pb2
 from telemeter.observe.log import logfmt
@@ -43,6 +45,26 @@ def clock_at(seconds: float = NOW) -> Clock:
     clock = Clock()
     clock.advance(seconds)
     return clock
+
+
+class FakeWall:
+    """A wall clock that goes as a clock of elapsed time does, until it is set."""
+
+    def __init__(self, clock: IReactorTime, ahead: float = 0.0) -> None:
+        self._clock = clock
+        self._ahead = ahead
+
+    def now(self) -> Wall:
+        return Wall(self._clock.seconds() + self._ahead)
+
+    def step(self, seconds: float) -> None:
+        """Set it forward, or back, by some seconds."""
+        self._ahead += seconds
+
+
+def moment_at(seconds: float = NOW) -> Moment:
+    """A moment at which both clocks show this time."""
+    return Moment(Elapsed(seconds), Wall(seconds))
 
 
 # --- Deferreds ------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from telemeter.agent.federate import CollectError, Source
 from telemeter.agent.token import AuthorizeError, TokenStore
 from telemeter.agent.upload import Destination, UploadError
+from telemeter.loop.clocks import WallClock, milliseconds
 from telemeter.metrics.compression import compress_framed, decompress_framed
 from telemeter.metrics.errors import BadInputError
 from telemeter.metrics.family import Family, decode_families
@@ -85,6 +86,7 @@ class Agent(Service):
         self,
         plan: Plan,
         clock: IReactorTime,
+        wall: WallClock,
         jitter: Callable[[float, float], float] = random.uniform,
         refresh: Callable[[], Plan] | None = None,
         run: Runner = run_here,
@@ -93,7 +95,8 @@ class Agent(Service):
 
         Args:
             plan: what its cycles do.
-            clock: tells the time.
+            clock: times them.
+            wall: tells the time of day.
             jitter: a random number between two others.
             refresh: is asked for the plan before every cycle; None: the plan stays until a reload.
             run: works on a large collection where that does not keep the reactor from its work.
@@ -101,6 +104,7 @@ class Agent(Service):
         self._last = b""  # as it was sent: compressed
         self._plan = plan
         self._clock = clock
+        self._wall = wall
         self._jitter = jitter
         self._refresh = refresh
         self._run = run
@@ -194,7 +198,7 @@ class Agent(Service):
             wait = self._retry_later(None)
             log.failure("cycle failed", stage="internal", retry_seconds=round(wait, 1))
         else:
-            LAST_SUCCESS.set(self._clock.seconds())
+            LAST_SUCCESS.set(self._wall.now())
 
     def _retry_later(self, retry_after: float | None) -> float:
         """Leave the rhythm; try again in a while, and take the rhythm up from there.
@@ -219,7 +223,7 @@ class Agent(Service):
             CycleError: it failed.
         """
         began = self._clock.seconds()
-        transformed = await collect(plan, self._clock.seconds, self._run)
+        transformed = await collect(plan, self._wall, self._run)
         if not transformed.families:
             log.warn("no metrics to send: nothing that was collected is left")
             return
@@ -257,12 +261,12 @@ def _packed(transformed: Transformed, labels: Mapping[str, str]) -> bytes:
     return compress_framed(transformed.labelled(labels))
 
 
-async def collect(plan: Plan, now: Callable[[], float], run: Runner = run_here) -> Transformed:
+async def collect(plan: Plan, wall: WallClock, run: Runner = run_here) -> Transformed:
     """Collect and transform, as a cycle does before anything leaves the house.
 
     Args:
         plan: from where, and how.
-        now: tells the time, in seconds since the epoch.
+        wall: tells the time of day, by which samples are too old.
         run: works on a large collection where that does not keep the reactor from its work.
 
     Raises:
@@ -272,7 +276,7 @@ async def collect(plan: Plan, now: Callable[[], float], run: Runner = run_here) 
         body, decode = await plan.source.collect()
         transform = run if len(body) > LARGE else run_here
         transformed: Transformed = await transform(
-            plan.transformer.apply, body, decode, int(now() * 1000)
+            plan.transformer.apply, body, decode, milliseconds(wall.now())
         )
     except (CollectError, BadInputError) as error:
         raise CycleError("collect", str(error)) from error

@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
+from telemeter.loop.clocks import Elapsed, elapsed
 from telemeter.net.body import read_body
 from telemeter.net.errors import explain
 from telemeter.net.quoted import quote_answer
@@ -45,12 +46,12 @@ class Token:
     Attributes:
         value: what to show at /upload.
         labels: what every sample must be labelled with.
-        expires: until when to use it, in seconds since the epoch.
+        expires: until when to use it.
     """
 
     value: str
     labels: Mapping[str, str]
-    expires: float
+    expires: Elapsed
 
 
 class TokenStore:
@@ -96,6 +97,7 @@ class TokenStore:
             self._token = None
 
     async def _exchange(self) -> Token:
+        began = elapsed(self._clock)
         response = await self._client.post(
             self._url, headers=self._headers, allow_redirects=False, unbuffered=True
         )
@@ -110,10 +112,10 @@ class TokenStore:
                 f"the server answered with status {response.code}: {quote_answer(response, body)}",
                 retry_after_seconds(response.headers),
             )
-        return _parse_token(body, self._clock.seconds())
+        return _parse_token(body, began)
 
 
-def _parse_token(body: bytes, now: float) -> Token:
+def _parse_token(body: bytes, began: Elapsed) -> Token:
     try:
         answer: Any = json.loads(body)
         value, labels = answer["token"], answer.get("labels") or {}
@@ -127,8 +129,8 @@ def _parse_token(body: bytes, now: float) -> Token:
             'expected JSON such as {"token": ..., "expiresInSeconds": ..., "labels": {...}} '
             "from the server, saw something else"
         ) from None
-    expires = now + lifetime - _MARGIN if lifetime >= _SHORT_LIFETIME else float("inf")
-    return Token(value, labels, expires)
+    expires = began + lifetime - _MARGIN if lifetime >= _SHORT_LIFETIME else float("inf")
+    return Token(value, labels, Elapsed(expires))
 
 
 def retry_after_seconds(headers: Headers) -> float | None:

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from telemeter.auth.authorizer import Answer, RefusedError
+from telemeter.loop.clocks import LONG_AGO
 
 READS: Final = Counter(
     "cache_reads_total",
@@ -69,7 +70,7 @@ class Expiring(Generic[_Value]):
         """Make a map.
 
         Args:
-            clock: tells the time.
+            clock: tells their ages.
             lifetime: for how many seconds an entry is kept.
             size: how many entries are kept.
         """
@@ -94,7 +95,7 @@ class Expiring(Generic[_Value]):
 
     def remaining(self, key: str) -> float:
         """For how many more seconds an entry is kept; 0 if there is none."""
-        expires, _ = self._entries.get(key, (0.0, None))
+        expires, _ = self._entries.get(key, (LONG_AGO, None))
         return max(0.0, expires - self._clock.seconds())
 
     def put(self, key: str, value: _Value, lifetime: float | None = None) -> None:
@@ -229,7 +230,7 @@ class RemoteAsker:
 
         Args:
             ask: asks the other process.
-            clock: tells the time.
+            clock: tells their ages.
             size: how many yeses are remembered.
         """
         self._ask = ask

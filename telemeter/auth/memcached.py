@@ -20,6 +20,7 @@ from twisted.protocols.memcache import MemCacheProtocol
 from twisted.python.failure import Failure
 
 from telemeter.auth.authorizer import Answer
+from telemeter.loop.clocks import LONG_AGO, WallClock
 
 #: How many seconds a memcached may take for anything.
 TIMEOUT: Final = 1.0
@@ -54,7 +55,7 @@ class _Server:
         endpoint = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
         self._endpoint = endpoint(reactor, host, port, timeout=TIMEOUT)
         self._connection: MemCacheProtocol | None = None
-        self._down_until = 0.0
+        self._down_until: float = LONG_AGO
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the protocol; raises if the memcached does not answer in time."""
@@ -103,17 +104,24 @@ class Memcached(Service):
     """
 
     def __init__(
-        self, reactor: Any, names: Sequence[tuple[str, int]], lifetime: int, interval: float
+        self,
+        reactor: Any,
+        wall: WallClock,
+        names: Sequence[tuple[str, int]],
+        lifetime: int,
+        interval: float,
     ) -> None:
         """Make a store.
 
         Args:
             reactor: makes the connections.
+            wall: tells when a yes expires that is kept for over 30 days.
             names: host and port of each.
             lifetime: for how many seconds a yes is kept.
             interval: seconds between look-ups of the names; 0: only once.
         """
         self._reactor = reactor
+        self._wall = wall
         self._names = list(names)
         self._lifetime = lifetime
         self._interval = interval
@@ -176,12 +184,19 @@ class Memcached(Service):
         return value is not None
 
     async def put(self, key: str, answer: Answer) -> None:
-        lifetime = self._lifetime
-        if lifetime > _LONGEST_RELATIVE:
-            lifetime += int(self._reactor.seconds())
-        stored = await self.call("set", key, _as_http(answer), 0, lifetime)
+        expires = expiry(self._lifetime, self._wall)
+        stored = await self.call("set", key, _as_http(answer), 0, expires)
         if not stored:
             raise DownError("memcached did not store the value")
+
+
+def expiry(lifetime: int, wall: WallClock) -> int:
+    """Return a lifetime in seconds as memcached takes it.
+
+    Up to 30 days are a span, which memcached reckons by its own monotonic clock. More would be
+    taken for a time of day, so they are given as one.
+    """
+    return lifetime if lifetime <= _LONGEST_RELATIVE else lifetime + int(wall.now())
 
 
 def _addresses(names: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:

@@ -12,6 +12,7 @@ import jwt
 
 from telemeter.auth.bearer import NotAuthorizedError
 from telemeter.auth.keys import PublicKey, SigningKey
+from telemeter.loop.clocks import NO_DATE, Wall
 
 ISSUER: Final = "telemeter.selfsigned"
 AUDIENCE: Final = "telemeter-client"
@@ -29,12 +30,12 @@ class Client:
     Attributes:
         subject: the account.
         labels: the labels that every sample of this client must carry.
-        expires: until when the token holds, in seconds since the epoch.
+        expires: until when the token holds.
     """
 
     subject: str
     labels: Mapping[str, str] = field(default_factory=dict)
-    expires: float = 0.0
+    expires: Wall = NO_DATE
 
 
 class TokenIssuer:
@@ -50,7 +51,7 @@ class TokenIssuer:
         self._key = key
         self.lifetime = lifetime
 
-    def issue(self, subject: str, labels: Mapping[str, str], now: float) -> str:
+    def issue(self, subject: str, labels: Mapping[str, str], now: Wall) -> str:
         """A token for an account that vouches for these labels."""
         issued = int(now)
         claims = {
@@ -90,12 +91,12 @@ class TokenVerifier:
         """How many tokens are remembered."""
         return len(self._known)
 
-    def verify(self, token: str, now: float) -> Client:
+    def verify(self, token: str, now: Wall) -> Client:
         """Whom a token belongs to.
 
         Args:
             token: the encoded token.
-            now: the time, in seconds since the epoch.
+            now: the time.
 
         Raises:
             NotAuthorizedError: signature, issuer, audience or times are not right.
@@ -109,7 +110,7 @@ class TokenVerifier:
         self._remember(key, client, now)
         return client
 
-    def _remember(self, key: bytes, client: Client, now: float) -> None:
+    def _remember(self, key: bytes, client: Client, now: Wall) -> None:
         self._known.pop(key, None)
         if self._known and len(self._known) >= self._remembered:
             oldest = next(iter(self._known))
@@ -119,7 +120,7 @@ class TokenVerifier:
         if self._remembered:
             self._known[key] = client
 
-    def _check(self, token: str, now: float) -> Client:
+    def _check(self, token: str, now: Wall) -> Client:
         claims = self._decode(token)
         try:
             expires = _time(claims["exp"])
@@ -135,7 +136,7 @@ class TokenVerifier:
             raise NotAuthorizedError("the token has expired")
         if not not_before <= now + _LEEWAY:
             raise NotAuthorizedError("the token is not valid yet: check the clocks")
-        return Client(subject, labels, expires)
+        return Client(subject, labels, Wall(expires))
 
     def _candidates(self, token: str) -> Iterable[tuple[PublicKey, str]]:
         """The keys that may have signed a token: the one that it names, or all if it names none."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+from telemeter.loop.clocks import NO_DATE, Elapsed, Wall
 from telemeter.metrics.errors import BadInputError
 
 #: The most bytes that is kept of each text.
@@ -22,7 +23,7 @@ MAX_BATCH: Final = 4096
 
 _MAX_COUNT = 2**32 - 1
 _MAX_DRIFT = 2**31 - 1
-#: No time is further from the epoch, in seconds.
+#: No time is further from 0, in seconds.
 _MAX_TIME = 2**40
 #: at, expires, seconds, status, path, flags, drift, four counts, and the lengths of what follows.
 _HEAD: Final = struct.Struct("<ddfHBBi4IBBBB")
@@ -51,14 +52,14 @@ class Attempt:
 
     Attributes:
         cluster: who made it; empty: nobody knows.
-        at: when it ended, in seconds since the epoch.
+        at: when it ended.
         path: where.
         status: the status of the answer.
         seconds: how long it took.
         verified: whether the sender has proven to be that cluster.
         reason: why it was refused.
         agent: the sender's User-Agent.
-        expires: until when its token holds, in seconds since the epoch; 0: not known.
+        expires: until when its token holds; 0: not known.
         measured: whether it came as far as having its series counted, below.
         received, kept, dropped, duplicates: series that came, that the rules let pass (whether
             or not the upstream took them), that no rule of the whitelist allowed, that were there
@@ -69,14 +70,14 @@ class Attempt:
     """
 
     cluster: bytes
-    at: float
+    at: Elapsed
     path: Path
     status: int
     seconds: float = 0.0
     verified: bool = True
     reason: bytes = b""
     agent: bytes = b""
-    expires: float = 0.0
+    expires: Wall = NO_DATE
     measured: bool = False
     received: int = 0
     kept: int = 0
@@ -205,14 +206,14 @@ def _decode_one(data: bytes, start: int) -> tuple[Attempt, int]:
         raise BadInputError("an attempt is cut off")
     attempt = Attempt(
         data[reason - id_size : reason],
-        at,
+        Elapsed(at),
         _PATHS[path],
         status,
         seconds,
         flags & _VERIFIED != 0,
         data[reason:agent],
         data[agent:end],
-        expires,
+        Wall(expires),
         flags & _MEASURED != 0,
         received,
         kept,

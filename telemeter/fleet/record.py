@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from telemeter.fleet.attempt import MAX_ID, Attempt, Path, clip_drift
-from telemeter.fleet.standing import Minute, Standing, State, minute_of
+from telemeter.fleet.standing import Minute, Standing, State
 from telemeter.fleet.trail import (
     MAX_ENTRY,
     Dropped,
@@ -24,6 +24,7 @@ from telemeter.fleet.trail import (
     read_examples,
     read_trail,
 )
+from telemeter.loop.clocks import Elapsed, Moment, Wall
 from telemeter.metrics.upload import DRIFT_MS
 
 #: After how many seconds without a word a cluster counts as silent, unless told otherwise.
@@ -39,6 +40,7 @@ _AUTHORIZE: Final = Path.AUTHORIZE
 _OK, _DRIFTING, _SILENT, _FAILED, _REFUSED = State
 #: Stands for a drift that is not known.
 _NO_DRIFT = -(2**31)
+_A_DAY: Final = 86_400.0
 #: A clock is off that is further off than this, in seconds.
 _DRIFT = DRIFT_MS // 1000
 
@@ -50,8 +52,8 @@ class Row:
     Attributes:
         cluster: its identifier.
         state: how it does.
-        seen: when it last made an attempt, in seconds since the epoch.
-        uploaded: when one last succeeded; 0: never.
+        seen: when it last made an attempt.
+        uploaded: when one last succeeded; None: never.
         path: where its last attempt was made.
         status: the status of that.
         reason: why it was refused.
@@ -59,13 +61,13 @@ class Row:
         drift: by how many seconds the newest timestamp of that attempt lay ahead of the server's
             clock, negative: behind; None: not known.
         agent: its User-Agent.
-        expires: until when its token holds, in seconds since the epoch; 0: not known.
+        expires: until when its token holds; 0: not known.
     """
 
     cluster: str
     state: State
-    seen: float
-    uploaded: float
+    seen: Wall
+    uploaded: Wall | None
     path: Path
     status: int
     reason: str
@@ -75,7 +77,7 @@ class Row:
     duplicates: int
     drift: int | None
     agent: str
-    expires: float
+    expires: Wall
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +85,12 @@ class Claim:
     """What somebody was told who only claimed to be a cluster.
 
     Attributes:
-        at: when, in seconds since the epoch.
+        at: when.
         status: what the answer was.
         count: how often that has happened.
     """
 
-    at: float
+    at: Wall
     status: int
     count: int
 
@@ -99,13 +101,13 @@ class Detail:
 
     Attributes:
         row: the summary.
-        attempts: the last attempts, the newest first.
+        attempts: the last attempts, the newest first, with their times of day.
         dropped: examples of series that no rule allowed.
         claim: the last refusal of somebody who could not prove to be this cluster.
     """
 
     row: Row
-    attempts: tuple[Past, ...]
+    attempts: tuple[tuple[Wall, Past], ...]
     dropped: tuple[Dropped, ...]
     claim: Claim | None
 
@@ -118,17 +120,21 @@ class Totals:
         clusters: how many are known.
         forgotten: how many were forgotten, to make room for others.
         states: how many are in each state.
-        minutes: the last hour, the oldest first: minutes since the epoch, and what they brought.
+        minutes: the last hour, the oldest first: when minutes began, and what they brought.
     """
 
     clusters: int
     forgotten: int
     states: dict[State, int]
-    minutes: list[tuple[int, Minute]]
+    minutes: list[tuple[Wall, Minute]]
 
 
 class FleetRecord:
     """The record of a fleet.
+
+    It is kept by elapsed time: to set the wall clock makes no cluster silent, and none forgotten. A
+    time of day is that of the moment when somebody asks, less the age. Minutes begin with those of
+    the wall clock as it went when the record was made.
 
     Attributes:
         max_clusters: how many clusters are remembered.
@@ -136,17 +142,22 @@ class FleetRecord:
         version: grows with each change.
     """
 
-    def __init__(self, max_clusters: int, silent_after: float = SILENT_AFTER) -> None:
+    def __init__(
+        self, max_clusters: int, began: Moment, silent_after: float = SILENT_AFTER
+    ) -> None:
         """Make an empty record.
 
         Args:
             max_clusters: how many clusters are remembered, 1 at least; the one that was silent for
                 the longest time is forgotten first.
+            began: when it is made.
             silent_after: after how many seconds without a word a cluster counts as silent.
         """
         self.max_clusters = max_clusters
         self.recent = max(1, round(silent_after / 60))
         self.version = 0
+        # Times in the columns are elapsed seconds and these; 0 stands for never.
+        self._origin = max(began.wall, _A_DAY) - began.elapsed
         self._forgotten = 0
         self._standing = Standing(self.recent)
         self._agents: dict[bytes, bytes] = {}
@@ -184,24 +195,25 @@ class FleetRecord:
         Only who has proven to be a cluster gets a place: anybody may claim to be one, and would
         push the others out.
         """
-        minute = minute_of(attempt.at)
+        at = attempt.at + self._origin
+        minute = int(at // 60)
         self._standing.tick(minute)
         if attempt.path is not _AUTHORIZE or not attempt.succeeded:
             self._standing.count(attempt, minute)
         self.version += 1
         if not attempt.verified:
-            self._note_claim(attempt)
+            self._note_claim(attempt, at)
         elif 0 < len(attempt.cluster) <= MAX_ID:
-            self._note_attempt(attempt, minute)
+            self._note_attempt(attempt, at, minute)
 
-    def _note_claim(self, attempt: Attempt) -> None:
+    def _note_claim(self, attempt: Attempt, at: float) -> None:
         slot = self._slots.get(attempt.cluster)
         if slot is not None and not attempt.succeeded:
-            self._claimed[slot] = attempt.at
+            self._claimed[slot] = at
             self._claims[slot] = min(self._claims[slot] + 1, 2**32 - 1)
             self._claim_status[slot] = attempt.status
 
-    def _note_attempt(self, attempt: Attempt, minute: int) -> None:
+    def _note_attempt(self, attempt: Attempt, at: float, minute: int) -> None:
         cluster, standing = attempt.cluster, self._standing
         slot = self._slots.get(cluster)
         if slot is None:
@@ -209,14 +221,14 @@ class FleetRecord:
         else:
             self._slots.move_to_end(cluster)
             standing.leave(*self._stands(slot))
-        self.seen[slot] = attempt.at
+        self.seen[slot] = at
         self.status[slot] = attempt.status
         self._path[slot] = attempt.path
         self._versions[slot] = self.version
         if attempt.status < 400:
-            self.uploaded[slot], uploaded = attempt.at, minute
+            self.uploaded[slot], uploaded = at, minute
         else:
-            uploaded = minute_of(self.uploaded[slot])
+            uploaded = int(self.uploaded[slot] // 60)
         if attempt.expires:
             self.expires[slot] = attempt.expires
         self.agents[slot] = self._agents.get(attempt.agent) or self._shared(attempt.agent)
@@ -224,7 +236,7 @@ class FleetRecord:
             self._measure(slot, attempt)
         self._condition[slot] = condition = self._condition_after(slot, attempt)
         room = _TEXTS - len(cluster) - len(self._examples[slot])
-        self._trails[slot] = add_attempt(self._trails[slot], attempt, room)
+        self._trails[slot] = add_attempt(self._trails[slot], attempt, at, room)
         standing.enter(minute, condition, uploaded, self.kept[slot])
 
     def _measure(self, slot: int, attempt: Attempt) -> None:
@@ -289,9 +301,13 @@ class FleetRecord:
         """The slot of a cluster, if it is known."""
         return self._slots.get(cluster.encode("utf-8", "replace"))
 
+    def minute_of(self, now: Elapsed) -> int:
+        """The number of the minute that a time is in."""
+        return int((now + self._origin) // 60)
+
     def state_of(self, slot: int, minute: int) -> State:
         """How a cluster does, in this minute."""
-        if minute - minute_of(self.seen[slot]) >= self.recent:
+        if minute - int(self.seen[slot] // 60) >= self.recent:
             return State.SILENT
         return State(self._condition[slot])
 
@@ -301,14 +317,14 @@ class FleetRecord:
         silent, seen, conditions = _SILENT.value, self.seen, self._condition
         return bytes([silent if seen[slot] < quiet else conditions[slot] for slot in slots])
 
-    def row(self, slot: int, now: float) -> Row:
+    def row(self, slot: int, now: Moment) -> Row:
         """What is known of the cluster in a slot."""
-        drift = self.drift[slot]
+        drift, uploaded = self.drift[slot], self.uploaded[slot]
         return Row(
             self.ids[slot].decode(),
-            self.state_of(slot, minute_of(now)),
-            self.seen[slot],
-            self.uploaded[slot],
+            self.state_of(slot, self.minute_of(now.elapsed)),
+            self._date(self.seen[slot], now),
+            self._date(uploaded, now) if uploaded else None,
             Path(self._path[slot]),
             self.status[slot],
             last_reason(self._trails[slot]),
@@ -318,17 +334,18 @@ class FleetRecord:
             self.duplicates[slot],
             None if drift == _NO_DRIFT else drift,
             self.agents[slot].decode("utf-8", "replace"),
-            self.expires[slot],
+            Wall(self.expires[slot]),
         )
 
-    def detail(self, slot: int, now: float) -> Detail:
+    def detail(self, slot: int, now: Moment) -> Detail:
         """All that is known of the cluster in a slot."""
         claim = None
         if self._claims[slot]:
-            claim = Claim(self._claimed[slot], self._claim_status[slot], self._claims[slot])
+            at = self._date(self._claimed[slot], now)
+            claim = Claim(at, self._claim_status[slot], self._claims[slot])
         return Detail(
             self.row(slot, now),
-            tuple(read_trail(self._trails[slot])),
+            tuple((self._date(past.at, now), past) for past in read_trail(self._trails[slot])),
             tuple(read_examples(self._examples[slot])),
             claim,
         )
@@ -343,12 +360,19 @@ class FleetRecord:
                 return
             yield slot
 
-    def totals(self, now: float) -> Totals:
+    def totals(self, now: Moment) -> Totals:
         """The whole fleet."""
-        minute = minute_of(now)
+        minute = self.minute_of(now.elapsed)
         return Totals(
             len(self),
             self._forgotten,
             self._standing.states(len(self), minute),
-            self._standing.history(minute),
+            [
+                (self._date(number * 60, now), each)
+                for number, each in self._standing.history(minute)
+            ],
         )
+
+    def _date(self, at: float, now: Moment) -> Wall:
+        """A time in the columns as a time of day."""
+        return now.date(at - self._origin)

@@ -11,6 +11,7 @@ from telemeter.fleet.record import Claim, Detail, Row, Totals
 from telemeter.fleet.series import StoredSeries
 from telemeter.fleet.standing import Minute, problems_of
 from telemeter.fleet.trail import Dropped, Past
+from telemeter.loop.clocks import Wall
 from telemeter.metrics.whitelist import Whitelist
 
 Value = dict[str, Any]
@@ -39,7 +40,7 @@ def row_value(row: Row) -> Value:
         "id": row.cluster,
         "state": row.state.name.lower(),
         "last_attempt": _time(row.seen),
-        "last_upload": _time(row.uploaded) if row.uploaded else None,
+        "last_upload": None if row.uploaded is None else _time(row.uploaded),
         "path": row.path.name.lower(),
         "status": row.status,
         "reason": row.reason,
@@ -86,13 +87,13 @@ def meaning_of(status: int) -> str:
 
 def history_value(totals: Totals) -> list[Value]:
     """The last hour, by the minute."""
-    return [minute_value(number, minute) for number, minute in totals.minutes]
+    return [minute_value(*minute) for minute in totals.minutes]
 
 
-def minute_value(number: int, minute: Minute) -> Value:
+def minute_value(began: Wall, minute: Minute) -> Value:
     """One minute of it."""
     return {
-        "at": number * 60,
+        "at": round(began / 60) * 60,
         "reporting": minute.reporting,
         "series": minute.series,
         "uploads": minute.uploads,
@@ -110,17 +111,17 @@ def detail_value(
     """All of a cluster; of its series, so many at most. None: they are not kept."""
     return {
         **row_value(detail.row),
-        "attempts": [_attempt_value(past) for past in detail.attempts],
+        "attempts": [_attempt_value(*attempt) for attempt in detail.attempts],
         "dropped_examples": [_dropped_value(each, whitelist) for each in detail.dropped],
         "claim": None if detail.claim is None else _claim_value(detail.claim),
         "series": None if series is None else _series_value(series, limit),
     }
 
 
-def _attempt_value(past: Past) -> Value:
+def _attempt_value(at: Wall, past: Past) -> Value:
     counts = {"received": past.received, "kept": past.kept, "dropped": past.dropped}
     return {
-        "at": past.at,
+        "at": int(at),
         "path": past.path.name.lower(),
         "status": past.status,
         "seconds": past.seconds,
@@ -179,5 +180,5 @@ def _number(value: float) -> str:
     return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
 
 
-def _time(seconds: float) -> float:
-    return round(seconds, 3)
+def _time(wall: Wall) -> float:
+    return round(wall, 3)

@@ -29,11 +29,6 @@ class State(IntEnum):
     REFUSED = 4
 
 
-def minute_of(seconds: float) -> int:
-    """The minute since the epoch that a time is in."""
-    return int(seconds // 60)
-
-
 @dataclass(slots=True)
 class Minute:
     """What one minute brought.
@@ -70,7 +65,10 @@ _NOTHING: Final = [0] * (len(State) + 2)
 
 
 class Standing:
-    """Counts clusters by the minutes of their last attempt and their last upload."""
+    """Counts clusters by the minutes of their last attempt and their last upload.
+
+    Minutes are those of `FleetRecord.minute_of`.
+    """
 
     def __init__(self, recent: int) -> None:
         """Begin with nothing.

@@ -29,7 +29,11 @@ _CUT = 0x8000
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """An attempt as it is remembered; see `Attempt`."""
+    """An attempt as it is remembered; see `Attempt`.
+
+    Attributes:
+        at: when it was, in whole seconds; see `add_attempt`.
+    """
 
     at: int
     path: Path
@@ -55,7 +59,7 @@ class Dropped:
     is_cut: bool
 
 
-def add_attempt(trail: bytes, attempt: Attempt, room: int) -> bytes:
+def add_attempt(trail: bytes, attempt: Attempt, at: float, room: int) -> bytes:
     """A trail with one more attempt; of the former ones, as many of the newest as fit.
 
     A trail is the number of attempts in a byte, and then the attempts, the oldest first: so it is
@@ -64,12 +68,13 @@ def add_attempt(trail: bytes, attempt: Attempt, room: int) -> bytes:
     Args:
         trail: the trail until now; empty at first.
         attempt: what to add.
+        at: when it was, in seconds, 0 or more.
         room: how many bytes there are, `MAX_ENTRY` at least.
     """
     reason = attempt.reason[:MAX_REASON]
-    at, milliseconds = int(attempt.at), int(attempt.seconds * 1000)
+    milliseconds = int(attempt.seconds * 1000)
     entry = _ENTRY.pack(
-        at if 0 <= at <= _MAX_TIME else 0,
+        min(int(at), _MAX_TIME),
         attempt.status,
         attempt.path | _MEASURED if attempt.measured else attempt.path,
         min(milliseconds, _MAX_MILLISECONDS) if milliseconds > 0 else 0,

@@ -13,7 +13,8 @@ from itertools import islice
 from typing import Any, Final
 
 from telemeter.fleet.record import FleetRecord
-from telemeter.fleet.standing import State, minute_of
+from telemeter.fleet.standing import State
+from telemeter.loop.clocks import Elapsed
 
 #: How many clusters are looked at in a slice.
 SLICE: Final = 2000
@@ -57,17 +58,17 @@ class View:
 
     Attributes:
         version: the record's when it was begun.
-        began: when that was, in seconds since the epoch.
+        began: when that was.
         total: how many clusters are selected; known when the first slots are.
     """
 
-    def __init__(self, record: FleetRecord, query: Query, now: float) -> None:
+    def __init__(self, record: FleetRecord, query: Query, now: Elapsed) -> None:
         self.version = record.version
         self.began = now
         self.total = 0
         self._record = record
         self._query = query
-        self._minute = minute_of(now)
+        self._minute = record.minute_of(now)
         self._states = bytearray()
         self._ordered: list[int] = []
         self._rest: Iterator[int] | None = None

@@ -10,6 +10,7 @@ from twisted.logger import Logger
 from twisted.python.usage import UsageError
 
 from telemeter import __version__
+from telemeter.loop.clocks import elapsed_reactor
 from telemeter.tap.flags import LOGGING, Flag, Flags, read_file, text
 from telemeter.tap.listen import listen_address
 from telemeter.tap.service import Daemon, listener_of
@@ -62,7 +63,7 @@ class Options(Flags):
 def makeService(options: Options, reactor: Any = None) -> IService:
     """The service of the stub."""
     if reactor is None:
-        from twisted.internet import reactor
+        reactor = elapsed_reactor()
     daemon = Daemon(options)
     site = make_site([StubAuthorizer(options.tokens).route()], reactor)
     listener_of(options, reactor, site).setServiceParent(daemon)

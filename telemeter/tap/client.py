@@ -16,6 +16,7 @@ from telemeter.agent.cycle import Agent, CycleError, Plan, collect
 from telemeter.agent.federate import Source
 from telemeter.agent.token import TokenStore
 from telemeter.agent.upload import Destination
+from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock, elapsed_reactor
 from telemeter.metrics.exposition import render_text
 from telemeter.metrics.federation import KIND, Transformer
 from telemeter.metrics.transform import Transforms
@@ -373,21 +374,23 @@ class Planner:
         return self.plan
 
 
-def makeService(options: Options, reactor: Any = None) -> IService:
+def makeService(
+    options: Options, reactor: Any = None, wall: WallClock = SYSTEM_WALL_CLOCK
+) -> IService:
     """The service of an agent: its cycle, and a listener."""
     if reactor is None:
-        from twisted.internet import reactor
+        reactor = elapsed_reactor()
     if options["dry-run"]:
         level = "debug" if options["verbose"] else options["log-level"]
         globalLogBeginner.beginLoggingTo(
             [make_observer(sys.stderr, level)], redirectStandardIO=False
         )
-        react(lambda reactor: Deferred.fromCoroutine(dry_run(options, reactor)))
+        react(lambda reactor: Deferred.fromCoroutine(dry_run(options, reactor, wall)))
     daemon = Daemon(options)
     planner = Planner(options, reactor)
-    agent = Agent(planner.plan, reactor, refresh=planner.current, run=thread_runner(reactor))
+    agent = Agent(planner.plan, reactor, wall, refresh=planner.current, run=thread_runner(reactor))
     agent.setServiceParent(daemon)
-    reloader = Reloader(reactor, lambda: planner.reload(agent))
+    reloader = Reloader(reactor, wall, lambda: planner.reload(agent))
     reloader.setServiceParent(daemon)
     if options["listen"]:
         health = Health()
@@ -420,10 +423,10 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     return daemon
 
 
-async def dry_run(options: Options, reactor: Any) -> None:
+async def dry_run(options: Options, reactor: Any, wall: WallClock) -> None:
     """Collect once and print what would be sent; ends the program."""
     try:
-        transformed = await collect(make_plan(options, reactor), reactor.seconds)
+        transformed = await collect(make_plan(options, reactor), wall)
     except CycleError as error:
         raise SystemExit(f"telemeter-client: --from {shown(options['from'])}: {error}") from None
     sys.stdout.write(render_text(transformed.decoded()))

@@ -14,6 +14,7 @@ from twisted.python.usage import UsageError
 from twisted.web.iweb import IRequest
 
 from telemeter import __version__
+from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock, elapsed_reactor, milliseconds
 from telemeter.metrics.proto import remote_pb2
 from telemeter.metrics.selector import NAME, parse_selector
 from telemeter.runner import Runner, thread_runner
@@ -74,10 +75,10 @@ class Options(Flags):
 class Source:
     """Asks the machine, and keeps what it said last."""
 
-    def __init__(self, options: Options, clock: IReactorTime, run: Runner) -> None:
+    def __init__(self, options: Options, clock: IReactorTime, wall: WallClock, run: Runner) -> None:
         self._figures = options.figures
         self._instance = options["instance"] or socket.gethostname()
-        self._clock = clock
+        self._wall = wall
         self._run = run
         self.store = Store(clock, 60 + 10 * options["interval"], _MOST_SERIES)
 
@@ -88,7 +89,7 @@ class Source:
         return done
 
     async def _look(self) -> None:
-        payload, series = await self._run(self._read, int(self._clock.seconds() * 1000))
+        payload, series = await self._run(self._read, milliseconds(self._wall.now()))
         await self.store.forward(self._instance, payload, series)
 
     def _read(self, now_ms: int) -> tuple[bytes, int]:
@@ -114,12 +115,14 @@ class Source:
         return Route("/metrics", metrics)
 
 
-def makeService(options: Options, reactor: Any = None) -> IService:
+def makeService(
+    options: Options, reactor: Any = None, wall: WallClock = SYSTEM_WALL_CLOCK
+) -> IService:
     """The service of the source."""
     if reactor is None:
-        from twisted.internet import reactor
+        reactor = elapsed_reactor()
     daemon = Daemon(options)
-    source = Source(options, reactor, thread_runner(reactor))
+    source = Source(options, reactor, wall, thread_runner(reactor))
     timer = TimerService(options["interval"], source.look)
     timer.clock = reactor
     timer.setServiceParent(daemon)

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from telemeter.fleet.attempt import Attempt, decode_attempts, encode_attempts
 from telemeter.fleet.record import SILENT_AFTER, FleetRecord
 from telemeter.fleet.series import SeriesSource
+from telemeter.loop.clocks import WallClock, moment
 from telemeter.metrics.whitelist import Whitelist
 from telemeter.tap.server_options import Options
 from telemeter.tap.workers.control import MAX_REPORT
@@ -42,24 +44,26 @@ class Fleet:
         observer: observes a site for the record; None: there is none.
     """
 
-    def __init__(self, options: Options, reactor: Any) -> None:
+    def __init__(self, options: Options, reactor: Any, wall: WallClock) -> None:
         """Make both.
 
         Args:
             options: the flags.
-            reactor: tells the time, and calls later.
+            reactor: tells ages, and calls later.
+            wall: tells the time of day.
         """
         self.record: FleetRecord | None = None
         self.observer: AttemptObserver | None = None
         self._whitelist: Whitelist = options.files.whitelist
         if options["fleet-max-clusters"]:
             silent_after = max(SILENT_AFTER, _MISSED_INTERVALS * options["ratelimit"])
-            self.record = FleetRecord(options["fleet-max-clusters"], silent_after)
-            self.observer = AttemptObserver(self._take_all, reactor, _MAX_RECORDED)
+            now = moment(reactor, wall)
+            self.record = FleetRecord(options["fleet-max-clusters"], now, silent_after)
+            self.observer = AttemptObserver(self._take_all, reactor, wall, _MAX_RECORDED)
             self._api = FleetApi(
-                self.record, reactor, lambda: self._whitelist, settle=self.observer.send
+                self.record, reactor, wall, lambda: self._whitelist, settle=self.observer.send
             )
-            self._events = Events(self.record, reactor)
+            self._events = Events(self.record, reactor, wall)
 
     def use(self, whitelist: Whitelist) -> None:
         """Explain what was dropped by other rules from now on."""
@@ -97,14 +101,17 @@ class Fleet:
         ]
 
 
-def reporter(report: Callable[[str, bytes], Deferred[None]], clock: Any) -> AttemptObserver:
+def reporter(
+    report: Callable[[str, bytes], Deferred[None]], clock: IReactorTime, wall: WallClock
+) -> AttemptObserver:
     """What reports attempts to the process that has the record.
 
     What cannot be reported is forgotten: it is only for the eye.
 
     Args:
         report: tells that process something of a kind.
-        clock: tells the time, and calls later.
+        clock: tells when requests were over, and calls later.
+        wall: tells by how much the clocks of clusters are off.
     """
 
     def take(attempts: Sequence[Attempt]) -> None:
@@ -116,7 +123,7 @@ def reporter(report: Callable[[str, bytes], Deferred[None]], clock: Any) -> Atte
             take(attempts[:middle])
             take(attempts[middle:])
 
-    return AttemptObserver(take, clock, _MAX_REPORTED)
+    return AttemptObserver(take, clock, wall, _MAX_REPORTED)
 
 
 def _not_reported(failure: Failure) -> None:

@@ -14,6 +14,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.usage import UsageError
 
+from telemeter.loop.clocks import WallClock
 from telemeter.tap.files import Signature, signature
 
 SUCCESSFUL: Final = Gauge(
@@ -50,6 +51,7 @@ class Reloader(Service):
     def __init__(
         self,
         reactor: Any,
+        wall: WallClock,
         reload: Reload,
         watched: Sequence[str] = (),
         reload_watched: Reload | None = None,
@@ -58,13 +60,15 @@ class Reloader(Service):
         """Make a reloader.
 
         Args:
-            reactor: tells the time, and takes the signal into its thread.
+            reactor: times looks, and takes the signal into its thread.
+            wall: tells the time of day.
             reload: reads all files again.
             watched: paths to look at for changes.
             reload_watched: the same as `reload`, for the watched files only.
             seen: their state before they were read the first time; None: that of now.
         """
         self._reactor = reactor
+        self._wall = wall
         self._reload = reload
         self._watched = [path for path in watched if path]
         self._reload_watched = reload_watched
@@ -129,7 +133,7 @@ class Reloader(Service):
         self._failing.discard(reload)
         if not self._failing:
             SUCCESSFUL.set(1)
-            SUCCESS_TIME.set(self._reactor.seconds())
+            SUCCESS_TIME.set(self._wall.now())
 
     def _signalled(self, number: int, frame: Any) -> None:
         self._reactor.callFromThread(self._attempt_quietly, self._reload)

@@ -33,6 +33,7 @@ from telemeter.auth.keys import SigningKey, generate_key
 from telemeter.auth.memcached import Memcached
 from telemeter.auth.oidc import OIDCAgent, TokenSource
 from telemeter.auth.token import TokenIssuer, TokenVerifier
+from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock, elapsed_reactor
 from telemeter.metrics.transcoder import KIND
 from telemeter.metrics.upload import UploadRules
 from telemeter.metrics.write import WriteRules
@@ -113,7 +114,9 @@ class External:
         store: keeps what is not forwarded; None: everything is.
     """
 
-    def __init__(self, options: Options, reactor: Any, daemon: Daemon, shared: Shared) -> None:
+    def __init__(
+        self, options: Options, reactor: Any, wall: WallClock, daemon: Daemon, shared: Shared
+    ) -> None:
         """Make it of services that become parts of `daemon`."""
         self._options = options
         self._reactor = reactor
@@ -129,25 +132,27 @@ class External:
         else:
             upstream = self.store = _make_store(options, reactor, daemon)
         run = thread_runner(reactor)
-        memcached = _memcached(options, reactor, daemon)
+        memcached = _memcached(options, reactor, wall, daemon)
         self._authorize = Authorize(
             authorizer,
             self._issuer(files),
-            reactor,
+            wall,
             options["partition-label"],
             dict(options["required-label"]),
         )
+        limiter = RateLimiter(options["ratelimit"], shared.table)
         self._upload = UploadEndpoint(
             self._verifier(files),
-            RateLimiter(options["ratelimit"], shared.table),
+            limiter,
             self._upload_rules(files),
             upstream,
             reactor,
+            wall,
             run,
             partition_label=options["partition-label"],
             limit_bytes=options["limit-bytes"],
             replicas=(
-                Replicas(memcached, options["ratelimit"], reactor)
+                Replicas(memcached, options["ratelimit"], wall, limiter.mark)
                 if memcached is not None and options["ratelimit"]
                 else None
             ),
@@ -309,24 +314,26 @@ class Clients:
         return gatherResults([pool.closeCachedConnections() for pool in self._pools])
 
 
-def makeService(options: Options, reactor: Any = None) -> IService:
+def makeService(
+    options: Options, reactor: Any = None, wall: WallClock = SYSTEM_WALL_CLOCK
+) -> IService:
     """The service of a server: one process, or the parent of several."""
     if reactor is None:
-        from twisted.internet import reactor
+        reactor = elapsed_reactor()
     daemon = Daemon(options)
     if options["workers"] == 1:
-        _serve(options, reactor, daemon)
+        _serve(options, reactor, wall, daemon)
     else:
-        _supervise(options, reactor, daemon)
+        _supervise(options, reactor, wall, daemon)
     _announce(options)
     return daemon
 
 
-def _serve(options: Options, reactor: Any, daemon: Daemon) -> None:
+def _serve(options: Options, reactor: Any, wall: WallClock, daemon: Daemon) -> None:
     """Answer on both listeners, in this process."""
-    fleet = Fleet(options, reactor)
+    fleet = Fleet(options, reactor, wall)
     shared = Shared(generate_key(), observer=fleet.observer)
-    external = External(options, reactor, daemon, shared)
+    external = External(options, reactor, wall, daemon, shared)
     internal_tls = ReloadableServerContext(options.files.internal_tls)
 
     def reload() -> None:
@@ -340,7 +347,7 @@ def _serve(options: Options, reactor: Any, daemon: Daemon) -> None:
         external.tls.use(tls)
         internal_tls.use(internal)
 
-    reloader = _reloader(options, reactor, reload, reload_certificates)
+    reloader = _reloader(options, reactor, wall, reload, reload_certificates)
     reloader.setServiceParent(daemon)
     store = external.store
     more = []
@@ -353,7 +360,7 @@ def _serve(options: Options, reactor: Any, daemon: Daemon) -> None:
     external.listen_at(endpoint_maker(options["listen"])(reactor))
 
 
-def _supervise(options: Options, reactor: Any, daemon: Daemon) -> None:
+def _supervise(options: Options, reactor: Any, wall: WallClock, daemon: Daemon) -> None:
     """Answer on the internal listener, and have workers answer on the external one."""
     clients = Clients(options, reactor, daemon)
     table = shared_memory("telemeter-ratelimit") if options["ratelimit"] > 0 else None
@@ -377,7 +384,7 @@ def _supervise(options: Options, reactor: Any, daemon: Daemon) -> None:
         _asker(options, reactor, clients.authorizer),
         daemon.pass_on,
     )
-    fleet = Fleet(options, reactor)
+    fleet = Fleet(options, reactor, wall)
     workers.reports[ATTEMPTS] = fleet.take
     OnStop(workers.remove_folder).setServiceParent(daemon)
     health = Health(lambda: workers.ready)
@@ -396,7 +403,7 @@ def _supervise(options: Options, reactor: Any, daemon: Daemon) -> None:
         await workers.use(contents, only_certificates=True)
         internal_tls.use(internal)
 
-    reloader = _reloader(options, reactor, reload, reload_certificates)
+    reloader = _reloader(options, reactor, wall, reload, reload_certificates)
     reloader.setServiceParent(daemon)
     clients.discover(health)
     metrics = WithWorkers(lambda: workers.folder, workers.pids)
@@ -406,11 +413,16 @@ def _supervise(options: Options, reactor: Any, daemon: Daemon) -> None:
 
 
 def _reloader(
-    options: Options, reactor: Any, reload: Reload, reload_certificates: Reload
+    options: Options,
+    reactor: Any,
+    wall: WallClock,
+    reload: Reload,
+    reload_certificates: Reload,
 ) -> Reloader:
     """What reloads all files when it is told to, and certificates when they change."""
     return Reloader(
         reactor,
+        wall,
         reload,
         options.certificate_paths(),
         reload_certificates,
@@ -466,12 +478,16 @@ def _listener(
     )
 
 
-def _memcached(options: Options, reactor: Any, daemon: Daemon) -> Memcached | None:
+def _memcached(options: Options, reactor: Any, wall: WallClock, daemon: Daemon) -> Memcached | None:
     """What replicas share, if there is something."""
     if not options["memcached"]:
         return None
     memcached = Memcached(
-        reactor, options["memcached"], options["memcached-expire"], options["memcached-interval"]
+        reactor,
+        wall,
+        options["memcached"],
+        options["memcached-expire"],
+        options["memcached-interval"],
     )
     memcached.setServiceParent(daemon)
     return memcached

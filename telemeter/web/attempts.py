@@ -19,6 +19,7 @@ from telemeter.fleet.attempt import (
     Path,
     clip,
 )
+from telemeter.loop.clocks import NO_DATE, Moment, Wall, WallClock, moment
 from telemeter.metrics.upload import Converted
 from telemeter.metrics.write import Written
 from telemeter.web.site import Request
@@ -29,7 +30,7 @@ _AUTHORIZE: Final = Path.AUTHORIZE
 _MAX_RAW_AGENT: Final = MAX_AGENT + 4
 #: Of a request: when it was over, its handler, the status, how many seconds it took, its notes, its
 #: facts and its headers.
-_Over: TypeAlias = tuple[float, str, int, float, Mapping[str, object], Mapping[str, Any], Headers]
+_Over: TypeAlias = tuple[Moment, str, int, float, Mapping[str, object], Mapping[str, Any], Headers]
 
 
 #: For how many seconds a request waits for others.
@@ -43,17 +44,23 @@ class AttemptObserver:
     """
 
     def __init__(
-        self, take: Callable[[Sequence[Attempt]], object], clock: IReactorTime, most: int
+        self,
+        take: Callable[[Sequence[Attempt]], object],
+        clock: IReactorTime,
+        wall: WallClock,
+        most: int,
     ) -> None:
         """Make one that has seen nothing yet.
 
         Args:
             take: takes some attempts.
-            clock: tells the time, and calls later.
+            clock: tells when requests were over, and calls later.
+            wall: tells by how much the clocks of clusters are off.
             most: how many attempts it takes at once.
         """
         self._take = take
         self._clock = clock
+        self._wall = wall
         self._most = most
         self._over: list[_Over] = []
         self._call: IDelayedCall | None = None
@@ -64,7 +71,7 @@ class AttemptObserver:
             return
         self._over.append(
             (
-                self._clock.seconds(),
+                moment(self._clock, self._wall),
                 request.route.name,
                 code,
                 seconds,
@@ -98,7 +105,7 @@ class AttemptObserver:
 
 
 def _attempt_of(
-    at: float,
+    over: Moment,
     handler: str,
     code: int,
     seconds: float,
@@ -114,18 +121,18 @@ def _attempt_of(
     agent = headers.getRawHeaders(b"user-agent")
     attempt = Attempt(
         cluster if len(cluster) <= MAX_ID else b"",
-        at,
+        over.elapsed,
         path,
         code,
         seconds,
         "verified" in facts,
         b"" if code < 400 else clip(str(notes.get("reason", "")), MAX_REASON),
         _clipped_agent(agent[-1][:_MAX_RAW_AGENT]) if agent else b"",
-        facts.get("expires", 0.0),
+        facts.get("expires", NO_DATE),
     )
     result = facts.get("result")
     if result is not None:
-        _measure(attempt, result)
+        _measure(attempt, result, Wall(over.wall - seconds))
     return attempt
 
 
@@ -135,15 +142,15 @@ def _clipped_agent(header: bytes) -> bytes:
     return clip(header.decode("utf-8", "replace"), MAX_AGENT)
 
 
-def _measure(attempt: Attempt, result: Converted | Written) -> None:
-    """Take over the counts of a conversion."""
+def _measure(attempt: Attempt, result: Converted | Written, began: Wall) -> None:
+    """Take over the counts of a conversion, of a request that began then."""
     attempt.measured = True
     attempt.received = result.received
     attempt.kept = result.series
     attempt.dropped = result.dropped
     attempt.duplicates = result.duplicates
     if isinstance(result, Converted) and result.newest_ms:
-        attempt.drift = round(result.newest_ms / 1000 - attempt.at + attempt.seconds)
+        attempt.drift = round(result.newest_ms / 1000 - began)
     if result.dropped_examples:
         attempt.examples = tuple(
             each for each in result.dropped_examples if len(each) <= MAX_EXAMPLE

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from io import BytesIO
 from urllib.parse import parse_qsl
 
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.iweb import IRequest
 
 from telemeter.auth.authorizer import Authorizer, RefusedError, UnavailableError
 from telemeter.auth.token import TokenIssuer
+from telemeter.loop.clocks import WallClock
 from telemeter.web.credentials import bearer_token
 from telemeter.web.refused import Refused
 from telemeter.web.routing import Route
@@ -63,13 +63,13 @@ class Authorize:
         self,
         authorizer: Authorizer,
         issuer: TokenIssuer,
-        clock: IReactorTime,
+        wall: WallClock,
         partition_label: str,
         required_labels: Mapping[str, str],
     ) -> None:
         self._authorizer = authorizer
         self._issuer = issuer
-        self._clock = clock
+        self._wall = wall
         self._partition_label = partition_label
         self._required_labels = dict(required_labels)
 
@@ -93,7 +93,7 @@ class Authorize:
         labels = {self._partition_label: cluster, **self._required_labels}
         answer = {
             "version": 1,
-            "token": self._issuer.issue(account, labels, self._clock.seconds()),
+            "token": self._issuer.issue(account, labels, self._wall.now()),
             "expiresInSeconds": self._issuer.lifetime,
             "labels": labels,
         }

@@ -6,14 +6,14 @@ from itertools import islice
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from telemeter.fleet.record import FleetRecord
 from telemeter.fleet.render import minute_value, row_value, totals_value
-from telemeter.fleet.standing import minute_of
+from telemeter.loop.clocks import Elapsed, Moment, WallClock, moment
 from telemeter.web.fleet import EVENTS, dump
 from telemeter.web.refused import Refused
 from telemeter.web.routing import Route
@@ -28,6 +28,8 @@ INTERVAL: Final = 1.0
 HEARTBEAT: Final = 15.0
 PATIENCE: Final = 60.0
 
+#: A wall clock that jumps by more than so many seconds was set.
+_CLOCK_WAS_SET: Final = 1.0
 #: Tells a reader that was too slow to ask for the whole page again.
 _MISSED: Final = b"event: missed\ndata: {}\n\n"
 
@@ -42,12 +44,12 @@ class _Stream:
         done: fires when there is nothing more to say to it.
     """
 
-    def __init__(self, request: Any, now: float) -> None:
+    def __init__(self, request: Any, now: Elapsed) -> None:
         self.done: Deferred[None] = Deferred()
         self._has_missed = False
         self._request = request
         self._heard = now
-        self._paused_at: float | None = None
+        self._paused_at: Elapsed | None = None
         self._now = now
 
     def pauseProducing(self) -> None:
@@ -65,7 +67,7 @@ class _Stream:
         if not self.done.called:
             self.done.callback(None)
 
-    def tick(self, now: float, event: bytes | None) -> None:
+    def tick(self, now: Elapsed, event: bytes | None) -> None:
         """Send an event, or a sign of life if there was none for a while."""
         self._now = now
         if self._paused_at is not None:
@@ -90,20 +92,23 @@ class _Stream:
 class Events:
     """The endpoint. One look at the record a second serves all readers; without readers none."""
 
-    def __init__(self, record: FleetRecord, clock: Any) -> None:
+    def __init__(self, record: FleetRecord, clock: IReactorTime, wall: WallClock) -> None:
         """Make the endpoint.
 
         Args:
             record: what to tell of.
-            clock: tells the time, and calls later.
+            clock: tells ages, and calls later.
+            wall: tells the time of day.
         """
         self._record = record
         self._clock = clock
+        self._wall = wall
         self._streams: list[_Stream] = []
         self._loop = LoopingCall(self._look)
         self._loop.clock = clock
         self._told = 0
         self._minute = 0
+        self._date = 0.0
         self._stopping = False
 
     def route(self) -> Route:
@@ -116,13 +121,15 @@ class Events:
             raise Refused(503, f"no more events: {what}", {"Retry-After": "30"})
         request.setHeader("Content-Type", "text/event-stream")
         request.setHeader("Cache-Control", "no-store")
-        stream = _Stream(request, self._clock.seconds())
+        now = moment(self._clock, self._wall)
+        stream = _Stream(request, now.elapsed)
         request.registerProducer(stream, True)
         if not self._streams:
             self._told = self._record.version
-            self._minute = minute_of(self._clock.seconds())
+            self._minute = self._record.minute_of(now.elapsed)
+            self._date = now.date(0)
         self._streams.append(stream)
-        stream.tick(self._clock.seconds(), b"retry: 5000\n" + self._event(()))
+        stream.tick(now.elapsed, b"retry: 5000\n" + self._event(now, ()))
         if not self._loop.running:
             self._loop.start(INTERVAL, now=False).addErrback(self._broke)
         try:
@@ -147,22 +154,25 @@ class Events:
 
     def _look(self) -> None:
         """What the loop does: once for all streams."""
-        now = self._clock.seconds()
-        minute = minute_of(now)
+        now = moment(self._clock, self._wall)
+        minute = self._record.minute_of(now.elapsed)
         event = None
         if self._record.version != self._told or minute != self._minute:
             slots = tuple(islice(self._record.changed_since(self._told), MAX_CHANGED + 1))
-            event = self._event(slots)
+            event = self._event(now, slots)
             self._told, self._minute = self._record.version, minute
+        if abs(now.date(0) - self._date) > _CLOCK_WAS_SET:
+            # All dates that readers have are wrong by now.
+            self._date = now.date(0)
+            event = _MISSED + (event or b"")
         for stream in list(self._streams):
-            stream.tick(now, event)
+            stream.tick(now.elapsed, event)
 
-    def _event(self, slots: tuple[int, ...]) -> bytes:
+    def _event(self, now: Moment, slots: tuple[int, ...]) -> bytes:
         """An event: the totals, and the clusters that have changed."""
-        now = self._clock.seconds()
         totals = self._record.totals(now)
         value = {
-            "now": now,
+            "now": now.wall,
             "fleet": totals_value(totals, self._record.recent),
             "minute": minute_value(*totals.minutes[-1]),
             "changed": [row_value(self._record.row(slot, now)) for slot in slots[:MAX_CHANGED]],

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 from urllib.parse import parse_qsl, unquote_to_bytes
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.web.iweb import IRequest
 
@@ -16,6 +17,7 @@ from telemeter.fleet.render import detail_value, history_value, row_value, total
 from telemeter.fleet.series import SeriesSource, StoredSeries
 from telemeter.fleet.standing import State
 from telemeter.fleet.view import SORTS, Query
+from telemeter.loop.clocks import WallClock, moment
 from telemeter.metrics.whitelist import Whitelist
 from telemeter.web.refused import Refused
 from telemeter.web.routing import Route
@@ -46,7 +48,8 @@ class FleetApi:
     def __init__(
         self,
         record: FleetRecord,
-        clock: Any,
+        clock: IReactorTime,
+        wall: WallClock,
         whitelist: Callable[[], Whitelist],
         series: SeriesSource | None = None,
         settle: Callable[[], None] = lambda: None,
@@ -55,7 +58,8 @@ class FleetApi:
 
         Args:
             record: what to show.
-            clock: tells the time, and calls later.
+            clock: tells ages, and calls later.
+            wall: tells the time of day.
             whitelist: the rules that hold at the moment.
             series: where the clusters' series are; None: nowhere.
             settle: puts into the record what waits to be; called before it is looked at.
@@ -63,6 +67,7 @@ class FleetApi:
         self._record = record
         self._settle = settle
         self._clock = clock
+        self._wall = wall
         self._whitelist = whitelist
         self.series = series
         self._views = Views(record, clock)
@@ -77,12 +82,12 @@ class FleetApi:
     def fleet(self, request: IRequest) -> bytes:
         """The totals, and the last hour."""
         self._settle()
-        now = self._clock.seconds()
+        now = moment(self._clock, self._wall)
         totals = self._record.totals(now)
         return answer_json(
             request,
             {
-                "now": now,
+                "now": now.wall,
                 **totals_value(totals, self._record.recent),
                 "history": history_value(totals),
             },
@@ -97,11 +102,11 @@ class FleetApi:
         begin = (page - 1) * limit
         self._settle()
         slots, total = await self._views.page(query, begin, begin + limit)
-        now = self._clock.seconds()
+        now = moment(self._clock, self._wall)
         return answer_json(
             request,
             {
-                "now": now,
+                "now": now.wall,
                 "clusters": len(self._record),
                 "total": total,
                 "page": page,
@@ -123,11 +128,11 @@ class FleetApi:
         slot = self._record.slot_of(cluster)
         if slot is None:
             raise Refused(404, "no such cluster is known: it has not sent anything, or long ago")
-        now = self._clock.seconds()
+        now = moment(self._clock, self._wall)
         detail = self._record.detail(slot, now)
         series = await self._series_of(cluster, limit + 1)
         value = detail_value(detail, self._whitelist(), series, limit)
-        return answer_json(request, {"now": now, **value})
+        return answer_json(request, {"now": now.wall, **value})
 
     async def _series_of(self, cluster: str, most: int) -> list[StoredSeries] | None:
         """The first series of a cluster, if they are kept; others get their turn in between."""

@@ -16,16 +16,19 @@ import os
 import secrets
 import struct
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from telemeter.loop.clocks import Elapsed
+
 #: How many clusters a table has room for; each had a valid token within the last interval.
 MAX_CLUSTERS: Final = 2_000_000
 
 _ENTRIES = 16
-# A bucket: the hashes of its entries (0: free), then when they were taken, in seconds.
+# A bucket: the hashes of its entries (0: free), then when they were taken, in elapsed seconds.
 _HASHES = struct.Struct(f"={_ENTRIES}Q")
 _TIMES = struct.Struct(f"={_ENTRIES}d")
 _HASH = struct.Struct("=Q")
@@ -100,7 +103,7 @@ class Table:
                 os.ftruncate(descriptor, size)
             self._memory = mmap.mmap(descriptor, size)
 
-    def take(self, cluster: str, now: float, interval: float) -> _Place:
+    def take(self, cluster: str, now: Elapsed, interval: float) -> _Place:
         """Note that a cluster takes its slot now.
 
         Raises:
@@ -115,10 +118,10 @@ class Table:
             times = _TIMES.unpack_from(self._memory, bucket + _HASHES.size)
             if hashed in hashes:
                 index = hashes.index(hashed)
-                # A time that lies further ahead than the interval is of a clock that was wrong.
-                if abs(now - times[index]) < interval:
-                    wait = math.ceil(times[index] + interval - now)
-                    raise RateLimitedError(max(1, min(wait, math.ceil(interval))))
+                # Another process may have read the clock a little later, and yet be quicker here.
+                wait = min(interval, times[index] + interval - now)
+                if wait > 0:
+                    raise RateLimitedError(math.ceil(wait))
             elif 0 in hashes:
                 index = hashes.index(0)
             else:
@@ -198,12 +201,17 @@ class RateLimiter:
         if interval > 0:
             self._table = Table() if table is None else table
 
-    def take(self, cluster: str, now: float) -> Slot:
+    @property
+    def mark(self) -> int:
+        """A number that all limiters with the same table have, and hardly any others."""
+        return 0 if self._table is None else zlib.crc32(self._table.key)
+
+    def take(self, cluster: str, now: Elapsed) -> Slot:
         """Take the cluster's slot.
 
         Args:
             cluster: whose.
-            now: seconds since the epoch.
+            now: the time.
 
         Raises:
             RateLimitedError: it is taken.

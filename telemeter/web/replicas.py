@@ -1,8 +1,10 @@
 """One upload per cluster and interval at all replicas of a server together, by way of memcached.
 
 A server first asks its own table (`ratelimit`), which answers at once. Only then it asks memcached,
-where an entry that expires after the interval stands for a turn that was taken. While memcached
-does not answer, the server's own table is all there is: nobody is refused because of that.
+where an entry stands for a turn that was taken, and expires after the interval by memcached's own
+monotonic clock. The clocks of two replicas may differ, so they only say how long the wait is about.
+While memcached does not answer, the server's own table is all there is: nobody is refused because
+of that.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ from typing import Any, Final, Protocol
 
 from prometheus_client import Counter
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from telemeter.auth.memcached import expiry
+from telemeter.loop.clocks import WallClock
 from telemeter.web.ratelimit import RateLimitedError, Slot
 
 ASKED: Final = Counter(
@@ -26,9 +29,6 @@ ASKED: Final = Counter(
 )
 for _result in ("taken", "refused", "error"):
     ASKED.labels(_result)
-
-#: memcached takes a lifetime of more seconds than these for a time of day.
-_LONGEST_RELATIVE: Final = 30 * 24 * 3600
 
 log = Logger()
 
@@ -42,17 +42,19 @@ class Memcache(Protocol):
 class Replicas:
     """The turns that clusters have taken at any of the replicas."""
 
-    def __init__(self, memcache: Memcache, interval: float, clock: IReactorTime) -> None:
+    def __init__(self, memcache: Memcache, interval: float, wall: WallClock, mark: int) -> None:
         """Make it.
 
         Args:
             memcache: what all replicas share.
             interval: seconds between two uploads of a cluster, above 0.
-            clock: tells the time.
+            wall: tells about how long a turn of another replica still lasts.
+            mark: tells this server's turns from those of others; see `RateLimiter.mark`.
         """
         self._memcache = memcache
         self._interval = interval
-        self._clock = clock
+        self._wall = wall
+        self._mark = mark
         self._works = True
 
     async def take(self, cluster: str) -> bool:
@@ -83,18 +85,15 @@ class Replicas:
 
     async def _wait_after_taking(self, cluster: str) -> float:
         """For how many seconds the cluster has to wait; 0: it has taken its turn."""
-        key, now = _key(cluster), self._clock.seconds()
-        lifetime = math.ceil(self._interval)
-        if lifetime > _LONGEST_RELATIVE:
-            lifetime += int(now)
-        entry = (b"%.3f" % now, 0, lifetime)
+        key, now = _key(cluster), self._wall.now()
+        entry = (b"%.3f" % now, self._mark, expiry(math.ceil(self._interval), self._wall))
         if await self._memcache.call("add", key, *entry):
             return 0
-        _, value = await self._memcache.call("get", key)
-        wait = _taken_at(value) + self._interval - now
-        # It expires in whole seconds; and a time further ahead is of a clock that was wrong.
-        if 0 < wait <= 2 * self._interval:
-            return min(wait, self._interval)
+        mark, value = await self._memcache.call("get", key)
+        taken = _taken_at(value)
+        # Of our own turns our table knows better: lifetimes in memcached are whole seconds.
+        if taken is not None and mark != self._mark:
+            return min(max(taken + self._interval - now, 1), self._interval)
         await self._memcache.call("set", key, *entry)
         return 0
 
@@ -150,9 +149,10 @@ def _key(cluster: str) -> str:
     return f"telemeter-turn-{hashlib.sha256(cluster.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
-def _taken_at(value: bytes | None) -> float:
-    """When a turn was taken, in seconds since the epoch; long ago if nobody can say."""
+def _taken_at(value: bytes | None) -> float | None:
+    """When a turn was taken, by another server's wall clock; None if that is not what is there."""
     try:
-        return float(value or b"-inf")
+        taken = float(value or b"nan")
     except ValueError:
-        return -math.inf
+        return None
+    return taken if math.isfinite(taken) else None

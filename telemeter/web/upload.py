@@ -13,6 +13,7 @@ from twisted.web.iweb import IRequest
 
 from telemeter.auth.bearer import NotAuthorizedError
 from telemeter.auth.token import Client, TokenVerifier
+from telemeter.loop.clocks import WallClock, elapsed, milliseconds
 from telemeter.metrics.compression import decompress_framed, max_framed_size
 from telemeter.metrics.errors import BadInputError, TooLargeError
 from telemeter.metrics.format import EXPECTED, Decoder, decoder_for
@@ -145,6 +146,7 @@ class UploadEndpoint:
         rules: UploadRules,
         upstream: Upstream,
         clock: IReactorTime,
+        wall: WallClock,
         run: Runner,
         *,
         partition_label: str,
@@ -158,7 +160,8 @@ class UploadEndpoint:
             limiter: allows a cluster one upload per interval.
             rules: what is done with every upload.
             upstream: takes what is left.
-            clock: tells the time.
+            clock: tells whose turn it is.
+            wall: tells which tokens have expired, and when samples came.
             run: runs the conversion of a body.
             partition_label: the label that tells clusters apart.
             limit_bytes: the limit of a decompressed body.
@@ -170,6 +173,7 @@ class UploadEndpoint:
         self._transcoder = Transcoder(rules)
         self._upstream = upstream
         self._clock = clock
+        self._wall = wall
         self._run = run
         self._partition_label = partition_label
         self._limit = limit_bytes
@@ -184,9 +188,8 @@ class UploadEndpoint:
 
     def gate(self, request: IRequest, length: int | None) -> Upload:
         """Steps 1 and 2: who is it, and is it its turn? Then what the headers say of the body."""
-        now = self._clock.seconds()
         try:
-            client = self._verifier.verify(bearer_token(request), now)
+            client = self._verifier.verify(bearer_token(request), self._wall.now())
         except NotAuthorizedError as error:
             raise unauthorized(error) from None
         cluster = client.labels.get(self._partition_label, "")
@@ -199,7 +202,7 @@ class UploadEndpoint:
         note(request, cluster=cluster)
         remember(request, verified=True, expires=client.expires)
         try:
-            slot = self._limiter.take(cluster, now)
+            slot = self._limiter.take(cluster, elapsed(self._clock))
         except RateLimitedError as error:
             raise _too_early(cluster, error) from None
         upload = Upload(client, cluster, slot)
@@ -251,7 +254,7 @@ class UploadEndpoint:
 
     async def _convert(self, upload: Upload) -> Converted:
         """Steps 3 to 9, in a thread unless they take next to no time."""
-        now_ms = int(self._clock.seconds() * 1000)
+        now_ms = milliseconds(self._wall.now())
         body = upload.take_body()
         if upload.is_compressed:
             if len(body) > _QUICK_BODY:

@@ -10,6 +10,7 @@ from twisted.internet.task import Cooperator
 
 from telemeter.fleet.record import FleetRecord
 from telemeter.fleet.view import Query, View
+from telemeter.loop.clocks import Elapsed, elapsed
 from telemeter.web.refused import Refused
 
 #: For how many seconds a view of a large fleet is shown again before it is made anew.
@@ -29,7 +30,7 @@ class Views:
 
         Args:
             record: what to show.
-            clock: tells the time, and calls later.
+            clock: tells the age of views, and calls later.
         """
         self._record = record
         self._clock = clock
@@ -75,7 +76,7 @@ class Views:
             raise
 
     def _view(self, query: Query) -> View:
-        now = self._clock.seconds()
+        now = elapsed(self._clock)
         view = self._views.pop(query, None)
         if view is None or not self._is_fresh(view, now):
             view = View(self._record, query, now)
@@ -84,8 +85,8 @@ class Views:
             del self._views[next(iter(self._views))]
         return view
 
-    def _is_fresh(self, view: View, now: float) -> bool:
+    def _is_fresh(self, view: View, now: Elapsed) -> bool:
         age = now - view.began
         if len(self._record) > _SMALL:
-            return 0 <= age < _FRESH
-        return 0 <= age < 60 and view.version == self._record.version
+            return age < _FRESH
+        return age < 60 and view.version == self._record.version

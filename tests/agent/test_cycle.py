@@ -338,6 +338,7 @@ def test_a_server_that_is_not_there(clock: Clock, log: Log) -> None:
     world.agent = Agent(
         Plan(plan.source, plan.transformer, plan.tokens, destination, plan.interval),
         clock,
+        world.wall,
         lambda low, high: (low + high) / 2,
     )
     started(world)
@@ -518,7 +519,7 @@ def test_a_reload_during_a_cycle_that_is_stopped(world: World, clock: Clock) -> 
 def test_collect_alone(world: World) -> None:
     old = up(at=NOW_MS - 25 * 3600 * 1000)
     world.prometheus.reply = families_reply(up(), old)
-    transformed = run(collect(world.plan, world.clock.seconds))
+    transformed = run(collect(world.plan, world.wall))
     assert (transformed.decoded(), transformed.samples, transformed.received) == ([up()], 1, 2)
     assert world.authorize.received == []
     assert world.uploads == 0
@@ -551,5 +552,5 @@ def test_collect_alone_fails(world: World, clock: Clock) -> None:
     plan = world.plan
     broken = Plan(source, plan.transformer, plan.tokens, plan.destination, plan.interval)
     with pytest.raises(CycleError) as caught:
-        run(collect(broken, clock.seconds))
+        run(collect(broken, world.wall))
     assert (caught.value.stage, str(caught.value)) == ("collect", "the connection was lost")

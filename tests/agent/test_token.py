@@ -12,6 +12,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 from telemeter.agent.token import AuthorizeError, Token, TokenStore, retry_after_seconds
+from telemeter.loop.clocks import Elapsed
 from tests.agent.world import AUTHORIZE_URL, TOKEN, token_reply
 from tests.fakes import (
     NOW,
@@ -66,7 +67,9 @@ def test_what_is_asked(store: TokenStore, peer: Peer) -> None:
 
 
 def test_the_token(store: TokenStore) -> None:
-    assert run(store.get()) == Token("first", {"_id": "c", "tier": "gold"}, NOW + 86400 - 15)
+    assert run(store.get()) == Token(
+        "first", {"_id": "c", "tier": "gold"}, Elapsed(NOW + 86400 - 15)
+    )
 
 
 def test_201_is_fine_too(store: TokenStore, peer: Peer) -> None:

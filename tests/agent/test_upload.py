@@ -11,6 +11,7 @@ from twisted.web.iweb import IAgent
 
 from telemeter.agent.token import Token
 from telemeter.agent.upload import Destination, UploadError
+from telemeter.loop.clocks import Elapsed
 from telemeter.metrics.compression import compress_framed, decompress_framed
 from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE, encode_families
 from tests.agent.world import UPLOAD_URL, up
@@ -29,7 +30,7 @@ from tests.fakes import (
 
 ORIGINAL = Path(__file__).parents[1] / "data" / "original"
 SECRET = "the-jwt"
-TOKEN = Token(SECRET, {}, 0.0)
+TOKEN = Token(SECRET, {}, Elapsed(0.0))
 FAMILIES = encode_families([up()]) * 50
 BODY = compress_framed(FAMILIES)
 

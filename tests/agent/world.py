@@ -20,7 +20,7 @@ from telemeter.metrics.family import (
 )
 from telemeter.metrics.federation import Transformer
 from telemeter.metrics.transform import Transforms
-from tests.fakes import NOW_MS, Peer, Received, Reply, json_reply, untyped
+from tests.fakes import NOW_MS, FakeWall, Peer, Received, Reply, json_reply, untyped
 
 INTERVAL: Final = 270.0
 FROM_URL: Final = "http://prometheus.test/federate?match[]=up"
@@ -63,6 +63,7 @@ class World:
         refresh: Callable[[], Plan] | None = None,
     ) -> None:
         self.clock = clock
+        self.wall = FakeWall(clock)
         self.prometheus = Peer(families_reply(up()))
         self.authorize = Peer(token_reply(_id="cluster"))
         self.server = Peer()
@@ -71,7 +72,7 @@ class World:
         self._limit = limit
         self._timeout = timeout
         self.plan = self.make_plan(interval=interval, transforms=transforms)
-        self.agent = Agent(self.plan, clock, self._jitter, refresh)
+        self.agent = Agent(self.plan, clock, self.wall, self._jitter, refresh)
 
     def make_plan(
         self,

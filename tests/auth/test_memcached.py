@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from telemeter.auth.authorizer import Answer
 from telemeter.auth.cache import CachingAsker, Expiring
 from telemeter.auth.memcached import PAUSE, TIMEOUT, DownError, Memcached
-from tests.fakes import NOW, Growth, Log, result_of, start
+from tests.fakes import NOW, FakeWall, Growth, Log, result_of, start
 
 DAY: Final = 24 * 3600
 YES: Final = Answer(200, "application/json", b'{"account_id": "a"}')
@@ -229,7 +229,9 @@ Make = Callable[..., Memcached]
 @pytest.fixture
 def make(network: Network, services: list[Memcached]) -> Make:
     def make(*names: str, lifetime: int = DAY, interval: float = 10.0) -> Memcached:
-        store = Memcached(network, [(name, PORT) for name in names], lifetime, interval)
+        store = Memcached(
+            network, FakeWall(network), [(name, PORT) for name in names], lifetime, interval
+        )
         services.append(store)
         store.startService()
         return store

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from telemeter.auth.bearer import NotAuthorizedError
 from telemeter.auth.keys import SigningKey, generate_key
 from telemeter.auth.token import Client, TokenIssuer, TokenVerifier
+from telemeter.loop.clocks import Wall
 from tests.fakes import NOW
 
 KINDS = ["RS256", "ES256", "ES384", "ES512"]
@@ -64,7 +65,7 @@ def signed(payload: object, header: object = None, key: SigningKey = KEY) -> str
 
 def refusal(token: str, *keys: SigningKey, now: float = NOW) -> str:
     with pytest.raises(NotAuthorizedError) as caught:
-        TokenVerifier(keys or (KEY,)).verify(token, now)
+        TokenVerifier(keys or (KEY,)).verify(token, Wall(now))
     reason = str(caught.value)
     assert token not in reason or not token
     return reason
@@ -76,7 +77,7 @@ def refusal(token: str, *keys: SigningKey, now: float = NOW) -> str:
 @pytest.mark.parametrize("algorithm", KINDS)
 def test_the_claims(algorithm: str) -> None:
     key = key_of(algorithm)
-    token = TokenIssuer(key, 86_400).issue("account", LABELS, NOW + 0.9)
+    token = TokenIssuer(key, 86_400).issue("account", LABELS, Wall(NOW + 0.9))
     header = jwt.get_unverified_header(token)
     assert header == {"alg": algorithm, "typ": "JWT", "kid": key.identifier}
     claims = jwt.decode(
@@ -93,15 +94,15 @@ def test_the_claims(algorithm: str) -> None:
 @pytest.mark.parametrize("algorithm", KINDS)
 def test_what_is_issued_is_believed(algorithm: str) -> None:
     key = key_of(algorithm)
-    token = TokenIssuer(key, 600).issue("account", LABELS, NOW)
-    client = TokenVerifier([key]).verify(token, NOW)
-    assert client == Client("account", LABELS, NOW + 600)
+    token = TokenIssuer(key, 600).issue("account", LABELS, Wall(NOW))
+    client = TokenVerifier([key]).verify(token, Wall(NOW))
+    assert client == Client("account", LABELS, Wall(NOW + 600))
 
 
 @pytest.mark.parametrize("text", ["", "\u00fc", "\n", '"', "\\", "\x00", "x" * 1000, "\U0001f600"])
 def test_texts_survive(text: str) -> None:
-    token = TokenIssuer(KEY, 600).issue(text, {"_id": text}, NOW)
-    client = TokenVerifier([KEY]).verify(token, NOW)
+    token = TokenIssuer(KEY, 600).issue(text, {"_id": text}, Wall(NOW))
+    client = TokenVerifier([KEY]).verify(token, Wall(NOW))
     assert (client.subject, client.labels) == (text, {"_id": text})
 
 
@@ -110,7 +111,7 @@ def test_texts_survive(text: str) -> None:
 
 @pytest.mark.parametrize("now", [NOW, NOW + 599, NOW + 599.999])
 def test_a_token_holds_until_it_expires(now: float) -> None:
-    TokenVerifier([KEY]).verify(signed(good_claims()), now)
+    TokenVerifier([KEY]).verify(signed(good_claims()), Wall(now))
 
 
 @pytest.mark.parametrize("now", [NOW + 600, NOW + 600.001, NOW + 1e9])
@@ -122,7 +123,7 @@ def test_a_token_expires(now: float) -> None:
 def test_the_clock_of_another_server_may_be_a_minute_ahead(claim: str) -> None:
     verifier = TokenVerifier([KEY])
     for ahead in (0, 1, 60):
-        verifier.verify(signed({**good_claims(), claim: NOW + ahead}), NOW)
+        verifier.verify(signed({**good_claims(), claim: NOW + ahead}), Wall(NOW))
     for ahead in (61, 3600):
         token = signed({**good_claims(), claim: NOW + ahead})
         assert "not valid yet" in refusal(token)
@@ -132,12 +133,12 @@ def test_the_clock_of_another_server_may_be_a_minute_ahead(claim: str) -> None:
 def test_a_token_need_not_say_when_it_began(claim: str) -> None:
     claims = good_claims()
     del claims[claim]
-    TokenVerifier([KEY]).verify(signed(claims), NOW)
+    TokenVerifier([KEY]).verify(signed(claims), Wall(NOW))
 
 
 def test_fractions_of_a_second() -> None:
     token = signed({**good_claims(), "exp": NOW + 0.5})
-    TokenVerifier([KEY]).verify(token, NOW + 0.4)
+    TokenVerifier([KEY]).verify(token, Wall(NOW + 0.4))
     assert refusal(token, now=NOW + 0.5) == "the token has expired"
 
 
@@ -158,7 +159,7 @@ def test_another_audience(audience: object) -> None:
 
 @pytest.mark.parametrize("audience", ["telemeter-client", ["x", "telemeter-client"]])
 def test_one_audience_of_several(audience: object) -> None:
-    TokenVerifier([KEY]).verify(signed({**good_claims(), "aud": audience}), NOW)
+    TokenVerifier([KEY]).verify(signed({**good_claims(), "aud": audience}), Wall(NOW))
 
 
 @pytest.mark.parametrize("claim", ["iss", "aud", "exp"])
@@ -193,7 +194,7 @@ ANYTHING: list[object] = [
 @pytest.mark.parametrize("claim", ["iss", "aud", "exp", "nbf", "iat", "sub", "jti"])
 def test_claims_of_any_type_are_refused_or_harmless(claim: str, value: object) -> None:
     try:
-        client = TokenVerifier([KEY]).verify(signed({**good_claims(), claim: value}), NOW)
+        client = TokenVerifier([KEY]).verify(signed({**good_claims(), claim: value}), Wall(NOW))
     except NotAuthorizedError:
         return
     assert client.labels == LABELS
@@ -220,7 +221,7 @@ def test_labels_that_are_no_texts_by_name_are_refused(labels: object) -> None:
 @pytest.mark.parametrize("value", [None, {}, {"labels": None}, {"labels": {}}, {"other": 1}])
 def test_a_token_may_have_no_labels(value: object) -> None:
     token = signed({**good_claims(), "telemeter.openshift.io": value})
-    assert TokenVerifier([KEY]).verify(token, NOW).labels == {}
+    assert TokenVerifier([KEY]).verify(token, Wall(NOW)).labels == {}
 
 
 @pytest.mark.parametrize("subject", [1, ["a"], {"a": "b"}, True], ids=repr)
@@ -304,7 +305,7 @@ def parts(token: str) -> list[str]:
 @pytest.mark.parametrize("algorithm", KINDS)
 def test_a_payload_that_was_tampered_with(algorithm: str) -> None:
     key = key_of(algorithm)
-    header, payload, signature = parts(TokenIssuer(key, 600).issue("account", LABELS, NOW))
+    header, payload, signature = parts(TokenIssuer(key, 600).issue("account", LABELS, Wall(NOW)))
     claims = json.loads(base64.urlsafe_b64decode(payload + "=="))
     claims["telemeter.openshift.io"]["labels"]["_id"] = "other"
     refusal(f"{header}.{encoded(claims)}.{signature}", key)
@@ -313,7 +314,7 @@ def test_a_payload_that_was_tampered_with(algorithm: str) -> None:
 @pytest.mark.parametrize("algorithm", KINDS)
 def test_signatures_that_are_none(algorithm: str) -> None:
     key = key_of(algorithm)
-    header, payload, signature = parts(TokenIssuer(key, 600).issue("account", LABELS, NOW))
+    header, payload, signature = parts(TokenIssuer(key, 600).issue("account", LABELS, Wall(NOW)))
     flipped = "A" if signature[0] != "A" else "B"
     for bad in ("", "AAAA", signature[:-4], signature + "AAAA", flipped + signature[1:], "!"):
         refusal(f"{header}.{payload}.{bad}", key)
@@ -321,7 +322,7 @@ def test_signatures_that_are_none(algorithm: str) -> None:
 
 @pytest.mark.parametrize("algorithm", KINDS)
 def test_the_key_of_somebody_else(algorithm: str) -> None:
-    token = TokenIssuer(key_of(algorithm, 1), 600).issue("account", LABELS, NOW)
+    token = TokenIssuer(key_of(algorithm, 1), 600).issue("account", LABELS, Wall(NOW))
     refusal(token, key_of(algorithm))
     refusal(signed(good_claims(), key=key_of(algorithm, 1)), key_of(algorithm))
 
@@ -366,10 +367,10 @@ def test_the_header_does_not_choose_the_algorithm(claimed: str) -> None:
 def test_every_key_verifies(algorithm: str, with_kid: bool) -> None:
     key = key_of(algorithm)
     verifier = TokenVerifier([key_of(each) for each in KINDS] + [key_of("ES256", 1)])
-    token = TokenIssuer(key, 600).issue("account", LABELS, NOW)
+    token = TokenIssuer(key, 600).issue("account", LABELS, Wall(NOW))
     if not with_kid:  # as from the original
         token = signed(good_claims(), key=key)
-    assert verifier.verify(token, NOW).labels == LABELS
+    assert verifier.verify(token, Wall(NOW)).labels == LABELS
 
 
 def test_the_reason_is_that_of_the_key_that_signed() -> None:
@@ -386,14 +387,14 @@ def test_a_token_that_names_another_key_is_not_tried_with_it() -> None:
 
 def test_a_key_that_was_removed_is_worth_nothing() -> None:
     old, new = generate_key(), generate_key()
-    token = TokenIssuer(old, 600).issue("account", LABELS, NOW)
-    TokenVerifier([new, old]).verify(token, NOW)
+    token = TokenIssuer(old, 600).issue("account", LABELS, Wall(NOW))
+    TokenVerifier([new, old]).verify(token, Wall(NOW))
     refusal(token, new)
 
 
 def test_without_keys_nothing_is_believed() -> None:
     with pytest.raises(NotAuthorizedError):
-        TokenVerifier([]).verify(signed(good_claims()), NOW)
+        TokenVerifier([]).verify(signed(good_claims()), Wall(NOW))
 
 
 # --- What is remembered ---------------------------------------------------------------------------
@@ -402,7 +403,7 @@ def test_without_keys_nothing_is_believed() -> None:
 def verified(verifier: TokenVerifier, token: str, now: float = NOW) -> str:
     """The subject of a token, or why it is refused."""
     try:
-        return verifier.verify(token, now).subject
+        return verifier.verify(token, Wall(now)).subject
     except NotAuthorizedError as error:
         return str(error)
 
@@ -423,16 +424,16 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_signature_is_checked_once(decoded: list[str]) -> None:
     verifier, issuer = TokenVerifier([KEY]), TokenIssuer(KEY, 600)
-    tokens = [issuer.issue(name, {}, NOW) for name in ("a", "b")]
+    tokens = [issuer.issue(name, {}, Wall(NOW)) for name in ("a", "b")]
     for _ in range(3):
         assert [verified(verifier, token) for token in tokens] == ["a", "b"]
     assert decoded == tokens
-    assert verifier.verify(tokens[0], NOW) is verifier.verify(tokens[0], NOW + 1)
+    assert verifier.verify(tokens[0], Wall(NOW)) is verifier.verify(tokens[0], Wall(NOW + 1))
 
 
 def test_what_is_remembered_expires(decoded: list[str]) -> None:
     verifier = TokenVerifier([KEY])
-    token = TokenIssuer(KEY, 600).issue("a", {}, NOW)
+    token = TokenIssuer(KEY, 600).issue("a", {}, Wall(NOW))
     assert verified(verifier, token, NOW + 599.9) == "a"
     assert verified(verifier, token, NOW + 600) == "the token has expired"
     assert verified(verifier, token, NOW + 599.9) == "a"
@@ -441,7 +442,7 @@ def test_what_is_remembered_expires(decoded: list[str]) -> None:
 
 def test_what_was_refused_is_not_remembered() -> None:
     verifier = TokenVerifier([KEY])
-    token = TokenIssuer(KEY, 600).issue("a", {}, NOW + 600)
+    token = TokenIssuer(KEY, 600).issue("a", {}, Wall(NOW + 600))
     assert verified(verifier, token) == "the token is not valid yet: check the clocks"
     assert verified(verifier, token, NOW + 600) == "a"
     assert len(verifier) == 1
@@ -449,7 +450,7 @@ def test_what_was_refused_is_not_remembered() -> None:
 
 def test_a_token_that_differs_a_little_is_not_a_known_one() -> None:
     verifier = TokenVerifier([KEY])
-    token = TokenIssuer(KEY, 600).issue("a", {}, NOW)
+    token = TokenIssuer(KEY, 600).issue("a", {}, Wall(NOW))
     assert verified(verifier, token) == "a"
     for other in (token[:-4], token + "A", token.swapcase(), token + "\udc80", "é" + token):
         assert verified(verifier, other) == "the token could not be verified"
@@ -457,7 +458,7 @@ def test_a_token_that_differs_a_little_is_not_a_known_one() -> None:
 
 def test_no_more_than_so_many_are_remembered(decoded: list[str]) -> None:
     verifier, issuer = TokenVerifier([KEY], remembered=2), TokenIssuer(KEY, 600)
-    tokens = [issuer.issue(name, {}, NOW + number) for number, name in enumerate("abcd")]
+    tokens = [issuer.issue(name, {}, Wall(NOW + number)) for number, name in enumerate("abcd")]
     for _ in range(2):
         assert [verified(verifier, token) for token in tokens] == list("abcd")
         assert len(verifier) == 2
@@ -469,6 +470,6 @@ def test_no_more_than_so_many_are_remembered(decoded: list[str]) -> None:
 
 def test_nothing_may_be_remembered(decoded: list[str]) -> None:
     verifier = TokenVerifier([KEY], remembered=0)
-    token = TokenIssuer(KEY, 600).issue("a", {}, NOW)
+    token = TokenIssuer(KEY, 600).issue("a", {}, Wall(NOW))
     assert [verified(verifier, token), verified(verifier, token)] == ["a", "a"]
     assert len(decoded) == 2

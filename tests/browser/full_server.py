@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 import sys
-import time
 from unittest.mock import patch
 
 from twisted.internet import reactor
@@ -16,6 +15,7 @@ from twisted.logger import globalLogBeginner
 
 from telemeter.fleet.attempt import Attempt, Path
 from telemeter.fleet.record import FleetRecord
+from telemeter.loop.clocks import Elapsed, Moment, Wall
 from telemeter.metrics.proto import remote_pb2
 from telemeter.observe.log import make_observer
 from telemeter.tap.server import makeService
@@ -29,7 +29,7 @@ _PROBLEMS = (
 )
 
 
-def fill(record: FleetRecord, clusters: int, now: float) -> None:
+def fill(record: FleetRecord, clusters: int, now: Moment) -> None:
     """Let so many clusters have made attempts; always the same ones.
 
     A few have done so for an hour, many for some minutes: that takes no time.
@@ -46,15 +46,15 @@ def fill(record: FleetRecord, clusters: int, now: float) -> None:
         for index, (number, luck, kept) in in_time:
             if luck < 0.03 and ago < min(25, longest):
                 continue  # silent for a while
-            at = now - ago * 60 - index % 240
+            at = now.elapsed - ago * 60 - index % 240
             attempt = Attempt(
                 _name(number, index),
-                at,
+                Elapsed(at),
                 Path.UPLOAD if luck < 0.9 else Path.RECEIVE,
                 200,
                 0.002 + luck / 50,
                 agent=_AGENTS[index % 3],
-                expires=now + 80000 * luck,
+                expires=Wall(now.wall + 80000 * luck),
                 measured=True,
                 received=kept + index % 5,
                 kept=kept,
@@ -76,9 +76,9 @@ def _name(number: int, index: int) -> bytes:
 class _FullRecord(FleetRecord):
     clusters = 0
 
-    def __init__(self, max_clusters: int, silent_after: float) -> None:
-        super().__init__(max_clusters, silent_after)
-        fill(self, self.clusters, time.time())
+    def __init__(self, max_clusters: int, began: Moment, silent_after: float) -> None:
+        super().__init__(max_clusters, began, silent_after)
+        fill(self, self.clusters, began)
 
 
 def main() -> None:

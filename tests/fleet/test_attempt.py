@@ -20,6 +20,7 @@ from telemeter.fleet.attempt import (
     decode_attempts,
     encode_attempts,
 )
+from telemeter.loop.clocks import Elapsed
 from telemeter.metrics.errors import BadInputError
 from telemeter.tap.workers.control import MAX_REPORT
 
@@ -74,7 +75,7 @@ def test_what_is_cut_off_is_refused(attempt: Attempt, data: st.DataObject) -> No
 def test_what_is_too_long_or_too_large_is_cut_off() -> None:
     attempt = Attempt(
         b"c" * (MAX_ID + 1),
-        1.0,
+        Elapsed(1.0),
         Path.UPLOAD,
         200,
         reason=b"r" * 1000,
@@ -92,7 +93,7 @@ def test_what_is_too_long_or_too_large_is_cut_off() -> None:
 
 
 def test_a_batch_has_a_limit() -> None:
-    attempt = Attempt(b"c", 1.0, Path.UPLOAD, 200)
+    attempt = Attempt(b"c", Elapsed(1.0), Path.UPLOAD, 200)
     with pytest.raises(ValueError, match="more than"):
         encode_attempts([attempt] * (MAX_BATCH + 1))
     one = encode_attempts([attempt])
@@ -121,6 +122,6 @@ def test_clipping_leaves_whole_characters(text: str, size: int) -> None:
     ],
 )
 def test_whose_fault_it_was(status: int, kept: int, failed: bool) -> None:
-    attempt = Attempt(b"c", 1.0, Path.UPLOAD, status, measured=kept > 0, kept=kept)
+    attempt = Attempt(b"c", Elapsed(1.0), Path.UPLOAD, status, measured=kept > 0, kept=kept)
     assert attempt.failed is failed
     assert attempt.succeeded is (status < 400)

@@ -13,8 +13,9 @@ from telemeter.fleet.attempt import MAX_ID, MAX_REASON, Attempt, Path
 from telemeter.fleet.record import FleetRecord
 from telemeter.fleet.standing import HISTORY, State
 from telemeter.fleet.trail import MAX_ATTEMPTS, MAX_ENTRY, add_attempt, pack_examples, read_examples
+from telemeter.loop.clocks import Elapsed, Wall
 from telemeter.metrics.proto import remote_pb2
-from tests.fakes import NOW
+from tests.fakes import NOW, moment_at
 
 #: Half a minute after a full one, so that a second more or less is the same minute.
 START = NOW // 60 * 60 + 30
@@ -24,7 +25,7 @@ def attempt(
     cluster: str = "c", after: float = 0.0, status: int = 200, kept: int = 10, **more: object
 ) -> Attempt:
     """An attempt, so many seconds after the start."""
-    made = Attempt(cluster.encode(), START + after, Path.UPLOAD, status)
+    made = Attempt(cluster.encode(), Elapsed(START + after), Path.UPLOAD, status)
     made.measured = status == 200 or status >= 500
     if made.measured:
         made.received = made.kept = kept
@@ -34,7 +35,7 @@ def attempt(
 
 
 def record_of(*attempts: Attempt, size: int = 100) -> FleetRecord:
-    record = FleetRecord(size)
+    record = FleetRecord(size, moment_at(START))
     for each in attempts:
         record.record(each)
     return record
@@ -56,7 +57,7 @@ STEPS = st.lists(
 def test_it_agrees_with_the_plain_way(
     steps: list[tuple[int, int, int, int, bool]], size: int, later: int
 ) -> None:
-    record = FleetRecord(size)
+    record = FleetRecord(size, moment_at(START))
     model: OrderedDict[str, tuple[int, int, int, State]] = OrderedDict()
     now = 0
     for number, wait, status, kept, is_ahead in steps:
@@ -76,7 +77,7 @@ def test_it_agrees_with_the_plain_way(
             model.popitem(last=False)
     end = START + now + later
     minute = end // 60
-    totals = record.totals(end)
+    totals = record.totals(moment_at(end))
     states = Counter(
         State.SILENT if minute - seen // 60 >= record.recent else state
         for seen, _, _, state in model.values()
@@ -89,10 +90,17 @@ def test_it_agrees_with_the_plain_way(
     for name, (seen, uploaded, series, _) in model.items():
         slot = record.slot_of(name)
         assert slot is not None
-        row = record.row(slot, end)
+        row = record.row(slot, moment_at(end))
         assert record.states_of(range(slot, slot + 1), minute) == bytes([row.state])
-        assert (row.cluster, row.seen, row.uploaded, row.kept) == (name, seen, uploaded, series)
-    assert [number for number, _ in totals.minutes] == list(range(minute - HISTORY + 1, minute + 1))
+        assert (row.cluster, row.seen, row.uploaded, row.kept) == (
+            name,
+            Wall(seen),
+            Wall(uploaded) if uploaded else None,
+            series,
+        )
+    assert [began / 60 for began, _ in totals.minutes] == list(
+        range(minute - HISTORY + 1, minute + 1)
+    )
     assert sum(each.uploads + each.problems.total() for _, each in totals.minutes) <= len(steps)
 
 
@@ -103,14 +111,14 @@ def test_the_last_hour_by_the_minute() -> None:
         attempt("b", 120, 413),
         attempt("b", 121, 502, kept=7),
     )
-    minutes = [minute for _, minute in record.totals(START + 180).minutes][-4:]
+    minutes = [minute for _, minute in record.totals(moment_at(START + 180)).minutes][-4:]
     assert [minute.uploads for minute in minutes] == [1, 1, 0, 0]
     assert [minute.reporting for minute in minutes] == [1, 2, 2, 2]
     assert [minute.series for minute in minutes] == [10, 15, 17, 17]
     assert [(minute.refused, minute.failed) for minute in minutes][2] == (1, 1)
     assert minutes[2].problems == {413: 1, 502: 1}
     assert minutes[2].forward_errors == 1
-    quiet = record.totals(START + 180 + 3600).minutes
+    quiet = record.totals(moment_at(START + 180 + 3600)).minutes
     assert sum(minute.uploads for _, minute in quiet) == 0
     assert quiet[0][1].reporting == 2
     assert quiet[-1][1].reporting == 0
@@ -119,10 +127,12 @@ def test_the_last_hour_by_the_minute() -> None:
 def test_the_one_silent_for_the_longest_time_is_forgotten() -> None:
     record = record_of(*(attempt(name, at) for at, name in enumerate("abcacd")), size=3)
     assert [name for name in "abcd" if record.slot_of(name) is not None] == ["a", "c", "d"]
-    assert record.totals(START).forgotten == 1
+    assert record.totals(moment_at(START)).forgotten == 1
     slot = record.slot_of("d")
     assert slot is not None
-    assert len(record.detail(slot, START).attempts) == 1  # nothing of whose place it took
+    assert (
+        len(record.detail(slot, moment_at(START)).attempts) == 1
+    )  # nothing of whose place it took
 
 
 def test_who_only_claims_to_be_a_cluster_gets_no_place() -> None:
@@ -131,18 +141,18 @@ def test_who_only_claims_to_be_a_cluster_gets_no_place() -> None:
     record.record(attempt("a", 5, verified=False, status=401))
     slot = record.slot_of("a")
     assert slot is not None
-    detail = record.detail(slot, START)
+    detail = record.detail(slot, moment_at(START))
     assert (detail.row.state, detail.row.status) == (State.OK, 200)
     assert detail.claim is not None
     assert (detail.claim.status, detail.claim.count) == (401, 1)
-    assert record.totals(START).minutes[-1][1].problems == {401: 2}
+    assert record.totals(moment_at(START)).minutes[-1][1].problems == {401: 2}
 
 
 @pytest.mark.parametrize("name", ["", "x" * (MAX_ID + 1)])
 def test_identifiers_that_cannot_be(name: str) -> None:
     record = record_of(attempt(name))
     assert len(record) == 0
-    assert record.totals(START).minutes[-1][1].uploads == 1
+    assert record.totals(moment_at(START)).minutes[-1][1].uploads == 1
 
 
 def test_the_last_attempts() -> None:
@@ -150,15 +160,15 @@ def test_the_last_attempts() -> None:
         *(attempt("c", at, 400, reason=b"reason %d" % at) for at in range(MAX_ATTEMPTS + 5))
     )
     (slot,) = range(len(record))
-    attempts = record.detail(slot, START).attempts
-    assert [each.reason for each in attempts] == [f"reason {at}" for at in range(12, 4, -1)]
+    attempts = record.detail(slot, moment_at(START)).attempts
+    assert [each.reason for _, each in attempts] == [f"reason {at}" for at in range(12, 4, -1)]
 
 
 @given(st.lists(st.integers(0, MAX_REASON), max_size=20), st.integers(MAX_ENTRY, 600))
 def test_a_trail_has_no_more_room_than_there_is(sizes: list[int], room: int) -> None:
     trail = b""
     for size in sizes:
-        trail = add_attempt(trail, attempt(reason=b"r" * size), room)
+        trail = add_attempt(trail, attempt(reason=b"r" * size), NOW, room)
         assert len(trail) <= room
 
 
@@ -213,18 +223,21 @@ def test_what_has_changed() -> None:
     ],
 )
 def test_clocks_that_are_off(drift: int | None, shown: int | None, state: State) -> None:
-    row = record_of(attempt(drift=drift)).row(0, START)
+    row = record_of(attempt(drift=drift)).row(0, moment_at(START))
     assert (row.drift, row.state) == (shown, state)
 
 
 def test_a_refusal_says_nothing_of_the_clock() -> None:
     record = record_of(attempt(drift=-400), attempt("c", 1, 413))
-    assert (record.row(0, START).drift, record.row(0, START).state) == (-400, State.REFUSED)
+    assert (record.row(0, moment_at(START)).drift, record.row(0, moment_at(START)).state) == (
+        -400,
+        State.REFUSED,
+    )
 
 
 def test_a_clock_set_back_does_no_harm() -> None:
     record = record_of(attempt("a", 7200), attempt("a", 0), attempt("b", 1))
-    totals = record.totals(START + 2)
+    totals = record.totals(moment_at(START + 2))
     assert totals.states[State.OK] == 2
     assert totals.minutes[-1][1].reporting == 2
 
@@ -232,7 +245,7 @@ def test_a_clock_set_back_does_no_harm() -> None:
 def test_the_worst_clusters_take_a_kilobyte_too() -> None:
     """Whatever they send: the longest texts, each another one."""
     clusters = 4000
-    record = FleetRecord(clusters)
+    record = FleetRecord(clusters, moment_at(START))
     tracemalloc.start()
     try:
         for turn in range(MAX_ATTEMPTS + 1):

@@ -15,6 +15,7 @@ from twisted.python.usage import UsageError
 
 from telemeter.agent.cycle import Agent
 from telemeter.agent.token import AuthorizeError
+from telemeter.loop.clocks import SYSTEM_WALL_CLOCK
 from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE
 from telemeter.tap.client import Options, Planner, dry_run, make_plan, makeService
 from tests.agent.world import families_reply, token_reply, up, uploaded
@@ -22,6 +23,7 @@ from tests.fakes import (
     NOW,
     NOW_MS,
     Answer,
+    FakeWall,
     Log,
     Peer,
     Reply,
@@ -253,7 +255,9 @@ class Daemon:
         self.prometheus = Peer(families_reply(up(instance="i")))
         self.authorize = Peer(token_reply(_id="cluster"))
         self.server = Peer()
-        self.service: MultiService = started(makeService(self.options, self.reactor))
+        self.service: MultiService = started(
+            makeService(self.options, self.reactor, FakeWall(self.reactor))
+        )
 
     def ask(self, method: str, target: str) -> Answer:
         return ask(self.reactor.site(PORT), method, target)
@@ -432,11 +436,11 @@ def test_a_rotated_file_is_used_whatever_was_done_to_the_others(tmp_path: Path, 
     assert log.of("changed files are not used yet") == []
     # Told to read all, it says what is wrong.
     with pytest.raises(UsageError, match="--anonymize-salt-file"):
-        planner.reload(Agent(changed, FakeReactor()))
+        planner.reload(Agent(changed, FakeReactor(), SYSTEM_WALL_CLOCK))
     assert planner.plan is changed
     matches.write_text("up\n")
     salt.write_text("salt")
-    planner.reload(Agent(changed, FakeReactor()))
+    planner.reload(Agent(changed, FakeReactor(), SYSTEM_WALL_CLOCK))
     assert planner.plan is not changed
 
 
@@ -557,7 +561,7 @@ DRY = [*FROM, *TO, "--dry-run"]
 def test_a_dry_run_prints_and_sends_nothing(capsys: pytest.CaptureFixture[str], log: Log) -> None:
     reactor = FakeReactor()
     flags = ["--label", "region=eu", "--anonymize-labels", "instance", "--anonymize-salt", "secret"]
-    running = start(dry_run(options_of(*DRY, *flags), reactor))
+    running = start(dry_run(options_of(*DRY, *flags), reactor, FakeWall(reactor)))
     old = up(at=NOW_MS - 25 * 3600 * 1000)
     reactor.connect(Peer(families_reply(up(instance="127.0.0.1:9391"), old)))
     result_of(running)
@@ -578,7 +582,7 @@ def test_a_dry_run_needs_no_token() -> None:
 def test_a_dry_run_that_fails_says_why_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     reactor = FakeReactor()
     url = "http://user:secret@prometheus.test:9090/?secret"
-    running = start(dry_run(options_of(*DRY, "--from", url), reactor))
+    running = start(dry_run(options_of(*DRY, "--from", url), reactor, FakeWall(reactor)))
     reactor.connect(Peer(Reply(401)))
     with pytest.raises(SystemExit) as caught:
         result_of(running)
@@ -591,7 +595,7 @@ def test_a_dry_run_that_fails_says_why_in_one_line(capsys: pytest.CaptureFixture
 
 def test_an_empty_dry_run_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     reactor = FakeReactor()
-    running = start(dry_run(options_of(*DRY), reactor))
+    running = start(dry_run(options_of(*DRY), reactor, FakeWall(reactor)))
     reactor.connect(Peer(Reply(200, b"", {"Content-Type": PROTOBUF_CONTENT_TYPE})))
     result_of(running)
     assert capsys.readouterr().out == ""

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 
 from telemeter.runner import run_here
 from telemeter.tap.demo_source import Options, Source, makeService
-from tests.fakes import Log, ask, clock_at
+from tests.fakes import FakeWall, Log, ask, clock_at
 from tests.tap.world import FakeReactor, started
 
 
@@ -37,7 +37,7 @@ def test_it_shows_what_the_machine_says(log: Log) -> None:
     options = options_of("--instance", "me", "--interval", "5s")
     values = iter([1.0, 2.0])
     options.figures = lambda: iter([("node_load1", {}, next(values))])
-    service = makeService(options, reactor)
+    service = makeService(options, reactor, FakeWall(reactor))
     with_parent = started(service)
     site = reactor.site(9090)
     for value in (1, 2):
@@ -63,7 +63,8 @@ def test_a_machine_that_cannot_be_asked_is_asked_again(log: Log) -> None:
     log.errors_are_fine = True
     options = options_of()
     options.figures = broken  # type: ignore[assignment]
-    source = Source(options, clock_at(), run_here)
+    clock = clock_at()
+    source = Source(options, clock, FakeWall(clock), run_here)
     results: list[object] = []
     done: Deferred[None] = source.look()
     done.addCallback(results.append)

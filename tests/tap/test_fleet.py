@@ -11,22 +11,23 @@ from twisted.internet.task import Clock
 from twisted.web.http_headers import Headers
 
 from telemeter.fleet.attempt import Attempt, Path, decode_attempts, encode_attempts
+from telemeter.loop.clocks import Elapsed
 from telemeter.metrics.upload import Converted
 from telemeter.tap.fleet import ATTEMPTS, Fleet, reporter
 from telemeter.tap.server_options import Options
 from telemeter.tap.workers.control import MAX_REPORT
 from telemeter.web.routing import make_site
-from tests.fakes import NOW, Log, ask
+from tests.fakes import NOW, FakeWall, Log, ask
 
 
 def fleet(clock: Clock, *flags: str) -> Fleet:
     options = Options()
     options.parseOptions(flags)
-    return Fleet(options, clock)
+    return Fleet(options, clock, FakeWall(clock))
 
 
 def attempts(count: int) -> list[Attempt]:
-    return [Attempt(b"c%d" % at, float(NOW), Path.UPLOAD, 200) for at in range(count)]
+    return [Attempt(b"c%d" % at, Elapsed(NOW), Path.UPLOAD, 200) for at in range(count)]
 
 
 def test_the_flag(clock: Clock) -> None:
@@ -77,7 +78,7 @@ class Parent:
 
 def test_attempts_are_reported_together(clock: Clock) -> None:
     parent, here = Parent(), fleet(clock)
-    observe = reporter(parent.report, clock)
+    observe = reporter(parent.report, clock, FakeWall(clock))
     for request in requests(5):
         observe(request, 200, 0.1)
     assert parent.reports == []
@@ -122,7 +123,7 @@ def test_who_asks_is_told_of_the_last_attempt_too(clock: Clock, path: str) -> No
 
 def test_many_large_ones_fit(clock: Clock) -> None:
     parent = Parent()
-    observe = reporter(parent.report, clock)
+    observe = reporter(parent.report, clock, FakeWall(clock))
     for request in requests(300, "r" * 200):
         observe(request, 400, 0.1)
     observe.stop()
@@ -132,7 +133,7 @@ def test_many_large_ones_fit(clock: Clock) -> None:
 
 
 def test_what_cannot_be_reported_is_forgotten(clock: Clock, log: Log) -> None:
-    observe = reporter(lambda kind, body: fail(ValueError("busy")), clock)
+    observe = reporter(lambda kind, body: fail(ValueError("busy")), clock, FakeWall(clock))
     observe(requests(1)[0], 200, 0.1)
     clock.advance(1)
     assert any("busy" in line for line in log.lines)

@@ -12,7 +12,7 @@ from twisted.python.usage import UsageError
 
 from telemeter.tap.files import signature
 from telemeter.tap.reload import WATCH_SECONDS, Reloader
-from tests.fakes import NOW, Log, has_fired, result_of, run, start, value_of
+from tests.fakes import NOW, FakeWall, Log, has_fired, result_of, run, start, value_of
 from tests.tap.world import FakeReactor
 
 
@@ -27,7 +27,9 @@ class World:
         self.watched = 0
         self.problem = ""
         self.reload_error: Exception | None = None
-        self.reloader = Reloader(self.reactor, self.reload, [str(path), ""], self.reload_watched)
+        self.reloader = Reloader(
+            self.reactor, FakeWall(self.reactor), self.reload, [str(path), ""], self.reload_watched
+        )
 
     def reload(self) -> None:
         if self.reload_error is not None:
@@ -103,7 +105,7 @@ class Slow:
     def __init__(self) -> None:
         self.reactor = FakeReactor()
         self.under_way: list[Deferred[None]] = []
-        self.reloader = Reloader(self.reactor, self.reload)
+        self.reloader = Reloader(self.reactor, FakeWall(self.reactor), self.reload)
 
     def reload(self) -> Deferred[None]:
         self.under_way.append(Deferred())
@@ -206,7 +208,12 @@ def test_what_changes_while_the_daemon_starts_is_noticed(tmp_path: Path) -> None
     seen = signature([str(path)])
     path.write_text("second, and longer")
     reloader = Reloader(
-        reactor, lambda: None, [str(path)], lambda: reloads.append(path.read_text()), seen
+        reactor,
+        FakeWall(reactor),
+        lambda: None,
+        [str(path)],
+        lambda: reloads.append(path.read_text()),
+        seen,
     )
     reloader.startService()
     reactor.advance(WATCH_SECONDS)

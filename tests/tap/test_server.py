@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 
 from telemeter.auth.keys import load_key
 from telemeter.auth.token import TokenIssuer
+from telemeter.loop.clocks import Wall
 from telemeter.metrics.compression import compress_framed
 from telemeter.metrics.family import encode_families
 from telemeter.tap.reload import WATCH_SECONDS
@@ -27,6 +28,7 @@ from tests.fakes import (
     NOW_MS,
     SILENCE,
     Answer,
+    FakeWall,
     Log,
     Peer,
     Reply,
@@ -59,7 +61,9 @@ class Daemon:
     def __init__(self, *flags: str) -> None:
         self.reactor = FakeReactor()
         self.options = options_of(*flags)
-        self.service: MultiService = started(makeService(self.options, self.reactor))
+        self.service: MultiService = started(
+            makeService(self.options, self.reactor, FakeWall(self.reactor))
+        )
 
     def ask(self, method: str, target: str, *, port: int = EXTERNAL, **more: Any) -> Answer:
         return ask(self.reactor.site(port), method, target, **more)
@@ -356,7 +360,7 @@ def test_of_several_keys_the_first_signs_and_all_verify(tmp_path: Path) -> None:
     daemon = Daemon("--shared-key", str(paths[0]), "--shared-key", str(paths[1]))
     token = daemon.authorize().json["token"]
     assert jwt.get_unverified_header(token)["kid"] == new.identifier
-    old_token = TokenIssuer(old, 600).issue("a", {"_id": "other"}, NOW)
+    old_token = TokenIssuer(old, 600).issue("a", {"_id": "other"}, Wall(NOW))
     for each in (token, old_token):
         assert daemon.ask("POST", "/upload", headers=agent_headers(each)).status == 200
 

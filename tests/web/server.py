@@ -28,6 +28,7 @@ from telemeter.web.upload import UploadEndpoint
 from tests.fakes import (
     NOW,
     Answer,
+    FakeWall,
     Peer,
     Received,
     ask,
@@ -50,7 +51,8 @@ class Server:
     """The endpoints, wired as the daemon wires them.
 
     Attributes:
-        clock: what time it is.
+        clock: goes by elapsed time.
+        wall: what time it is.
         tollbooth: the authorization server; it accepts everything until told otherwise.
         upstream: takes what is forwarded, and answers 200 until told otherwise.
         site: what listens.
@@ -72,6 +74,7 @@ class Server:
         memcache: Memcache | None = None,
     ) -> None:
         self.clock = clock or clock_at()
+        self.wall = FakeWall(self.clock)
         self.tollbooth = Peer(json_reply({"account_id": ACCOUNT}))
         self.upstream = Peer()
         self.health = Health()
@@ -97,15 +100,20 @@ class Server:
             rules or UploadRules(),
             forwarder,
             self.clock,
+            self.wall,
             run,
             partition_label=partition_label,
             limit_bytes=limit_bytes,
-            replicas=None if memcache is None else Replicas(memcache, ratelimit, self.clock),
+            replicas=(
+                None
+                if memcache is None
+                else Replicas(memcache, ratelimit, self.wall, self.limiter.mark)
+            ),
         )
         self.routes = [
             index_route(["/"]),
             *self.health.routes(),
-            Authorize(authorizer, self.issuer, self.clock, partition_label, required or {}).route(),
+            Authorize(authorizer, self.issuer, self.wall, partition_label, required or {}).route(),
             upload.route(),
         ]
         self.site = make_site(self.routes, self.clock)
@@ -113,7 +121,7 @@ class Server:
     def token(self, cluster: str = CLUSTER, **labels: str) -> str:
         """The token of a cluster."""
         labels = {self._partition_label: cluster, **labels}
-        return self.issuer.issue(ACCOUNT, labels, self.clock.seconds())
+        return self.issuer.issue(ACCOUNT, labels, self.wall.now())
 
     def ask(
         self,

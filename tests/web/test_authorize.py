@@ -21,6 +21,7 @@ from tests.fakes import (
     SILENCE,
     Answer,
     Broken,
+    FakeWall,
     Growth,
     Log,
     Reply,
@@ -136,7 +137,7 @@ def test_the_token_is_good_for_an_upload(server: Server) -> None:
 def test_keys_can_be_exchanged_while_it_runs() -> None:
     clock = clock_at()
     first, second = generate_key(), generate_key()
-    endpoint = Authorize(AcceptEveryone(), TokenIssuer(first, 60), clock, "_id", {})
+    endpoint = Authorize(AcceptEveryone(), TokenIssuer(first, 60), FakeWall(clock), "_id", {})
     site = make_site([endpoint.route()], clock)
     for key in (first, second):
         endpoint.use(TokenIssuer(key, 60))
@@ -377,7 +378,7 @@ def test_what_is_broken_there_is_503_here(
 def test_a_server_that_cannot_be_reached_is_503(error: Exception, log: Log) -> None:
     clock = clock_at()
     authorizer = AuthorizationServer(Broken(error), clock, "http://tollbooth.test")
-    endpoint = Authorize(authorizer, TokenIssuer(KEY, 60), clock, "_id", {})
+    endpoint = Authorize(authorizer, TokenIssuer(KEY, 60), FakeWall(clock), "_id", {})
     answer = ask(make_site([endpoint.route()], clock), "POST", "/authorize?id=c", BEARER)
     assert_number_only(answer, log)
     assert "tollbooth" not in answer.text
@@ -475,6 +476,6 @@ def test_a_key_in_another_format_signs_as_well() -> None:
     der = private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     clock = clock_at()
     issuer = TokenIssuer(load_key(der), 60)
-    endpoint = Authorize(AcceptEveryone(), issuer, clock, "_id", {})
+    endpoint = Authorize(AcceptEveryone(), issuer, FakeWall(clock), "_id", {})
     answer = ask(make_site([endpoint.route()], clock), "POST", "/authorize?id=c", BEARER)
     assert jwt.get_unverified_header(answer.json["token"])["alg"] == "RS256"

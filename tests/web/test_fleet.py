@@ -13,6 +13,7 @@ from twisted.internet.task import Clock
 from telemeter.fleet.attempt import Attempt
 from telemeter.fleet.record import FleetRecord
 from telemeter.fleet.series import StoredSeries
+from telemeter.loop.clocks import Wall, elapsed
 from telemeter.metrics.selector import parse_selector
 from telemeter.metrics.upload import UploadRules
 from telemeter.metrics.whitelist import Whitelist
@@ -23,7 +24,18 @@ from telemeter.web.health import index_route
 from telemeter.web.page import POLICY, html_sender, page_routes
 from telemeter.web.routing import make_site
 from telemeter.web.site import Site
-from tests.fakes import NOW, Answer, Log, Reply, Wire, ask, head_of, untyped
+from tests.fakes import (
+    NOW,
+    Answer,
+    FakeWall,
+    Log,
+    Reply,
+    Wire,
+    ask,
+    head_of,
+    moment_at,
+    untyped,
+)
 from tests.fleet.test_record import attempt as attempt_of
 from tests.web.server import CLUSTER, Server, up
 
@@ -49,9 +61,10 @@ class Page:
 
     def __init__(self, clock: Clock, store: Store | None = None, size: int = 10_000) -> None:
         self.clock = clock
-        self.record = FleetRecord(size)
-        self.events = Events(self.record, clock)
-        api = FleetApi(self.record, clock, lambda: RULES, store)
+        self.wall = FakeWall(clock)
+        self.record = FleetRecord(size, moment_at())
+        self.events = Events(self.record, clock, self.wall)
+        api = FleetApi(self.record, clock, self.wall, lambda: RULES, store)
         routes = [
             index_route(["/"], html_sender()),
             *page_routes(),
@@ -63,7 +76,7 @@ class Page:
     def add(self, *clusters: str, **more: Any) -> None:
         for cluster in clusters:
             made = attempt_of(cluster, **more)
-            made.at = self.clock.seconds()
+            made.at = elapsed(self.clock)
             self.record.record(made)
 
     def get(self, path: str, accept: str = "*/*", **parameters: object) -> Answer:
@@ -86,13 +99,13 @@ def page(clock: Clock) -> Page:
 @pytest.fixture
 def watched(clock: Clock) -> tuple[Server, FleetRecord]:
     server = Server(clock=clock, rules=UploadRules(RULES), ratelimit=60)
-    record = FleetRecord(100)
+    record = FleetRecord(100, moment_at())
 
     def take(attempts: Sequence[Attempt]) -> None:
         for attempt in attempts:
             record.record(attempt)
 
-    server.site.observers.append(AttemptObserver(take, clock, 1))
+    server.site.observers.append(AttemptObserver(take, clock, server.wall, 1))
     return server, record
 
 
@@ -101,28 +114,28 @@ def test_an_upload_is_recorded(watched: tuple[Server, FleetRecord]) -> None:
     at = (NOW - 40) * 1000
     families = up(job="a", at=at), up(job="b", at=at - 9000)
     server.upload(*families, headers={"User-Agent": "agent/1 " + "x" * 100})
-    row = record.row(0, NOW)
+    row = record.row(0, moment_at())
     assert (row.cluster, row.status, row.reason) == (CLUSTER, 200, "")
     assert (row.received, row.kept, row.dropped) == (2, 1, 1)
     assert row.agent == ("agent/1 " + "x" * 100)[:64]
-    assert row.expires == NOW + 86_400
+    assert row.expires == Wall(NOW + 86_400)
     assert row.drift == -40
-    (dropped,) = record.detail(0, NOW).dropped
+    (dropped,) = record.detail(0, moment_at()).dropped
     assert dropped.labels["job"] == "b"
 
 
 def test_refusals_and_failures_are_recorded(watched: tuple[Server, FleetRecord]) -> None:
     server, record = watched
     server.upload(untyped("up", ({"_id": "other"}, 1)))
-    row = record.row(0, NOW)
+    row = record.row(0, moment_at())
     assert (row.status, row.state.name) == (400, "REFUSED")
     assert "label _id must be" in row.reason
     server.upload(up(job="a"))
-    assert record.row(0, NOW).status == 429
+    assert record.row(0, moment_at()).status == 429
     server.clock.advance(60)
     server.upstream.reply = Reply(503)
     server.upload(up(job="a", at=(NOW + 60) * 1000))
-    row = record.row(0, NOW + 60)
+    row = record.row(0, moment_at(NOW + 60))
     assert (row.status, row.state.name, row.kept) == (503, "FAILED", 1)
 
 
@@ -132,7 +145,7 @@ def test_without_a_token_there_is_no_cluster(watched: tuple[Server, FleetRecord]
     server.ask("POST", "/authorize?id=somebody")
     server.ask("GET", "/healthz")
     assert len(record) == 0
-    assert record.totals(NOW).minutes[-1][1].problems == {401: 2}
+    assert record.totals(moment_at()).minutes[-1][1].problems == {401: 2}
 
 
 def test_an_observer_that_fails_harms_nobody(clock: Clock, log: Log) -> None:

@@ -8,9 +8,10 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from telemeter.loop.clocks import elapsed
 from telemeter.web.ratelimit import RateLimitedError, RateLimiter
 from telemeter.web.replicas import Replicas, SharedSlot
-from tests.fakes import NOW, Growth, Log, Reply, has_fired, result_of
+from tests.fakes import NOW, FakeWall, Growth, Log, Reply, has_fired, result_of
 from tests.web.server import CLUSTER, Server, up
 
 INTERVAL = 270.0
@@ -26,7 +27,7 @@ class FakeMemcache:
     """
 
     def __init__(self, clock: Clock) -> None:
-        self.stored: dict[str, tuple[bytes, float]] = {}
+        self.stored: dict[str, tuple[int, bytes, float]] = {}
         self.broken = False
         self.waiting: list[Deferred[None]] | None = None
         self._clock = clock
@@ -38,16 +39,16 @@ class FakeMemcache:
         if self.broken:
             raise ConnectionError("gone")
         now = self._clock.seconds()
-        self.stored = {name: entry for name, entry in self.stored.items() if entry[1] > now}
+        self.stored = {name: entry for name, entry in self.stored.items() if entry[2] > now}
         if method == "get":
-            return 0, self.stored.get(key, (None,))[0]
+            return self.stored.get(key, (0, None))[:2]
         if method == "delete":
             return self.stored.pop(key, None) is not None
-        value, _, lifetime = arguments
+        value, flags, lifetime = arguments
         if method == "add" and key in self.stored:
             return False
         over = lifetime if lifetime > 30 * 24 * 3600 else now + lifetime
-        self.stored[key] = (value, over)
+        self.stored[key] = (flags, value, over)
         return True
 
 
@@ -71,14 +72,14 @@ def wait_of(replicas: Replicas, cluster: str = "a") -> int:
 def test_a_turn_is_taken_at_all_replicas(
     clock: Clock, memcache: FakeMemcache, later: float, wait: int
 ) -> None:
-    one, other = (Replicas(memcache, INTERVAL, clock) for _ in range(2))
+    one, other = (Replicas(memcache, INTERVAL, FakeWall(clock), mark) for mark in (1, 2))
     assert (wait_of(one), wait_of(one, "b")) == (0, 0)
     clock.advance(later)
     assert wait_of(other) == wait
 
 
 def test_a_turn_that_was_given_back_is_free_at_all(clock: Clock, memcache: FakeMemcache) -> None:
-    one, other = (Replicas(memcache, INTERVAL, clock) for _ in range(2))
+    one, other = (Replicas(memcache, INTERVAL, FakeWall(clock), mark) for mark in (1, 2))
     assert wait_of(one) == 0
     result_of(Deferred.fromCoroutine(one.give_back("a")))
     assert wait_of(other) == 0
@@ -89,47 +90,72 @@ def test_a_turn_that_was_given_back_is_free_at_all(clock: Clock, memcache: FakeM
 def test_an_interval_is_kept_that_memcached_cannot_express(
     clock: Clock, memcache: FakeMemcache, interval: float
 ) -> None:
-    replicas = Replicas(memcache, interval, clock)
-    waits = []
+    replica = Replica(memcache, clock, interval)
     for _ in range(4):
-        waits.append(wait_of(replicas) > 0)
+        result_of(replica.take().allowed)
         clock.advance(interval - 0.01)
-        waits.append(wait_of(replicas) > 0)
+        with pytest.raises(RateLimitedError):
+            replica.take()
         clock.advance(0.01)
-    assert waits == [False, True] * 4
 
 
 def test_an_interval_of_months(clock: Clock, memcache: FakeMemcache) -> None:
     month = 31 * 24 * 3600
-    replicas = Replicas(memcache, month, clock)
-    assert wait_of(replicas) == 0
+    one, other = (Replicas(memcache, month, FakeWall(clock), mark) for mark in (1, 2))
+    assert wait_of(one) == 0
     (entry,) = memcache.stored.values()
-    assert entry[1] == NOW + month
-    assert wait_of(replicas) == month
+    assert entry[2] == NOW + month
+    assert wait_of(other) == month
 
 
-@pytest.mark.parametrize("value", [b"", b"nonsense", b"nan", b"inf", b"-inf", b"%d" % (NOW + 900)])
+@pytest.mark.parametrize("value", [b"", b"nonsense", b"nan", b"inf", b"-inf"])
 def test_an_entry_that_says_nothing_stops_nobody(
     clock: Clock, memcache: FakeMemcache, value: bytes
 ) -> None:
-    replicas = Replicas(memcache, INTERVAL, clock)
-    assert wait_of(replicas) == 0
+    one, other = (Replicas(memcache, INTERVAL, FakeWall(clock), mark) for mark in (1, 2))
+    assert wait_of(one) == 0
     (key,) = memcache.stored
-    memcache.stored[key] = (value, NOW + 1e6)
+    memcache.stored[key] = (7, value, NOW + 1e6)
+    assert wait_of(one) == 0
+    assert wait_of(other) == 270
+
+
+@pytest.mark.parametrize("step", [-3600.0, -100.0, 100.0, 3600.0])
+@pytest.mark.parametrize("later", [0.0, 100.0, 269.9])
+def test_replicas_whose_wall_clocks_differ_share_turns_all_the_same(
+    clock: Clock, memcache: FakeMemcache, step: float, later: float
+) -> None:
+    one = Replicas(memcache, INTERVAL, FakeWall(clock), 1)
+    other = Replicas(memcache, INTERVAL, FakeWall(clock, ahead=step), 2)
+    assert wait_of(one) == 0
+    clock.advance(later)
+    assert 1 <= wait_of(other) <= INTERVAL
+    clock.advance(INTERVAL - later)
+    assert wait_of(other) == 0
+    assert 1 <= wait_of(one) <= INTERVAL
+
+
+def test_an_own_turn_that_memcached_still_has_is_over_when_the_own_table_says_so(
+    clock: Clock, memcache: FakeMemcache
+) -> None:
+    replicas = Replicas(memcache, INTERVAL, FakeWall(clock), 1)
     assert wait_of(replicas) == 0
-    assert wait_of(replicas) == 270
+    clock.advance(INTERVAL - 1)
+    assert wait_of(replicas) == 0
+    clock.advance(1)
+    assert wait_of(Replicas(memcache, INTERVAL, FakeWall(clock), 2)) == 269
 
 
 def test_a_memcached_that_is_gone_stops_nobody_and_is_logged_once(
     clock: Clock, memcache: FakeMemcache, log: Log
 ) -> None:
     growth = Growth()
-    replicas = Replicas(memcache, INTERVAL, clock)
+    replicas, other = (Replicas(memcache, INTERVAL, FakeWall(clock), mark) for mark in (1, 2))
     memcache.broken = True
     assert [wait_of(replicas) for _ in range(3)] == [0, 0, 0]
     result_of(Deferred.fromCoroutine(replicas.give_back("a")))
     memcache.broken = False
-    assert [wait_of(replicas) for _ in range(3)] == [0, 270, 270]
+    assert [wait_of(each) for each in (other, replicas, replicas)] == [0, 270, 270]
     assert [event["log_format"] for event in log] == [
         "the rate limit holds for each replica by itself",
         "the rate limit holds for all replicas again",
@@ -145,13 +171,13 @@ def test_a_memcached_that_is_gone_stops_nobody_and_is_logged_once(
 class Replica:
     """One of several servers."""
 
-    def __init__(self, memcache: FakeMemcache, clock: Clock) -> None:
-        self.limiter = RateLimiter(INTERVAL)
-        self._replicas = Replicas(memcache, INTERVAL, clock)
+    def __init__(self, memcache: FakeMemcache, clock: Clock, interval: float = INTERVAL) -> None:
+        self.limiter = RateLimiter(interval)
+        self._replicas = Replicas(memcache, interval, FakeWall(clock), self.limiter.mark)
         self._clock = clock
 
     def take(self) -> SharedSlot:
-        slot = self.limiter.take("a", self._clock.seconds())
+        slot = self.limiter.take("a", elapsed(self._clock))
         return SharedSlot(slot, self._replicas, "a")
 
 
@@ -179,7 +205,7 @@ def test_a_turn_that_is_given_back_before_memcached_answers(
         memcache.waiting.pop(0).callback(None)
     assert has_fired(slot.allowed)
     assert memcache.stored == {}
-    one.limiter.take("a", clock.seconds())
+    one.limiter.take("a", elapsed(clock))
 
 
 # --- Uploads --------------------------------------------------------------------------------------

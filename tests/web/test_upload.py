@@ -16,6 +16,7 @@ from twisted.web.client import ResponseNeverReceived
 
 from telemeter.auth.keys import generate_key
 from telemeter.auth.token import TokenIssuer
+from telemeter.loop.clocks import Wall
 from telemeter.metrics.compression import compress_framed, decompress_framed
 from telemeter.metrics.family import (
     PROTOBUF_CONTENT_TYPE,
@@ -248,7 +249,7 @@ def test_claims_that_are_not_right_are_401(
 
 def test_a_token_of_another_key_is_401() -> None:
     server = Server()
-    token = TokenIssuer(generate_key(), 600).issue("a", {"_id": CLUSTER}, NOW)
+    token = TokenIssuer(generate_key(), 600).issue("a", {"_id": CLUSTER}, Wall(NOW))
     assert server.upload(up(), token=token).status == 401
 
 

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from oauthlib.oauth2 import BackendApplicationClient, OAuth2Error
 
+from telemeter.loop.clocks import Elapsed
+
 #: How long a token is used whose lifetime the issuer does not tell, and how long any, in seconds.
 _DEFAULT_LIFETIME: Final = 300.0
 _LONGEST_LIFETIME: Final = 24 * 3600.0
@@ -36,14 +38,14 @@ class AccessToken:
 
     Attributes:
         value: what is shown.
-        renew: from when on another is asked for, in seconds since the epoch.
-        expires: until when it is used, in seconds since the epoch.
+        renew: from when on another is asked for.
+        expires: until when it is used.
         refused: whether somebody refused it before its time.
     """
 
     value: str = field(repr=False)
-    renew: float
-    expires: float
+    renew: Elapsed
+    expires: Elapsed
     refused: bool = False
 
 
@@ -59,13 +61,13 @@ def parse_object(what: str, body: bytes) -> dict[str, Any]:
     return fields
 
 
-def parse_token(endpoint: str, body: bytes, began: float) -> AccessToken:
+def parse_token(endpoint: str, body: bytes, began: Elapsed) -> AccessToken:
     """Read the answer with a token (RFC 6749, section 5.1).
 
     Args:
         endpoint: where it came from, for messages.
         body: the answer.
-        began: when it was asked for, in seconds since the epoch.
+        began: when it was asked for.
 
     Raises:
         TokenUnavailableError: there is no usable token in it.
@@ -93,8 +95,8 @@ def parse_token(endpoint: str, body: bytes, began: float) -> AccessToken:
             f"{endpoint}: the access token is over the limit of {_LONGEST_TOKEN} characters"
         )
     lifetime = _lifetime(fields.get("expires_in"))
-    expires = began + lifetime - min(_ROUNDING, lifetime / 4)
-    return AccessToken(value, expires - min(_MARGIN, lifetime / 4), expires)
+    expires = Elapsed(began + lifetime - min(_ROUNDING, lifetime / 4))
+    return AccessToken(value, Elapsed(expires - min(_MARGIN, lifetime / 4)), expires)
 
 
 def _lifetime(value: object) -> float:

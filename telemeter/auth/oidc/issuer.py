@@ -15,6 +15,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 from telemeter.auth.oidc.access import AccessToken, TokenUnavailableError, parse_object, parse_token
+from telemeter.loop.clocks import elapsed
 from telemeter.net.body import AnswerTooLongError, BytesBody, read_body
 from telemeter.net.errors import explain
 from telemeter.net.url import check_http_url, extend_path
@@ -135,7 +136,7 @@ class Issuer:
         ways = (False, True) if self._in_form is None else (self._in_form,)
         refusals = []
         for in_form in ways:
-            began = self._clock.seconds()
+            began = elapsed(self._clock)
             status, body = await self._post(endpoint, credentials, in_form=in_form)
             if 200 <= status < 300:
                 self._in_form = in_form

@@ -15,6 +15,7 @@ from twisted.web.iweb import IAgent
 
 from telemeter.auth.oidc.access import AccessToken, TokenUnavailableError
 from telemeter.auth.oidc.issuer import Credentials, Issuer
+from telemeter.loop.clocks import LONG_AGO
 
 #: What one try may take, in seconds: discovery where it is due, and the grant.
 _TIMEOUT: Final = 10.0
@@ -59,7 +60,7 @@ class TokenSource:
 
         Args:
             agent: reaches the issuer.
-            clock: tells the time.
+            clock: times everything.
             issuer: the issuer's URL, exactly as the issuer itself writes it.
             client_id: who we are.
             client_secret: and our proof of it.
@@ -75,9 +76,9 @@ class TokenSource:
         self._is_asking = False
         self._waiting: list[Deferred[str | None]] = []
         self._failures = 0
-        self._rest_until = 0.0
+        self._rest_until: float = LONG_AGO
         self._trouble = ""
-        self._last_refusal = float("-inf")
+        self._last_refusal: float = LONG_AGO
 
     async def discover(self) -> None:
         """Learn from the issuer where it gives out tokens: in 32 seconds at most.
@@ -100,9 +101,7 @@ class TokenSource:
         """
         now = self._clock.seconds()
         current = self._token
-        # Also if the clock was set back.
-        resting = self._rest_until - _LONGEST_REST <= now < self._rest_until
-        may_ask = not self._is_asking and not resting
+        may_ask = not self._is_asking and now >= self._rest_until
         if current is not None and now < current.expires and current.value != other_than:
             if may_ask and (current.refused or now >= current.renew):
                 self._ask()
@@ -139,7 +138,7 @@ class TokenSource:
             return True
         if not current.refused:
             now = self._clock.seconds()
-            if 0 <= now - self._last_refusal < _BETWEEN_REFUSALS:
+            if now - self._last_refusal < _BETWEEN_REFUSALS:
                 return False
             self._last_refusal = now
             current.refused = True
@@ -149,7 +148,7 @@ class TokenSource:
         """Use another client secret from the next request to the issuer on."""
         self._issuer.credentials = Credentials(self._issuer.credentials.client_id, secret)
         self._failures = 0
-        self._rest_until = 0.0
+        self._rest_until = LONG_AGO
 
     # --- one renewal for all ----------------------------------------------------------------------
 

@@ -18,11 +18,10 @@ def main() -> None:
     # takes the place of another goes on counting.
     values.ValueClass = values.MultiProcessValue(lambda: worker)
 
-    from twisted.internet import reactor
-
+    from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, elapsed_reactor
     from telemeter.tap.workers.process import Worker
 
-    Worker(reactor, worker).run()
+    Worker(elapsed_reactor(), SYSTEM_WALL_CLOCK, worker).run()
 
 
 main()

@@ -19,6 +19,7 @@ from twisted.python.usage import UsageError
 
 from telemeter.auth.authorizer import RefusedError, UnavailableError
 from telemeter.auth.keys import load_key
+from telemeter.loop.clocks import WallClock
 from telemeter.observe.log import make_observer
 from telemeter.tap.files import Contents, reading_from
 from telemeter.tap.flags import text
@@ -74,15 +75,17 @@ class BusyError(Exception):
 class Worker:
     """Serves as it is told to, until it is told to stop or its parent is gone."""
 
-    def __init__(self, reactor: Any, number: int) -> None:
+    def __init__(self, reactor: Any, wall: WallClock, number: int) -> None:
         """Make it.
 
         Args:
             reactor: what it runs on.
+            wall: tells the time of day.
             number: tells the worker from the others.
         """
         self.control = WorkerControl(self, reactor)
         self._reactor = reactor
+        self._wall = wall
         self._number = number
         self._options: WorkerOptions
         self._external: External
@@ -130,11 +133,12 @@ class Worker:
         daemon = Daemon(options)
         attempts = None
         if options["fleet-max-clusters"]:
-            attempts = reporter(self.control.report, self._reactor)
+            attempts = reporter(self.control.report, self._reactor, self._wall)
             OnStop(attempts.stop).setServiceParent(daemon)
         self._external = External(
             options,
             self._reactor,
+            self._wall,
             daemon,
             Shared(load_key(setup.key), table, self.control.ask, attempts),
         )

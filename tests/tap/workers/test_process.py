@@ -13,7 +13,7 @@ from telemeter.auth.authorizer import RefusedError, UnavailableError
 from telemeter.tap.server_options import Options
 from telemeter.tap.workers.control import MAX_REPORT, Check, Control, Report
 from telemeter.tap.workers.process import BusyError, Worker, WorkerControl, WorkerOptions
-from tests.fakes import Log, has_fired, result_of, start
+from tests.fakes import FakeWall, Log, has_fired, result_of, start
 from tests.tap.workers.crew import connect
 from tests.tap.world import FakeReactor
 
@@ -179,7 +179,8 @@ class Reloaded:
     """A worker that has been configured."""
 
     def __init__(self, *flags: str) -> None:
-        self.worker = Worker(FakeReactor(), 0)
+        reactor = FakeReactor()
+        self.worker = Worker(reactor, FakeWall(reactor), 0)
         self.used: list[Any] = []
         untyped: Any = self.worker
         untyped._options = WorkerOptions()

@@ -1,0 +1,1 @@
+"""The event loop, and the two clocks that everything else is timed by."""
