@@ -36,10 +36,10 @@ from telemeter.tap.flags import (
     LOGGING,
     Flag,
     Flags,
-    duration,
     integer,
     label_list,
     pair_list,
+    positive_duration,
     read_policy,
     read_proxies,
     read_secret,
@@ -71,13 +71,6 @@ def _path_or_url(value: str) -> str:
     if value.startswith("/") and value.isascii() and value.isprintable() and " " not in value:
         return value
     return check_http_url(value)
-
-
-def _interval(value: str) -> float:
-    seconds = duration(value)
-    if seconds <= 0:
-        raise ValueError("expected a duration above 0, such as 4m30s")
-    return seconds
 
 
 class Options(Flags):
@@ -146,7 +139,7 @@ class Options(Flags):
         Flag("to-token-file", text, "", "File with the bearer token for the server."),
         Flag(
             "interval",
-            _interval,
+            positive_duration,
             270.0,
             "The time from one cycle's end to the next. Prometheus federates the last 5 minutes.",
             shown="4m30s",

@@ -222,6 +222,14 @@ def duration(value: str) -> float:
     return seconds
 
 
+def positive_duration(value: str) -> float:
+    """A Go duration above 0, in seconds."""
+    seconds = duration(value)
+    if seconds <= 0:
+        raise ValueError("expected a duration above 0, such as 4m30s or 15s")
+    return seconds
+
+
 def integer(low: int, high: int = 2**63 - 1) -> Callable[[str], int]:
     """A parser of whole numbers within bounds."""
 

@@ -190,7 +190,7 @@ class External:
             self._upload.route(),
             self._receive.route(),
         ]
-        site = make_site(routes, self._reactor)
+        site = make_site(routes, self._reactor, idle_seconds=self._options["idle-timeout"])
         if self._observer is not None:
             site.observers.append(self._observer)
         tls = self.tls if self._options.files.tls else None
@@ -452,9 +452,8 @@ def _listen_inside(
     ]
     endpoint = endpoint_maker(options["listen-internal"])(reactor)
     shown = tls if options.files.internal_tls else None
-    listener = _listener(
-        options, reactor, "listen-internal", endpoint, make_site(routes, reactor), shown
-    )
+    site = make_site(routes, reactor, idle_seconds=options["idle-timeout"])
+    listener = _listener(options, reactor, "listen-internal", endpoint, site, shown)
     listener.setServiceParent(daemon)
     OnStop(fleet.stop).setServiceParent(daemon)
 

@@ -28,6 +28,7 @@ from telemeter.tap.flags import (
     label_name,
     memcached_list,
     policy_flags,
+    positive_duration,
     read_file,
     read_policy,
     read_proxies,
@@ -38,6 +39,7 @@ from telemeter.tap.flags import (
     tracing_flags,
 )
 from telemeter.tap.listen import is_tcp, listen_address
+from telemeter.web.site import IDLE_SECONDS
 
 #: The most processes that answer clients.
 MAX_WORKERS: Final = 256
@@ -89,6 +91,14 @@ class Options(Flags):
             listen_address,
             "localhost:9004",
             "HOST:PORT to listen on for health, metrics and debugging.",
+        ),
+        Flag(
+            "idle-timeout",
+            positive_duration,
+            IDLE_SECONDS,
+            "How long a client's connection may wait for its next request. Keep it above the idle "
+            "timeout of a load balancer in front of the server, which is often 60s.",
+            shown="75s",
         ),
         Flag("tls-key", text, "", "File with the private key (PEM) for --listen."),
         Flag("tls-crt", text, "", "File with the certificate and its chain (PEM) for --listen."),

@@ -17,6 +17,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from telemeter.web.refused import Refused
 from telemeter.web.site import (
+    IDLE_SECONDS,
     Gate,
     Site,
     answer_failure,
@@ -99,9 +100,15 @@ def _endpoint(handler: Callable[[IRequest], Any]) -> Callable[..., Any]:
     return endpoint
 
 
-def make_site(routes: Iterable[Route], reactor: Any) -> Site:
-    """A site that serves routes."""
+def make_site(routes: Iterable[Route], reactor: Any, *, idle_seconds: float = IDLE_SECONDS) -> Site:
+    """Make a site that serves routes.
+
+    Args:
+        routes: what it serves.
+        reactor: tells the time, and calls later.
+        idle_seconds: for how long a connection may wait for a request.
+    """
     table = list(routes)
     by_path = {route.path.encode(): route for route in table}
     branches = sorted((route for route in table if route.branch), key=lambda each: -len(each.path))
-    return Site(make_resource(table), by_path, reactor, branches)
+    return Site(make_resource(table), by_path, reactor, branches, idle_seconds)

@@ -52,8 +52,12 @@ _DRAIN_BYTES = 16 << 20
 _DRAIN_SECONDS = 10.0
 #: The largest body that a route without a gate ignores.
 _IGNORED_BODY = 65536
-#: For how many seconds a connection may be silent.
-_IDLE_SECONDS = 60
+#: For how many seconds a connection may wait for its next request, unless told otherwise: longer
+#: than the 60 seconds for which common load balancers keep theirs. If both closed a connection at
+#: once, the balancer would have sent a request into it.
+IDLE_SECONDS: Final = 75.0
+#: For how many seconds a request that has begun may be silent.
+_PAUSE_SECONDS: Final = 60.0
 _CLIENT_WENT_AWAY = 499
 _LONG_HEADERS: Final = (
     f"the headers may have {HTTPChannel.totalHeadersSize} bytes, and be {HTTPChannel.maxHeaders}"
@@ -480,6 +484,19 @@ class Channel(HTTPChannel):
             _DRAIN_SECONDS, self.transport.abortConnection
         )
 
+    def setTimeout(self, period: float | None) -> float | None:
+        """Start or end the timer; whenever Twisted starts it, no request has begun."""
+        previous: float | None = super().setTimeout(
+            None if period is None else self.site.idle_seconds
+        )
+        return previous
+
+    def _limit_pause(self) -> None:
+        """Let a request that has begun, and is not there yet, be silent for its own time only."""
+        if self.requests and self.timeOut not in (None, _PAUSE_SECONDS):
+            super().setTimeout(None)  # to move a timer forward takes as long as there are timers
+            super().setTimeout(_PAUSE_SECONDS)
+
     def dataReceived(self, data: bytes) -> None:
         if self.transport.disconnecting:
             return  # TLS hands on what it has read already, also after loseConnection
@@ -489,10 +506,12 @@ class Channel(HTTPChannel):
                 self.transport.abortConnection()
                 return
         super().dataReceived(data)
+        self._limit_pause()
 
     def requestDone(self, request: Request) -> None:
         if self._drained is None:
             super().requestDone(request)
+            self._limit_pause()  # the next may have come meanwhile, in part
         else:
             self.requests.remove(request)
 
@@ -526,6 +545,7 @@ class Site(server.Site):
             took.
         active: the requests that are under way.
         channels: the connections that are open.
+        idle_seconds: for how long a connection may wait for a request.
         stopping: whether no more requests are wanted.
     """
 
@@ -538,8 +558,10 @@ class Site(server.Site):
         routes: Mapping[bytes, SiteRoute],
         reactor: Any,
         branches: Sequence[SiteRoute] = (),
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
-        super().__init__(resource, requestFactory=Request, timeout=_IDLE_SECONDS, reactor=reactor)
+        super().__init__(resource, requestFactory=Request, timeout=idle_seconds, reactor=reactor)
+        self.idle_seconds = idle_seconds
         self.routes = routes
         self.branches = [(each.path.rstrip("/").encode() + b"/", each) for each in branches]
         self.observers: list[Callable[[Request, int, float], None]] = []

@@ -118,6 +118,27 @@ def test_other_addresses(tmp_path: Path) -> None:
     assert [address for address, *_ in daemon.reactor.unixServers] == [socket]
 
 
+@pytest.mark.parametrize(("flags", "seconds"), [((), 75), (("--idle-timeout", "5m"), 300)])
+@pytest.mark.parametrize("port", [EXTERNAL, INTERNAL])
+def test_how_long_connections_may_be_idle(
+    flags: tuple[str, ...], seconds: float, port: int
+) -> None:
+    daemon = Daemon(*flags)
+    wire = Wire(daemon.reactor.site(port))
+    wire.send(request_of("GET", "/healthz"))
+    daemon.reactor.advance(seconds - 0.1)
+    assert not wire.is_closed()
+    daemon.reactor.advance(0.1)
+    assert wire.is_closed()
+    wire.close()
+
+
+@pytest.mark.parametrize("value", ["0", "-1s", "75"])
+def test_connections_cannot_be_idle_for_ever(value: str) -> None:
+    with pytest.raises(SystemExit, match=r"--idle-timeout.*expected a duration"):
+        options_of("--idle-timeout", value)
+
+
 def test_the_external_index() -> None:
     answer = Daemon().ask("GET", "/")
     assert answer.headers["content-type"] == "application/json"

@@ -42,7 +42,7 @@ class Toy:
         slow: what the answers of /slow wait for.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, **more: Any) -> None:
         self.seen: list[tuple[bytes, bytes, bytes]] = []
         self.slow: list[Deferred[bytes]] = []
         self.site: Site = make_site(
@@ -56,6 +56,7 @@ class Toy:
                 Route("/branch", self.plain, branch=True),
             ],
             clock,
+            **more,
         )
 
     def index(self, request: IRequest) -> bytes:
@@ -457,23 +458,84 @@ def test_who_sends_on_during_an_answer_is_paused(toy: Toy) -> None:
     assert not wire.is_paused()
 
 
-def test_a_silent_connection_is_closed_after_a_minute(toy: Toy, clock: Clock) -> None:
+REQUEST = request_of("GET", "/plain")
+HALF_A_BODY = request_of("POST", "/plain", body=b"body")[:-1]
+BEGUN = [b"POST /plain HTTP/1.1\r\nContent-Le", b"POST /plain HTTP/1.1\r\nH", HALF_A_BODY]
+
+
+@pytest.mark.parametrize("before", [b"", REQUEST, REQUEST * 2, HALF_A_BODY + b"y"])
+def test_an_idle_connection_is_closed_later_than_balancers_close_theirs(
+    toy: Toy, clock: Clock, before: bytes
+) -> None:
     wire = Wire(toy.site)
-    clock.advance(59)
+    clock.advance(40)
+    if before:
+        wire.send(before)
+    clock.advance(74.9 if before else 34.9)
     assert not wire.is_closed()
-    clock.advance(1)
+    clock.advance(0.1)
     assert wire.is_closed()
     assert not wire.is_aborted()
     clock.advance(15)
     assert wire.is_aborted()
 
 
-def test_a_head_that_stops_half_way_is_closed_after_a_minute(toy: Toy, clock: Clock) -> None:
-    wire = Wire(toy.site)
-    wire.send(b"POST /plain HTTP/1.1\r\nContent-Le")
-    clock.advance(60)
+@pytest.mark.parametrize("seconds", [5.0, 1000.0])
+@pytest.mark.parametrize("before", [b"", REQUEST, HALF_A_BODY + b"y"])
+def test_how_long_a_connection_may_be_idle_can_be_chosen(
+    clock: Clock, before: bytes, seconds: float
+) -> None:
+    site = Toy(clock, idle_seconds=seconds).site
+    wire = Wire(site)
+    wire.send(before)
+    clock.advance(seconds - 0.1)
+    assert not wire.is_closed()
+    clock.advance(0.1)
     assert wire.is_closed()
-    wire.vanish()
+    wire.close()
+
+
+@pytest.mark.parametrize("seconds", [5.0, 1000.0])
+@pytest.mark.parametrize("begun", BEGUN)
+@pytest.mark.parametrize("before", [b"", REQUEST])
+def test_a_request_that_has_begun_may_be_silent_for_a_minute(
+    clock: Clock, before: bytes, begun: bytes, seconds: float
+) -> None:
+    """However long a connection may be idle."""
+    wire = Wire(Toy(clock, idle_seconds=seconds).site)
+    wire.send(before, begun[:-1])
+    clock.advance(59)
+    wire.send(begun[-1:])
+    clock.advance(59.9)
+    assert not wire.is_closed()
+    clock.advance(0.1)
+    assert wire.is_closed()
+    wire.close()
+
+
+def test_a_request_that_began_while_another_was_answered_may_be_silent_for_a_minute(
+    clock: Clock,
+) -> None:
+    toy = Toy(clock, idle_seconds=1000)
+    wire = Wire(toy.site)
+    wire.send(request_of("GET", "/slow") + HALF_A_BODY)
+    clock.advance(600)
+    toy.slow[0].callback(b"at last")
+    clock.advance(59.9)
+    assert not wire.is_closed()
+    clock.advance(0.1)
+    assert wire.is_closed()
+    wire.close()
+
+
+def test_timers_of_usual_requests_are_never_moved_forward(toy: Toy, clock: Clock) -> None:
+    """The reactor would look through the timers of all connections for that one."""
+    wire = Wire(toy.site)
+    for _ in range(3):
+        wire.send(REQUEST, *[bytes([each]) for each in HALF_A_BODY + b"y"])
+        (timer,) = clock.getDelayedCalls()
+        assert timer.getTime() == clock.seconds() + 75
+        clock.advance(1)
 
 
 def test_an_answer_may_take_its_time(toy: Toy, clock: Clock) -> None:
@@ -483,7 +545,7 @@ def test_an_answer_may_take_its_time(toy: Toy, clock: Clock) -> None:
     assert not wire.is_closed()
     toy.slow[0].callback(b"at last")
     assert wire.answer.body == b"at last"
-    clock.advance(60)
+    clock.advance(75)
     assert wire.is_closed()
 
 
