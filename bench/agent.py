@@ -212,7 +212,7 @@ def _work(what: str, url: str, rounds: int, anonymizing: bool) -> None:
 
 def _make_plan(reactor: Any, url: str, way: str, anonymizing: bool) -> Plan:
     transforms = Transforms(
-        {}, {"ALERTS": "alerts"}, frozenset(["instance"] if anonymizing else []), "salt"
+        {}, {"ALERTS": "alerts"}, frozenset(["instance"] if anonymizing else []), b"salt"
     )
     source = make_agent(reactor, "federate_from", "bench")
     to = make_agent(reactor, "federate_to", "bench")

@@ -14,6 +14,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 from telemeter.loop.clocks import Elapsed, elapsed
+from telemeter.metrics.family import label_fault
 from telemeter.net.body import read_body
 from telemeter.net.errors import explain
 from telemeter.net.quoted import quote_answer
@@ -120,17 +121,24 @@ def _parse_token(body: bytes, began: Elapsed) -> Token:
         answer: Any = json.loads(body)
         value, labels = answer["token"], answer.get("labels") or {}
         lifetime = float(answer.get("expiresInSeconds") or 0)
-        if not isinstance(value, str) or not value.isprintable() or not value:
+        if not isinstance(value, str) or not value.isascii() or not value.isprintable():
             raise ValueError("no token")
-        if not all(isinstance(text, str) for text in (*labels, *labels.values())):
-            raise ValueError("malformed labels")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise AuthorizeError(
-            'expected JSON such as {"token": ..., "expiresInSeconds": ..., "labels": {...}} '
-            "from the server, saw something else"
-        ) from None
+        faults = [fault for label in labels.items() if (fault := label_fault(*label))]
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+        raise _unexpected("something else") from None
+    if not value.strip():
+        raise _unexpected("no token")
+    if faults:
+        raise _unexpected(f"labels that no sample can carry: {faults[0]}")
     expires = began + lifetime - _MARGIN if lifetime >= _SHORT_LIFETIME else float("inf")
     return Token(value, labels, Elapsed(expires))
+
+
+def _unexpected(seen: str) -> AuthorizeError:
+    return AuthorizeError(
+        'expected JSON such as {"token": ..., "expiresInSeconds": ..., "labels": {...}} '
+        f"from the server, saw {seen}"
+    )
 
 
 def retry_after_seconds(headers: Headers) -> float | None:

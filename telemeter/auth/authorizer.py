@@ -18,12 +18,15 @@ from twisted.web.iweb import IAgent
 
 from telemeter.auth.fnv import fnv1a_base32
 from telemeter.auth.oidc import TokenUnavailableError
+from telemeter.metrics.family import is_utf8
 from telemeter.net.body import BytesBody, read_body
 from telemeter.net.errors import explain
 from telemeter.net.url import split_credentials
 
 _TIMEOUT = 20.0
 _ANSWER_LIMIT = 32 * 1024
+#: A part of every token, which goes into a header.
+_LONGEST_ACCOUNT = 1024
 _YES = (200, 201)
 _REASONS: Final = {
     401: "unauthorized",
@@ -158,4 +161,11 @@ def _account_of(body: bytes) -> str:
     except (ValueError, RecursionError):
         raise UnavailableError("the authorization server answered with malformed JSON") from None
     account = answer.get("account_id") if isinstance(answer, dict) else None
-    return account if isinstance(account, str) else ""
+    if not isinstance(account, str):
+        return ""
+    if not is_utf8(account) or len(account) > _LONGEST_ACCOUNT:
+        raise UnavailableError(
+            "the authorization server answered with an account_id that is no text of "
+            f"{_LONGEST_ACCOUNT} characters at most"
+        )
+    return account

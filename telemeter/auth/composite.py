@@ -7,9 +7,10 @@ import binascii
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from telemeter.auth.bearer import NotAuthorizedError, parse_bearer
+from telemeter.metrics.family import is_utf8
 
 _EXPECTED = 'base64 of {"authorization_token": "...", "cluster_id": "..."}'
 _MAX_TOKEN = 16 * 1024
@@ -55,13 +56,18 @@ def parse_composite(header: str | None, tenant_key: str = "") -> CompositeToken:
         raise MalformedTokenError(f"the token is not base64; expected {_EXPECTED}") from None
     fields = _parse_fields(question)
     cluster, secret = fields.get("cluster_id"), fields.get("authorization_token")
-    if not isinstance(cluster, str) or not isinstance(secret, str) or not cluster or not secret:
+    if not _is_text(cluster) or not _is_text(secret):
         raise MalformedTokenError(
             "the token's JSON must have the texts authorization_token and cluster_id; "
             f"expected {_EXPECTED}"
         )
     tenant = fields.get(tenant_key, "") if tenant_key else ""
     return CompositeToken(question, cluster, tenant if isinstance(tenant, str) else "")
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether this can be a label's value: other readers take half a surrogate pair otherwise."""
+    return isinstance(value, str) and bool(value) and is_utf8(value)
 
 
 def _parse_fields(question: bytes) -> dict[str, Any]:

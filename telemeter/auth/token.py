@@ -13,6 +13,7 @@ import jwt
 from telemeter.auth.bearer import NotAuthorizedError
 from telemeter.auth.keys import PublicKey, SigningKey
 from telemeter.loop.clocks import NO_DATE, Wall
+from telemeter.metrics.family import is_utf8
 
 ISSUER: Final = "telemeter.selfsigned"
 AUDIENCE: Final = "telemeter-client"
@@ -130,7 +131,8 @@ class TokenVerifier:
             subject = claims.get("sub") or ""
         except (TypeError, ValueError, AttributeError, OverflowError):
             raise NotAuthorizedError("the token has malformed claims") from None
-        if not all(isinstance(text, str) for text in (subject, *labels, *labels.values())):
+        texts = (subject, *labels, *labels.values())
+        if not all(isinstance(text, str) and is_utf8(text) for text in texts):
             raise NotAuthorizedError("the token has malformed claims")
         if not now < expires:
             raise NotAuthorizedError("the token has expired")

@@ -51,7 +51,7 @@ cdef class Plan:
     """What is done with every collection, prepared.
 
     Args:
-        added: names and values of the labels to add; no name empty, nothing too long.
+        added: names and values of the labels to add; no name empty or `__name__`, nothing too long.
         renames: new names of families by old ones.
         anonymized: names of the labels whose values are replaced by their hashes.
         anonymous: makes the hash of a value.
@@ -265,7 +265,11 @@ cdef class Transformation:
         if i >= 0:
             self.found |= <uint32_t>1 << i
             self.add_encoded(<bytes>plan.added[i])
-        elif label.name.size > MAX_NAME or label.value.size > MAX_NAME:
+        elif (
+            label.name.size > MAX_NAME
+            or label.value.size > MAX_NAME
+            or (label.name.size == 8 and memcmp(label.name.start, b"__name__", 8) == 0)
+        ):
             self.is_valid = False
         elif label.value.size and (
             index_of(&label.name, plan.hashed_names, plan.hashed_count) >= 0

@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 
 from telemeter.metrics.errors import BadInputError
 from telemeter.metrics.proto import metrics_pb2
+from telemeter.metrics.selector import NAME
 from telemeter.metrics.wire import join_delimited, split_delimited
 
 Family: TypeAlias = metrics_pb2.MetricFamily
@@ -62,6 +63,37 @@ def is_too_long(text: str) -> bool:
     """Whether a name or a value is over `MAX_NAME_LENGTH`."""
     # Four bytes is the most a character takes: most texts need not be encoded to know.
     return len(text) * 4 > MAX_NAME_LENGTH and len(text.encode()) > MAX_NAME_LENGTH
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text has a form as UTF-8: half a surrogate pair has none, but JSON may hold it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def label_fault(name: object, value: object) -> str:
+    """Say why a server refuses samples with such a label; nothing, if it takes them.
+
+    Args:
+        name: the label's name, of any type, as JSON may hold it.
+        value: its value, likewise.
+    """
+    for what, text in (("name", name), ("value", value)):
+        if not isinstance(text, str):
+            return f"the {what} of a label must be text"
+        if not is_utf8(text):
+            return f"the {what} of a label must be UTF-8"
+        if is_too_long(text):
+            return (
+                f"the {what} of a label may have {MAX_NAME_LENGTH} bytes, this one has "
+                f"{len(text.encode())}"
+            )
+    if not name or name == NAME:
+        return f"a label must have a name, and one other than {NAME}"
+    return ""
 
 
 def holds_its_type(metric: Metric, family_type: int) -> bool:

@@ -15,6 +15,7 @@ from telemeter.metrics.family import (
     is_too_long,
 )
 from telemeter.metrics.format import Decoder
+from telemeter.metrics.selector import NAME
 from telemeter.metrics.transform import Transforms, add_labels, anonymous
 
 try:
@@ -136,5 +137,6 @@ def _suits(transforms: Transforms) -> bool:
     return (
         max(len(labels), len(transforms.anonymized)) <= _compiled.MOST_NAMES
         and all(labels)
+        and NAME not in labels
         and not any(map(is_too_long, (*labels, *labels.values())))
     )

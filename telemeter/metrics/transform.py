@@ -16,6 +16,7 @@ from telemeter.metrics.family import (
     holds_its_type,
     is_too_long,
 )
+from telemeter.metrics.selector import NAME
 
 _HASH_BYTES = 9
 
@@ -28,13 +29,13 @@ class Transforms:
         labels: labels to add; one that is there already is overwritten.
         renames: new metric names by old ones.
         anonymized: names of the labels whose values are replaced by their hashes.
-        salt: what the hashes are salted with.
+        salt: the bytes that the hashes are salted with.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
     renames: Mapping[str, str] = field(default_factory=dict)
     anonymized: frozenset[str] = frozenset()
-    salt: str = ""
+    salt: bytes = b""
 
     def apply(self, families: Iterable[Family], now_ms: int) -> list[Family]:
         """Transform families in place; those with nothing left are not in the result.
@@ -73,8 +74,8 @@ def drop_invalid(family: Family, now_ms: int) -> bool:
     """Drop what a server would refuse a whole upload for.
 
     That is a sample without a timestamp or with one over 24 hours old, with a label name or value
-    that is too long, or without the value that its family's type asks for; and labels that lack
-    their name or their value.
+    that is too long, with a label `__name__`, or without the value that its family's type asks for;
+    and labels that lack their name or their value.
 
     Returns:
         Whether anything is left; never, for a family without a name or a type.
@@ -104,7 +105,7 @@ def _is_valid(metric: Metric, family_type: int, oldest_ms: int) -> bool:
         pair = metric.label[at]
         if not pair.name or not pair.HasField("value"):
             del metric.label[at]
-        elif is_too_long(pair.name) or is_too_long(pair.value):
+        elif pair.name == NAME or is_too_long(pair.name) or is_too_long(pair.value):
             return False
     return True
 
@@ -116,7 +117,7 @@ def sort_by_time(family: Family) -> None:
         family.metric.sort(key=lambda metric: metric.timestamp_ms)
 
 
-def anonymize(families: Iterable[Family], names: frozenset[str], salt: str) -> None:
+def anonymize(families: Iterable[Family], names: frozenset[str], salt: bytes) -> None:
     """Replace the values of the labels with these names by their hashes; empty ones stay empty."""
     hashes: dict[str, str] = {}
     for family in families:
@@ -130,10 +131,10 @@ def anonymize(families: Iterable[Family], names: frozenset[str], salt: str) -> N
                     pair.value = hashed
 
 
-def anonymous(value: str, salt: str) -> str:
+def anonymous(value: str, salt: bytes) -> str:
     """The hash that stands for a label value: the same for the same value and salt.
 
     It is the first 9 bytes of SHA-256(salt + value), as URL-safe base64 without padding.
     """
-    digest = hashlib.sha256((salt + value).encode()).digest()
+    digest = hashlib.sha256(salt + value.encode()).digest()
     return base64.urlsafe_b64encode(digest[:_HASH_BYTES]).decode()

@@ -14,6 +14,7 @@ from twisted.web.iweb import IRequest
 from telemeter.auth.authorizer import Authorizer, RefusedError, UnavailableError
 from telemeter.auth.token import TokenIssuer
 from telemeter.loop.clocks import WallClock
+from telemeter.metrics.family import label_fault
 from telemeter.web.credentials import bearer_token
 from telemeter.web.refused import Refused
 from telemeter.web.routing import Route
@@ -128,6 +129,8 @@ def _cluster_id(request: IRequest, body: bytes) -> str:
         raise Refused(
             400, "the parameter 'id' must be given, in the URL's query or in a url-encoded form"
         )
+    if fault := label_fault("id", cluster):
+        raise Refused(400, f"the parameter 'id' becomes a label of every sample: {fault}")
     return cluster
 
 

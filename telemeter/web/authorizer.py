@@ -10,6 +10,7 @@ from typing import Any
 from twisted.web.iweb import IRequest
 
 from telemeter.auth.fnv import fnv1a_base32
+from telemeter.metrics.family import is_utf8
 from telemeter.web.refused import Refused
 from telemeter.web.routing import Route
 from telemeter.web.site import admit
@@ -68,7 +69,7 @@ class StubAuthorizer:
             if not isinstance(asked, dict):
                 raise ValueError("expected an object")
             cluster, token = asked.get("cluster_id", ""), asked.get("authorization_token", "")
-            if not isinstance(cluster, str) or not isinstance(token, str):
+            if not all(isinstance(text, str) and is_utf8(text) for text in (cluster, token)):
                 raise ValueError("cluster_id and authorization_token must be strings")
         except (ValueError, RecursionError) as error:
             return 400, _error("InvalidBody", f"Unable to parse body as JSON: {error}")

@@ -67,7 +67,7 @@ def test_a_cycle(clock: Clock, log: Log) -> None:
 
 
 def test_the_transforms_and_then_the_labels_of_the_server(clock: Clock) -> None:
-    transforms = Transforms({"region": "eu"}, {"up": "upp"}, frozenset(["instance"]), "salt")
+    transforms = Transforms({"region": "eu"}, {"up": "upp"}, frozenset(["instance"]), b"salt")
     world = World(clock, transforms=transforms)
     world.prometheus.reply = families_reply(
         up(instance="127.0.0.1:9391", _id="mine"), up(at=NOW_MS - 25 * 3600 * 1000)
@@ -80,7 +80,7 @@ def test_the_transforms_and_then_the_labels_of_the_server(clock: Clock) -> None:
 
 
 def test_the_worked_example_of_anonymization(clock: Clock) -> None:
-    transforms = Transforms(anonymized=frozenset(["instance"]), salt="a-unique-value")
+    transforms = Transforms(anonymized=frozenset(["instance"]), salt=b"a-unique-value")
     world = World(clock, transforms=transforms)
     world.prometheus.reply = families_reply(up(instance="127.0.0.1:9391"))
     started(world)

@@ -255,6 +255,16 @@ GOOD: dict[str, Any] = {"version": 1, "token": "t", "expiresInSeconds": 60, "lab
         {**GOOD, "labels": {"a": 1}},
         {**GOOD, "labels": {"a": None}},
         {**GOOD, "labels": {"a": {"b": "c"}}},
+        {**GOOD, "token": " "},
+        {**GOOD, "token": "caf\u00e9"},
+        {**GOOD, "token": "\ud800"},
+        {**GOOD, "labels": {"_id": "\ud800"}},
+        {**GOOD, "labels": {"\udfff": "c"}},
+        {**GOOD, "labels": {"_id": "x" * 256}},
+        {**GOOD, "labels": {"_id": "\u00e9" * 128}},
+        {**GOOD, "labels": {"x" * 256: "c"}},
+        {**GOOD, "labels": {"__name__": "up"}},
+        {**GOOD, "labels": {"": "c"}},
         {**GOOD, "padding": "x" * 20_000},
     ],
     ids=lambda answer: repr(answer)[-40:],
@@ -264,6 +274,27 @@ def test_a_malformed_answer(store: TokenStore, peer: Peer, answer: object) -> No
     peer.reply = [Reply(200, body), token_reply("later")]
     assert str(error_of(store))
     assert value_of(store) == "later"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("_id", "\ud800", "the value of a label must be UTF-8"),
+        ("_id", "x" * 256, "the value of a label may have 255 bytes, this one has 256"),
+        ("__name__", "up", "other than __name__"),
+    ],
+)
+def test_what_no_sample_can_carry_is_named(
+    store: TokenStore, peer: Peer, name: str, value: str, reason: str
+) -> None:
+    peer.reply = json_reply({**GOOD, "labels": {name: value}})
+    assert reason in str(error_of(store))
+
+
+@pytest.mark.parametrize("value", ["", "\x00", "x" * 255, "\ufffd", "\n"])
+def test_labels_that_samples_can_carry(store: TokenStore, peer: Peer, value: str) -> None:
+    peer.reply = json_reply({**GOOD, "labels": {"_id": value}})
+    assert run(store.get()).labels == {"_id": value}
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])

@@ -128,6 +128,8 @@ def test_the_content_type_of_a_yes(
         b'{"account_id": 1}',
         b'{"account_id": {}}',
         b'{"Account_Id": "a"}',
+        b'{"account_id": "\\ud800"}',
+        b'{"account_id": "%s"}' % (b"x" * 1025),
     ],
     ids=lambda body: repr(body)[:30],
 )

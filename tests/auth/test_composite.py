@@ -200,7 +200,7 @@ class TestRefusals:
             assert cluster == CLUSTER
 
     @pytest.mark.parametrize("field", ["authorization_token", "cluster_id"])
-    @pytest.mark.parametrize("value", ["", None, 7, 7.5, True, [SECRET], {"a": SECRET}])
+    @pytest.mark.parametrize("value", ["", None, 7, 7.5, True, [SECRET], {"a": SECRET}, "\ud800"])
     def test_both_must_be_texts(self, field: str, value: object) -> None:
         question = json.dumps({**FIELDS, field: value})
         assert refusal_of(f"Bearer {encoded(question)}") == f"{NO_TEXTS}; expected {EXPECTED}"

@@ -210,7 +210,19 @@ def test_a_private_claim_that_is_no_object_is_refused(value: object) -> None:
 
 @pytest.mark.parametrize(
     "labels",
-    ["text", 1, True, ["a"], ["ab"], [["_id", "c"]], {"_id": 1}, {"_id": None}, {"_id": ["c"]}],
+    [
+        "text",
+        1,
+        True,
+        ["a"],
+        ["ab"],
+        [["_id", "c"]],
+        {"_id": 1},
+        {"_id": None},
+        {"_id": ["c"]},
+        {"_id": "\ud800"},
+        {"\ud800": "c"},
+    ],
     ids=repr,
 )
 def test_labels_that_are_no_texts_by_name_are_refused(labels: object) -> None:
@@ -224,7 +236,7 @@ def test_a_token_may_have_no_labels(value: object) -> None:
     assert TokenVerifier([KEY]).verify(token, Wall(NOW)).labels == {}
 
 
-@pytest.mark.parametrize("subject", [1, ["a"], {"a": "b"}, True], ids=repr)
+@pytest.mark.parametrize("subject", [1, ["a"], {"a": "b"}, True, "\ud800"], ids=repr)
 def test_a_subject_that_is_no_text_is_refused(subject: object) -> None:
     refusal(signed({**good_claims(), "sub": subject}))
 

@@ -17,7 +17,9 @@ from telemeter.metrics.exposition import parse_text, render_text
 from telemeter.metrics.family import Family, Metric, decode_families, encode_families
 from telemeter.metrics.federation import KIND, Transformed, Transformer
 from telemeter.metrics.proto.metrics_pb2 import HISTOGRAM, SUMMARY
+from telemeter.metrics.transcoder import Transcoder
 from telemeter.metrics.transform import Transforms, anonymous
+from telemeter.metrics.upload import UploadRules
 from telemeter.metrics.wire import join_delimited
 
 from .build import DAY, FIELDS, HOUR, NOW, family, histogram, labelled, labels_of, sample
@@ -38,7 +40,7 @@ from .upload_strategies import (
 Outcome = tuple[bytes, int, int, int]
 
 ANONYMIZING: Final = Transforms(
-    {"region": "eu"}, {"ALERTS": "alerts"}, frozenset(("instance", "quantile")), "salt"
+    {"region": "eu"}, {"ALERTS": "alerts"}, frozenset(("instance", "quantile")), b"salt"
 )
 
 _some_labels = st.dictionaries(st.sampled_from(LABELS), st.sampled_from(["", *VALUES]), max_size=3)
@@ -53,12 +55,13 @@ def transforms(draw: st.DrawFn, names: tuple[str, ...] = ()) -> Transforms:
             st.dictionaries(st.sampled_from(NAMES), st.sampled_from([*NAMES, *names]), max_size=2)
         ),
         draw(st.frozensets(st.sampled_from(LABELS), max_size=3)),
-        draw(texts),
+        draw(st.binary(max_size=8)),
     )
 
 
 _label_pairs = st.tuples(
-    st.sampled_from(["", TOO_LONG, *LABELS * 3]), st.sampled_from(["", TOO_LONG, *VALUES * 3])
+    st.sampled_from(["", "__name__", TOO_LONG, *LABELS * 3]),
+    st.sampled_from(["", TOO_LONG, *VALUES * 3]),
 )
 _stamps = st.sampled_from([None, 0, -1, NOW - DAY - 1, NOW - DAY, *range(NOW - 5, NOW + 5)])
 
@@ -175,6 +178,25 @@ def test_families_with_helps(families: list[Family], wanted: Transforms) -> None
     both(encode_families(families), wanted)
 
 
+@settings(max_examples=200)
+@given(
+    st.one_of(usual_collections(), broken_uploads().map(lambda upload: encode(upload[0]))),
+    transforms(("", TOO_LONG, "é" * 128)),
+    _some_labels,
+    st.booleans(),
+)
+def test_a_server_takes_whatever_is_left(
+    body: bytes, wanted: Transforms, labels: dict[str, str], compiled: bool
+) -> None:
+    """One bad sample would have it refuse all, each time."""
+    left = Transformer(wanted, compiled=compiled).apply(body, decode_families, NOW)
+    sent = left.labelled(labels)
+    server = Transcoder(UploadRules())
+    for convert in (server.convert, server.slow):
+        assert convert(sent, decode_families, labels, NOW).received == left.samples
+    event(f"{min(left.samples, 3)} samples left")
+
+
 @given(st.binary(max_size=60))
 def test_any_bytes(body: bytes) -> None:
     quick, slow = quick_and_slow(body, ANONYMIZING, {"_id": "test"})
@@ -202,6 +224,8 @@ def test_what_a_real_prometheus_federated(wanted: Transforms) -> None:
         pytest.param([Metric(timestamp_ms=NOW), sample()], id="no value"),
         pytest.param([sample(a=TOO_LONG), labelled((TOO_LONG, "a")), sample()], id="too long"),
         pytest.param([sample(region=TOO_LONG)], id="too long, and overwritten"),
+        pytest.param([sample(__name__="a"), labelled(("__name__", "")), sample()], id="named"),
+        pytest.param([labelled(("__name_", "a"), ("_Name__x", "a"))], id="nearly named"),
         pytest.param([labelled(("", TOO_LONG), ("a", ""))], id="empty"),
         pytest.param([labelled(("region", "a"), ("b", "c"), ("region", ""))], id="repeated"),
         pytest.param([labelled(("_id", "a"), ("_id", "b"))], id="the server's"),
@@ -258,7 +282,7 @@ def test_many_hashes_are_forgotten_again() -> None:
 def test_hashes_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def counted(value: str, salt: str) -> str:
+    def counted(value: str, salt: bytes) -> str:
         asked.append(value)
         return anonymous(value, salt)
 
@@ -310,6 +334,7 @@ def test_unknown_and_repeated_fields(extra: str) -> None:
         Transforms({f"label_{number}": "x" for number in range(33)}),
         Transforms(anonymized=frozenset(f"label_{number}" for number in range(33))),
         Transforms({"": "x"}),
+        Transforms({"__name__": "x"}),
         Transforms({"a": TOO_LONG}),
         Transforms({TOO_LONG: "a"}),
     ],

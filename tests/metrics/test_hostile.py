@@ -34,7 +34,7 @@ LIMIT = 1 << 16
 RULES = UploadRules(
     Whitelist([parse_selector('{a!~"x.*"}')]), {"region": "eu"}, frozenset(["_elide"])
 )
-TRANSFORMS = Transforms({"region": "eu"}, {"up": "down"}, frozenset(["instance"]), "salt")
+TRANSFORMS = Transforms({"region": "eu"}, {"up": "down"}, frozenset(["instance"]), b"salt")
 
 
 def _valid_upload() -> bytes:

@@ -93,6 +93,8 @@ def test_another_content_type_is_400(site: Site, headers: Mapping[str, str]) -> 
         b"[" * 20_000,
         question(cluster=7),
         question(cluster=None),
+        question(cluster="\ud800"),
+        question(token="\ud800"),
         question(token=["a"]),
         question(token={"a": "b"}),
     ],
