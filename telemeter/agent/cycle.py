@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Info
@@ -47,19 +47,30 @@ log = Logger()
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All that a cycle needs; a reload replaces it as a whole.
+class Collecting:
+    """All that collecting needs.
 
     Attributes:
         source: where to collect.
         transformer: what to do with what was collected.
+        selectors: how many selectors say what is collected.
+    """
+
+    source: Source
+    transformer: Transformer
+    selectors: int = field(default=0, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Plan(Collecting):
+    """All that a cycle needs; a reload replaces it as a whole.
+
+    Attributes:
         tokens: gets the token for uploads.
         destination: where to upload.
         interval: seconds from the end of one cycle to the start of the next.
     """
 
-    source: Source
-    transformer: Transformer
     tokens: TokenStore
     destination: Destination
     interval: float
@@ -261,11 +272,11 @@ def _packed(transformed: Transformed, labels: Mapping[str, str]) -> bytes:
     return compress_framed(transformed.labelled(labels))
 
 
-async def collect(plan: Plan, wall: WallClock, run: Runner = run_here) -> Transformed:
+async def collect(collecting: Collecting, wall: WallClock, run: Runner = run_here) -> Transformed:
     """Collect and transform, as a cycle does before anything leaves the house.
 
     Args:
-        plan: from where, and how.
+        collecting: from where, and how.
         wall: tells the time of day, by which samples are too old.
         run: works on a large collection where that does not keep the reactor from its work.
 
@@ -273,10 +284,10 @@ async def collect(plan: Plan, wall: WallClock, run: Runner = run_here) -> Transf
         CycleError: the source gave nothing usable.
     """
     try:
-        body, decode = await plan.source.collect()
+        body, decode = await collecting.source.collect()
         transform = run if len(body) > LARGE else run_here
         transformed: Transformed = await transform(
-            plan.transformer.apply, body, decode, milliseconds(wall.now())
+            collecting.transformer.apply, body, decode, milliseconds(wall.now())
         )
     except (CollectError, BadInputError) as error:
         raise CycleError("collect", str(error)) from error

@@ -126,6 +126,18 @@ class Selector:
         return None
 
     @property
+    def is_satisfiable(self) -> bool:
+        """Whether any series could be selected: no value that is demanded is excluded as well."""
+        exact = {
+            each.name: each.value
+            for each in self.matchers
+            if not each.is_regex and not each.is_negative
+        }
+        return exact.get(NAME) != "" and all(
+            each.name not in exact or each.matches(exact[each.name]) for each in self.matchers
+        )
+
+    @property
     def selects_something_named(self) -> bool:
         """Whether at least one matcher refuses the empty string, as a PromQL query requires."""
         return any(not matcher.matches("") for matcher in self.matchers)

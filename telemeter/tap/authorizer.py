@@ -11,7 +11,7 @@ from twisted.python.usage import UsageError
 
 from telemeter import __version__
 from telemeter.loop.clocks import elapsed_reactor
-from telemeter.tap.flags import LOGGING, Flag, Flags, read_file, text
+from telemeter.tap.flags import LOGGING, Flag, Flags, raw, read_file
 from telemeter.tap.listen import listen_address
 from telemeter.tap.service import Daemon, listener_of
 from telemeter.web.authorizer import StubAuthorizer
@@ -24,23 +24,25 @@ class Options(Flags):
     """The flags of telemeter-authorizer."""
 
     program = "telemeter-authorizer"
-    synopsis = "[flags] [FILE]"
+    synopsis = "[flags] [[HOST:PORT] FILE]"
     longdesc = (
-        "Answers whose a cluster is, from a file of tokens: not for production. FILE is the same "
-        "as --tokens."
+        "Answers whose a cluster is, from a file of tokens: not for production. HOST:PORT is the "
+        "same as --listen, and FILE as --tokens."
     )
     flags: ClassVar = (
         Flag("listen", listen_address, "localhost:9001", "HOST:PORT to listen on."),
-        Flag("tokens", text, "", 'JSON file with the tokens to accept: [{"token": "a"}, ...].'),
+        Flag("tokens", raw, "", 'JSON file with the tokens to accept: [{"token": "a"}, ...].'),
         *LOGGING,
     )
 
-    def parseArgs(self, *files: str) -> None:
-        """FILE, as the original takes it."""
-        if len(files) > 1:
-            raise UsageError(f"expected one FILE with tokens, saw {' '.join(files)}")
-        if files:
-            self["tokens"] = files[0]
+    def parseArgs(self, *words: str) -> None:
+        """Take HOST:PORT and FILE, as the original does."""
+        if len(words) > 2:
+            raise UsageError(f"expected HOST:PORT and one FILE with tokens, saw {' '.join(words)}")
+        if len(words) == 2:
+            self["listen"] = words[0]
+        if words:
+            self["tokens"] = words[-1]
 
     def check(self) -> None:
         """Read the tokens."""

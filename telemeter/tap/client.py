@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
@@ -12,12 +14,13 @@ from twisted.logger import Logger, globalLogBeginner
 from twisted.python.usage import UsageError
 
 from telemeter import __version__
-from telemeter.agent.cycle import Agent, CycleError, Plan, collect
+from telemeter.agent.cycle import Agent, Collecting, CycleError, Plan, collect
 from telemeter.agent.federate import Source
 from telemeter.agent.token import TokenStore
 from telemeter.agent.upload import Destination
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock, elapsed_reactor
 from telemeter.metrics.exposition import render_text
+from telemeter.metrics.family import label_fault
 from telemeter.metrics.federation import KIND, Transformer
 from telemeter.metrics.transform import Transforms
 from telemeter.net.client import make_agent
@@ -37,18 +40,22 @@ from telemeter.tap.flags import (
     Flag,
     Flags,
     integer,
-    label_list,
-    pair_list,
+    label_names,
     positive_duration,
+    raw,
     read_policy,
     read_proxies,
+    read_salt,
     read_secret,
     read_selectors,
+    rename_list,
+    require_satisfiable,
+    sample_label_list,
     selector,
     text,
     tracing_flags,
+    warn_of_empty,
     warn_of_tracing,
-    word_list,
 )
 from telemeter.tap.listen import listen_address
 from telemeter.tap.reload import Reloader
@@ -73,6 +80,15 @@ def _path_or_url(value: str) -> str:
     return check_http_url(value)
 
 
+def _cluster(value: str) -> str:
+    """A cluster's identifier, which becomes a label of every sample."""
+    if fault := label_fault("id", value):
+        raise ValueError(f"expected what a server takes in a sample: {fault}")
+    if not value.strip("0-"):
+        raise ValueError("expected an identifier of your own, not the example's")
+    return value
+
+
 class Options(Flags):
     """The flags of telemeter-client."""
 
@@ -88,7 +104,9 @@ class Options(Flags):
             "listen",
             listen_address,
             "localhost:9002",
-            "HOST:PORT to listen on for health and metrics, or a Twisted endpoint description.",
+            "HOST:PORT to listen on for health and metrics, or a Twisted endpoint description; "
+            "empty for nowhere.",
+            may_be_empty=True,
         ),
         Flag(
             "from",
@@ -98,18 +116,24 @@ class Options(Flags):
             "Required.",
         ),
         Flag("from-token", text, "", "Bearer token for --from.", secret=True),
-        Flag("from-token-file", text, "", "File with the bearer token for --from."),
+        Flag("from-token-file", raw, "", "File with the bearer token for --from."),
         Flag(
             "from-ca-file",
-            text,
+            raw,
             "",
             "File with CA certificates (PEM) to trust for --from, in addition to the system's.",
         ),
-        Flag("tls-cert-file", text, "", "File with a client certificate (PEM) to show to --from."),
-        Flag("tls-private-key-file", text, "", "File with its private key (PEM)."),
+        Flag(
+            "tls-cert-file",
+            raw,
+            "",
+            "File with a client certificate (PEM) to show to --from.",
+            warns=True,
+        ),
+        Flag("tls-private-key-file", raw, "", "File with its private key (PEM).", warns=True),
         Flag(
             "id",
-            text,
+            _cluster,
             "",
             "The cluster's identifier. The server labels all its metrics with it, so it should be "
             "unique and hard to guess, such as a UUID.",
@@ -131,12 +155,12 @@ class Options(Flags):
         ),
         Flag(
             "to-ca-file",
-            text,
+            raw,
             "",
             "File with CA certificates (PEM) to trust for --to, in addition to the system's.",
         ),
         Flag("to-token", text, "", "Bearer token for the server.", secret=True),
-        Flag("to-token-file", text, "", "File with the bearer token for the server."),
+        Flag("to-token-file", raw, "", "File with the bearer token for the server."),
         Flag(
             "interval",
             positive_duration,
@@ -157,50 +181,55 @@ class Options(Flags):
             "A PromQL selector of what to collect.",
             repeated=True,
             shown=f"{_DEFAULT_MATCH}, without --match-file",
+            guards="collect what was not asked for",
         ),
         Flag(
             "match-file",
-            text,
+            raw,
             "",
             "File with more of them, one a line; blank lines and lines starting with # are "
             "ignored.",
+            guards="collect what was not asked for",
         ),
         Flag(
             "label",
-            label_list,
+            sample_label_list,
             [],
             "NAME=VALUE labels to add to every metric, or to overwrite there.",
             repeated=True,
         ),
         Flag(
             "rename",
-            pair_list,
+            rename_list,
             [("ALERTS", "alerts")],
-            "OLD=NEW metric names to replace before sending; empty for none.",
+            "OLD=NEW metric names to replace before sending; with ALERTS=ALERTS none are.",
             repeated=True,
             shown="ALERTS=alerts",
         ),
         Flag(
             "anonymize-labels",
-            word_list,
+            label_names,
             [],
             "Labels whose values are replaced by salted hashes before sending.",
             repeated=True,
+            warns=True,
         ),
         Flag(
             "anonymize-salt",
-            text,
+            raw,
             "",
             "A secret that nobody can guess, to salt the hashes with.",
             secret=True,
         ),
-        Flag("anonymize-salt-file", text, "", "File with the salt."),
+        Flag("anonymize-salt-file", raw, "", "File with the salt."),
         Flag(
             "dry-run",
             None,
             False,
-            "Collect once, print what would be sent in the text format, and exit. Nothing is sent; "
-            "the labels that the server would ask for are not there.",
+            "Collect once, print what would be sent in the text format, and exit. Nothing is sent, "
+            "so flags about the server are not needed; the labels that it would ask for are not "
+            "there.",
+            guards="send what is only to be looked at",
         ),
         *LOGGING,
         *tracing_flags("telemeter-client"),
@@ -212,10 +241,13 @@ class Options(Flags):
             raise UsageError(
                 "--from is required: the URL of a Prometheus server such as http://localhost:9090"
             )
+        self.collecting()
+        if self["dry-run"]:
+            return
         if self["listen"]:
             self.require_listen("listen")
         self.urls()
-        self.settings()
+        self.sending()
         read_proxies()
 
     def urls(self) -> tuple[str, str]:
@@ -231,22 +263,36 @@ class Options(Flags):
             targets.append(target)
         authorize, upload = targets
         if to and not authorize:
-            authorize = extend_path(to, "authorize")
+            authorize = self._below_to("authorize")
             if self["id"]:
                 authorize = add_query(authorize, [("id", self["id"])])
         if to and not upload:
-            upload = extend_path(to, "upload")
+            upload = self._below_to("upload")
         if not authorize or not upload:
             raise UsageError("--to, or both --to-auth and --to-upload, must be given")
         return authorize, upload
 
-    def settings(self) -> dict[str, Any]:
-        """What depends on files, read now; raises `UsageError`."""
-        policy = read_policy(self, "from-ca-file", "tls-cert-file", "tls-private-key-file")
+    def _below_to(self, path: str) -> str:
+        """The URL of one of the server's paths."""
+        for each in ("authorize", "upload"):
+            if urlsplit(self["to"]).path.rstrip("/").endswith(f"/{each}"):
+                raise UsageError(
+                    f"--to {shown(self['to'])!r}: expected the URL without /{each}, which is put "
+                    "behind it; for other paths there are --to-auth and --to-upload"
+                )
+        return extend_path(self["to"], path)
+
+    def sending(self) -> dict[str, Any]:
+        """What sending needs of files, read now; raises `UsageError`."""
         to_token = read_secret(self, "to-token")
-        if not to_token and not self["dry-run"]:
+        if not to_token:
             raise UsageError("--to-token or --to-token-file is required, to authorize with")
-        salt = read_secret(self, "anonymize-salt")
+        return {"to_policy": read_policy(self, "to-ca-file"), "to_token": to_token}
+
+    def collecting(self) -> dict[str, Any]:
+        """What collecting needs of files, read now; raises `UsageError`."""
+        policy = read_policy(self, "from-ca-file", "tls-cert-file", "tls-private-key-file")
+        salt = read_salt(self, "anonymize-salt")
         if self["anonymize-labels"] and not salt:
             raise UsageError(
                 "--anonymize-labels needs --anonymize-salt or --anonymize-salt-file, "
@@ -254,9 +300,7 @@ class Options(Flags):
             )
         return {
             "policy": policy,
-            "to_policy": read_policy(self, "to-ca-file"),
             "from_token": read_secret(self, "from-token"),
-            "to_token": to_token,
             "salt": salt,
             "matches": self._matches(),
         }
@@ -275,8 +319,11 @@ class Options(Flags):
 
     def _matches(self) -> list[str]:
         selectors = list(self["match"])
+        given = "--match"
         if self["match-file"]:
+            given += f" and --match-file {self['match-file']!r}"
             selectors += read_selectors(self, "match-file")
+        require_satisfiable(selectors, given)
         for each in selectors:
             if not each.selects_something_named:
                 raise UsageError(
@@ -286,9 +333,35 @@ class Options(Flags):
         return [each.text for each in selectors] or [_DEFAULT_MATCH]
 
 
+def make_collecting(options: Options, reactor: Any) -> Collecting:
+    """Read the files that collecting needs, and prepare to collect; raises `UsageError`."""
+    settings = options.collecting()
+    from_url = default_path(options["from"], "/federate")
+    return Collecting(
+        Source(
+            make_agent(reactor, "federate_from", options.program, policy=settings["policy"]),
+            reactor,
+            add_query(from_url, [("match[]", match) for match in settings["matches"]]),
+            token=settings["from_token"],
+            limit=options["limit-bytes"],
+            timeout=max(options["interval"], _SHORTEST_TIMEOUT),
+        ),
+        Transformer(
+            Transforms(
+                dict(options["label"]),
+                dict(options["rename"]),
+                frozenset(options["anonymize-labels"]),
+                settings["salt"],
+            )
+        ),
+        selectors=len(settings["matches"]),
+    )
+
+
 def make_plan(options: Options, reactor: Any, previous: Plan | None = None) -> Plan:
     """Read all files again and make a plan of them; raises `UsageError`."""
-    settings = options.settings()
+    collecting = make_collecting(options, reactor)
+    settings = options.sending()
     authorize_url, upload_url = options.urls()
     timeout = max(options["interval"], _SHORTEST_TIMEOUT)
     to_agent = make_agent(
@@ -303,27 +376,13 @@ def make_plan(options: Options, reactor: Any, previous: Plan | None = None) -> P
         tokens = TokenStore(to_agent, reactor, authorize_url, settings["to_token"])
     else:
         tokens.use(to_agent)  # it may trust other authorities
-    from_url = default_path(options["from"], "/federate")
     return Plan(
-        Source(
-            make_agent(reactor, "federate_from", options.program, policy=settings["policy"]),
-            reactor,
-            add_query(from_url, [("match[]", match) for match in settings["matches"]]),
-            token=settings["from_token"],
-            limit=options["limit-bytes"],
-            timeout=timeout,
-        ),
-        Transformer(
-            Transforms(
-                dict(options["label"]),
-                dict(options["rename"]),
-                frozenset(options["anonymize-labels"]),
-                settings["salt"],
-            )
-        ),
+        collecting.source,
+        collecting.transformer,
         tokens,
         Destination(to_agent, reactor, upload_url, timeout),
         options["interval"],
+        selectors=collecting.selectors,
     )
 
 
@@ -340,12 +399,17 @@ class Planner:
         with recording() as self._contents:
             self.plan = make_plan(options, reactor)
 
-    def reload(self, agent: Agent) -> None:
-        """Read all files again and have the agent use them; raises `UsageError`."""
+    def reload(self, agent: Agent) -> Mapping[str, object]:
+        """Read all files again and have the agent use them; raises `UsageError`.
+
+        Returns:
+            What there is now, for the log.
+        """
         with recording() as contents:
             self.plan = make_plan(self._options, self._reactor, self.plan)
         self._contents = contents
         agent.reload(self.plan)
+        return {"selectors": self.plan.selectors}
 
     def current(self) -> Plan:
         """The plan for the next cycle.
@@ -378,6 +442,7 @@ def makeService(
         globalLogBeginner.beginLoggingTo(
             [make_observer(sys.stderr, level)], redirectStandardIO=False
         )
+        warn_of_empty(options)
         react(lambda reactor: Deferred.fromCoroutine(dry_run(options, reactor, wall)))
     daemon = Daemon(options)
     planner = Planner(options, reactor)
@@ -407,7 +472,9 @@ def makeService(
         authorize=shown(authorize_url),
         upload=shown(upload_url),
         transformer=KIND,
+        selectors=planner.plan.selectors,
     )
+    warn_of_empty(options)
     warn_of_tracing(options)
     if not options["anonymize-labels"]:
         log.warn("no --anonymize-labels: label values are sent as they are")
@@ -419,7 +486,7 @@ def makeService(
 async def dry_run(options: Options, reactor: Any, wall: WallClock) -> None:
     """Collect once and print what would be sent; ends the program."""
     try:
-        transformed = await collect(make_plan(options, reactor), wall)
+        transformed = await collect(make_collecting(options, reactor), wall)
     except CycleError as error:
         raise SystemExit(f"telemeter-client: --from {shown(options['from'])}: {error}") from None
     sys.stdout.write(render_text(transformed.decoded()))

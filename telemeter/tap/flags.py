@@ -7,6 +7,7 @@ what was expected, and exits with status 1.
 from __future__ import annotations
 
 import csv
+import difflib
 import os
 import re
 import sys
@@ -20,6 +21,7 @@ from twisted.python.usage import Options, UsageError
 
 from telemeter import __version__
 from telemeter.metrics.errors import BadInputError
+from telemeter.metrics.family import MAX_NAME_LENGTH, is_too_long, is_utf8, label_fault
 from telemeter.metrics.selector import NAME, Selector, parse_rules, parse_selector
 from telemeter.net.proxy import Proxies
 from telemeter.net.tls import ClientPolicy
@@ -43,8 +45,16 @@ _BOOLEANS: Final = {"1": True, "t": True, "true": True, "0": False, "f": False, 
 _TARGETS: Final = {"forward": "forward-url", "authorize": "authorize"}
 #: What may hold a password in a URL, also in a malformed one.
 _USER_INFO = re.compile(r"(?<=//).*@|^(?!.*//)[^\s\"'={},]+:.*@")
+_SHOWN: Final = 64
 #: The longest duration in seconds: as in Go, what 63 bits of nanoseconds hold.
 _LONGEST = 2**63 / 1e9
+#: What `strings.TrimSpace` of Go strips, and so the original from a secret in a file.
+_WHITE_SPACE: Final = (
+    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000"
+)
+#: How many similar flags are named where one is not known.
+_MOST_SIMILAR: Final = 3
 _DURATION_PART = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
 
 
@@ -63,6 +73,10 @@ class Flag:
         shown: how the help shows the default, if not as it is.
         short: a one-letter form.
         secret: whether no message may show its value.
+        guards: what an empty value would do to what the flag guards, for which it is refused. Of
+            other flags an empty value counts as not given.
+        warns: whether it is worth a warning that an empty value counts as not given.
+        may_be_empty: whether an empty value means something, and is parsed as any other.
     """
 
     name: str
@@ -73,6 +87,9 @@ class Flag:
     shown: str = ""
     short: str = ""
     secret: bool = False
+    guards: str = ""
+    warns: bool = False
+    may_be_empty: bool = False
 
     @property
     def description(self) -> str:
@@ -108,8 +125,13 @@ class Flags(Options):
     def __init__(self) -> None:
         super().__init__()
         self.given: set[str] = set()
+        #: Flags whose values were empty, and so count as not given.
+        self.empty: set[str] = set()
         for flag in self.flags:
             self[flag.name] = list(flag.default) if flag.repeated else flag.default
+
+    # The same function, so that the help shows both forms together.
+    opt_h = Options.opt_help
 
     def opt_version(self) -> None:
         """Print the version and exit."""
@@ -119,26 +141,80 @@ class Flags(Options):
     def parseOptions(self, options: Any = None) -> None:
         """Parse and check; every error ends the program with one line."""
         try:
-            super().parseOptions(self._without_values(sys.argv[1:] if options is None else options))
+            super().parseOptions(self._spelled_out(sys.argv[1:] if options is None else options))
             self.check()
         except UsageError as error:
             raise SystemExit(f"{self.program}: {' '.join(str(error).split())}") from None
 
-    def _without_values(self, arguments: Sequence[str]) -> list[str]:
-        """The arguments with `--SWITCH=true`, as the original takes it, in the form `--SWITCH`."""
-        switches = {f"--{flag.name}" for flag in self.flags if flag.parse is None}
+    def _spelled_out(self, arguments: Sequence[str]) -> list[str]:
+        """Return the arguments as Twisted takes them: `--FLAG=VALUE` and `--SWITCH`.
+
+        Twisted would take abbreviations too, which change their meaning with every new flag, and
+        knows neither empty values nor `--SWITCH=true`, as the original takes it.
+        """
+        flags = {f"--{flag.name}": flag for flag in self.flags}
+        flags |= {f"-{flag.short}": flag for flag in self.flags if flag.short}
         kept: list[str] = []
-        for argument in arguments:
-            name, separator, value = argument.partition("=")
-            if not separator or name not in switches:
-                kept.append(argument)
-            elif value.lower() not in _BOOLEANS:
-                raise UsageError(f"{name} {value!r}: expected true or false")
-            elif _BOOLEANS[value.lower()]:
-                kept.append(name)
+        words = iter(arguments)
+        for word in words:
+            if word in ("-", "--") or not word.startswith("-"):
+                return [*kept, word, *words]
+            name, separator, value = word.partition("=")
+            if word in ("-h", "--help", "--version"):
+                kept.append(word)
+                continue
+            if not word.startswith("--") and all(f"-{letter}" in flags for letter in word[1:]):
+                # Only switches have short forms.
+                kept += [f"--{flags[f'-{letter}'].name}" for letter in word[1:]]
+                continue
+            if name not in flags:
+                raise UsageError(self._unknown(name))
+            flag = flags[name]
+            if flag.parse is None:
+                kept = self._switched(kept, flag, value if separator else "true")
+                continue
+            if not separator:
+                behind = next(words, None)
+                if behind is None:
+                    raise UsageError(f"{name}: expected a value behind it")
+                value = behind
+            if value or flag.may_be_empty:
+                kept.append(f"{name}={value}")
             else:
-                kept = [each for each in kept if each != name]
+                self._leave_out(flag)
         return kept
+
+    def _switched(self, kept: list[str], flag: Flag, value: str) -> list[str]:
+        if not value:
+            self._leave_out(flag)
+            return kept
+        if value.lower() not in _BOOLEANS:
+            raise UsageError(f"--{flag.name} {value!r}: expected true or false")
+        if _BOOLEANS[value.lower()]:
+            return [*kept, f"--{flag.name}"]
+        return [each for each in kept if each != f"--{flag.name}"]
+
+    def _leave_out(self, flag: Flag) -> None:
+        """Take an empty value for none, if that is safe."""
+        if flag.guards:
+            raise UsageError(
+                f"--{flag.name} '': the value is empty, which would {flag.guards}; leave the flag "
+                "out if that is wanted"
+            )
+        self.empty.add(flag.name)
+
+    def _unknown(self, name: str) -> str:
+        """Say that a flag is not known, and which are that look like it."""
+        known = ["help", "version", *(flag.name for flag in self.flags)]
+        word = name.strip("-").replace("_", "-")
+        similar = [each for each in known if word and each.startswith(word)]
+        similar += difflib.get_close_matches(word, known, _MOST_SIMILAR)
+        nearest = [f"--{each}" for each in dict.fromkeys(similar)][:_MOST_SIMILAR]
+        hint = f"did you mean {' or '.join(nearest)}?" if nearest else "--help lists all"
+        for flag in self.flags:
+            if flag.secret and word.startswith(flag.name):
+                name = f"--{flag.name}..."  # the rest may be the secret
+        return f"{name[:_SHOWN]} is not a flag; {hint}"
 
     def parseArgs(self, *surplus: str) -> None:
         """Everything is said with flags."""
@@ -197,6 +273,13 @@ def _switch_method(flag: Flag) -> Callable[[Flags], None]:
 
 def text(value: str) -> str:
     """Any text."""
+    if not is_utf8(value):
+        raise ValueError("expected UTF-8")
+    return value
+
+
+def raw(value: str) -> str:
+    """Any bytes, as paths may have them; those that are no UTF-8 are half surrogate pairs."""
     return value
 
 
@@ -274,16 +357,24 @@ def word_list(value: str) -> list[str]:
 
 
 def memcached_list(value: str) -> list[tuple[str, int]]:
-    """A comma-separated list of HOST:PORT; the port defaults to 11211."""
+    """A comma-separated list of HOST:PORT."""
     found = []
     for word in word_list(value):
         parts = urlsplit(f"//{word}")
         try:
-            host, port = parts.hostname, parts.port or 11211
+            host, port = parts.hostname, parts.port
         except ValueError:
-            host, port = None, 0
-        if not host or " " in host or parts.netloc != word or parts.username is not None:
-            raise ValueError("expected HOST:PORT, or several with commas between them")
+            host, port = None, None
+        if (
+            not host
+            or not port
+            or " " in host
+            or parts.netloc != word
+            or parts.username is not None
+        ):
+            raise ValueError(
+                "expected HOST:PORT, such as localhost:11211, or several with commas between them"
+            )
         found.append((host, port))
     return found
 
@@ -301,9 +392,19 @@ def pair_list(value: str) -> list[tuple[str, str]]:
 
 def label_list(value: str) -> list[tuple[str, str]]:
     """A comma-separated list of NAME=VALUE for labels."""
-    pairs = pair_list(value)
+    pairs = pair_list(text(value))
     for name, _ in pairs:
-        label_name(name)
+        if not name or name == NAME:
+            raise ValueError(f"expected the name of a label other than {NAME}")
+    return pairs
+
+
+def sample_label_list(value: str) -> list[tuple[str, str]]:
+    """A comma-separated list of NAME=VALUE for labels of samples that are uploaded."""
+    pairs = pair_list(value)
+    for pair in pairs:
+        if fault := label_fault(*pair):
+            raise ValueError(f"expected what a server takes in a sample: {fault}")
     return pairs
 
 
@@ -311,7 +412,35 @@ def label_name(value: str) -> str:
     """A label that may be added or removed."""
     if not value or value == NAME:
         raise ValueError(f"expected the name of a label other than {NAME}")
+    if "=" in value or "," in value:
+        raise ValueError("expected the name of one label, without a value")
+    if fault := label_fault(value, ""):
+        raise ValueError(f"no sample has it: {fault}")
     return value
+
+
+def label_names(value: str) -> list[str]:
+    """A comma-separated list of names of labels."""
+    return [label_name(word) for word in word_list(value)]
+
+
+def rename_list(value: str) -> list[tuple[str, str]]:
+    """A comma-separated list of OLD=NEW for names of metrics."""
+    pairs = pair_list(text(value))
+    for _, new in pairs:
+        if not new or is_too_long(new):
+            raise ValueError(
+                f"expected a new name of 1 to {MAX_NAME_LENGTH} bytes, every server would refuse "
+                f"one of {len(new.encode())}"
+            )
+    return pairs
+
+
+def scope_list(value: str) -> list[str]:
+    """Scopes of an access token (RFC 6749, section 3.3), with spaces between them."""
+    if not re.fullmatch(r"[\x21\x23-\x5b\x5d-\x7e]+( +[\x21\x23-\x5b\x5d-\x7e]+)*", value):
+        raise ValueError("expected a scope, or several with spaces between them: printable ASCII")
+    return value.split()
 
 
 def selector(value: str) -> Selector:
@@ -360,16 +489,53 @@ def read_secret(flags: Flags, name: str) -> str:
         if not secret:
             raise UsageError(f"{given}: expected a secret, the file is empty")
     if secret and not secret.isprintable():
-        raise UsageError(f"{given}: expected one line of printable text")
+        lines = len(secret.splitlines())
+        seen = f"saw {lines} lines" if lines > 1 else "saw other characters"
+        raise UsageError(f"{given}: expected one line of printable text, {seen}")
     return secret
 
 
+def read_salt(flags: Flags, name: str) -> bytes:
+    """A secret that is only hashed, given by its flag or in the file that `NAME-file` names.
+
+    It is any bytes. As in the original, white space is stripped from what is in the file.
+    """
+    file_flag = f"{name}-file"
+    if flags[name] or not flags[file_flag]:
+        return os.fsencode(flags[name])
+    content = read_file(file_flag, flags[file_flag]).decode("utf-8", "surrogateescape")
+    salt = content.strip(_WHITE_SPACE).encode("utf-8", "surrogateescape")
+    if not salt:
+        raise UsageError(
+            f"--{file_flag} {flags[file_flag]!r}: expected a secret, the file is empty"
+        )
+    return salt
+
+
 def read_selectors(flags: Flags, name: str) -> list[Selector]:
-    """The selectors in a file, one a line; raises `UsageError`."""
+    """The selectors in a file, one a line, at least one; raises `UsageError`."""
     try:
-        return parse_rules(read_text(flags, name))
+        selectors = parse_rules(read_text(flags, name))
     except BadInputError as error:
         raise UsageError(f"--{name} {flags[name]!r}: {error}") from None
+    if not selectors:
+        raise UsageError(
+            f"--{name} {flags[name]!r}: expected a selector a line, saw none in the file"
+        )
+    return selectors
+
+
+def require_satisfiable(selectors: Sequence[Selector], given: str) -> None:
+    """Refuse selectors of which none can select anything; raises `UsageError`."""
+    if selectors and not any(each.is_satisfiable for each in selectors):
+        raise UsageError(f"{given} {selectors[0].text!r}: its matchers exclude each other")
+
+
+def warn_of_empty(flags: Flags) -> None:
+    """Say which flags that protect something were given with an empty value."""
+    for flag in flags.flags:
+        if flag.warns and flag.name in flags.empty and not flags[flag.name]:
+            log.warn(f"--{flag.name} is empty, and counts as not given", flag=f"--{flag.name}")
 
 
 def tracing_flags(service_name: str) -> tuple[Flag, ...]:
@@ -409,18 +575,19 @@ def policy_flags(target: str) -> tuple[Flag, ...]:
     return (
         Flag(
             f"{target}-ca-file",
-            text,
+            raw,
             "",
             f"File with CA certificates (PEM) to trust for --{_TARGETS[target]}, in addition to "
             "the system's.",
         ),
         Flag(
             f"{target}-tls-crt",
-            text,
+            raw,
             "",
             f"File with a client certificate (PEM) to show to --{_TARGETS[target]}.",
+            warns=True,
         ),
-        Flag(f"{target}-tls-key", text, "", "File with its private key (PEM)."),
+        Flag(f"{target}-tls-key", raw, "", "File with its private key (PEM).", warns=True),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from inspect import isawaitable
 from typing import Any, Final, TypeAlias
 
@@ -31,7 +31,9 @@ SUCCESS_TIME: Final = Gauge(
 WATCH_SECONDS: Final = 5.0
 
 #: Reads files again and uses them; raises `UsageError`, and then has changed nothing.
-Reload: TypeAlias = Callable[[], Awaitable[None] | None]
+#: It may return what there is now, by names, for the log.
+Told: TypeAlias = Mapping[str, object] | None
+Reload: TypeAlias = Callable[[], Awaitable[Told] | Told]
 
 log = Logger()
 
@@ -102,9 +104,9 @@ class Reloader(Service):
     async def _attempt(self, reload: Reload, *, just_changed: bool = False) -> None:
         await self._one_at_a_time.acquire()
         try:
-            reloading = reload()
-            if isawaitable(reloading):
-                await reloading
+            told = reload()
+            if isawaitable(told):
+                told = await told
         except UsageError as error:
             reason = str(error)
             if just_changed:
@@ -120,7 +122,7 @@ class Reloader(Service):
         finally:
             self._one_at_a_time.release()
         self._succeeded(reload)
-        log.info("reloaded")
+        log.info("reloaded", **(told or {}))
 
     def _failed(self, reload: Reload) -> None:
         self._failing.add(reload)

@@ -43,11 +43,11 @@ from telemeter.net.url import shown
 from telemeter.observe.registry import WithWorkers
 from telemeter.runner import thread_runner
 from telemeter.tap.files import recording
-from telemeter.tap.flags import warn_of_tracing
+from telemeter.tap.flags import warn_of_empty, warn_of_tracing
 from telemeter.tap.fleet import ATTEMPTS, Fleet
 from telemeter.tap.listen import endpoint_maker
 from telemeter.tap.oidc import Discovery
-from telemeter.tap.reload import Reload, Reloader
+from telemeter.tap.reload import Reload, Reloader, Told
 from telemeter.tap.server_options import Files, Options
 from telemeter.tap.service import Daemon, Listener, Listening, OnStop
 from telemeter.tap.workers.control import Setup
@@ -261,6 +261,7 @@ class Clients:
                 options["client-id"],
                 files.client_secret,
                 options["oidc-audience"],
+                options["oidc-scope"],
             )
         self.authorizer: AcceptEveryone | AuthorizationServer = AcceptEveryone()
         if options["authorize"]:
@@ -336,11 +337,12 @@ def _serve(options: Options, reactor: Any, wall: WallClock, daemon: Daemon) -> N
     external = External(options, reactor, wall, daemon, shared)
     internal_tls = ReloadableServerContext(options.files.internal_tls)
 
-    def reload() -> None:
+    def reload() -> Told:
         files = options.read_files()
         external.use(files)
         fleet.use(files.whitelist)
         internal_tls.use(files.internal_tls)
+        return {"whitelist_rules": len(files.whitelist.selectors)}
 
     def reload_certificates() -> None:
         tls, internal = options.read_certificates()
@@ -390,12 +392,13 @@ def _supervise(options: Options, reactor: Any, wall: WallClock, daemon: Daemon) 
     health = Health(lambda: workers.ready)
     internal_tls = ReloadableServerContext(options.files.internal_tls)
 
-    async def reload() -> None:
+    async def reload() -> Told:
         files = options.read_files()
         await workers.use(files.contents)
         clients.use(files)
         fleet.use(files.whitelist)
         internal_tls.use(files.internal_tls)
+        return {"whitelist_rules": len(files.whitelist.selectors)}
 
     async def reload_certificates() -> None:
         with recording() as contents:
@@ -549,6 +552,7 @@ def _announce(options: Options) -> None:
         whitelist_rules=len(options.files.whitelist.selectors),
     )
     warn_of_tracing(options)
+    warn_of_empty(options)
     if not options.files.keys:
         log.warn(
             "no --shared-key: using a fresh one, so agents must authorize again after a restart, "

@@ -29,11 +29,15 @@ from telemeter.tap.flags import (
     memcached_list,
     policy_flags,
     positive_duration,
+    raw,
     read_file,
     read_policy,
     read_proxies,
     read_secret,
     read_selectors,
+    require_satisfiable,
+    sample_label_list,
+    scope_list,
     selector,
     text,
     tracing_flags,
@@ -100,10 +104,16 @@ class Options(Flags):
             "timeout of a load balancer in front of the server, which is often 60s.",
             shown="75s",
         ),
-        Flag("tls-key", text, "", "File with the private key (PEM) for --listen."),
-        Flag("tls-crt", text, "", "File with the certificate and its chain (PEM) for --listen."),
-        Flag("internal-tls-key", text, "", "As --tls-key, for --listen-internal."),
-        Flag("internal-tls-crt", text, "", "As --tls-crt, for --listen-internal."),
+        Flag("tls-key", raw, "", "File with the private key (PEM) for --listen.", warns=True),
+        Flag(
+            "tls-crt",
+            raw,
+            "",
+            "File with the certificate and its chain (PEM) for --listen.",
+            warns=True,
+        ),
+        Flag("internal-tls-key", raw, "", "As --tls-key, for --listen-internal.", warns=True),
+        Flag("internal-tls-crt", raw, "", "As --tls-crt, for --listen-internal.", warns=True),
         Flag(
             "label",
             label_list,
@@ -119,7 +129,7 @@ class Options(Flags):
         ),
         Flag(
             "shared-key",
-            text,
+            raw,
             [],
             "File with the private key that signs the agents' tokens: RSA, or EC on P-256, P-384 "
             "or P-521; PEM or DER. Servers that share it accept each other's tokens. Of several "
@@ -138,6 +148,7 @@ class Options(Flags):
             check_http_url,
             "",
             "URL of the authorization server. Without it every token is accepted.",
+            warns=True,
         ),
         *policy_flags("authorize"),
         Flag(
@@ -170,11 +181,18 @@ class Options(Flags):
         ),
         Flag("client-id", text, "", "Who the server is to the issuer."),
         Flag("client-secret", text, "", "The server's secret for the issuer.", secret=True),
-        Flag("client-secret-file", text, "", "File with that secret."),
+        Flag("client-secret-file", raw, "", "File with that secret."),
         Flag("oidc-audience", text, "", "The audience to ask tokens for, if the issuer wants it."),
         Flag(
+            "oidc-scope",
+            scope_list,
+            [],
+            "A scope to ask tokens for, if the issuer wants it.",
+            repeated=True,
+        ),
+        Flag(
             "oidc-ca-file",
-            text,
+            raw,
             "",
             "File with CA certificates (PEM) to trust for --oidc-issuer, in addition to the "
             "system's.",
@@ -224,6 +242,7 @@ class Options(Flags):
             "",
             "Remote-write URL that everything is forwarded to. Without it the latest sample of "
             "every series is kept in memory, and the internal listener shows it.",
+            warns=True,
         ),
         Flag(
             "store-retention",
@@ -255,11 +274,12 @@ class Options(Flags):
         ),
         Flag(
             "required-label",
-            label_list,
+            sample_label_list,
             [],
             "NAME=VALUE labels that every incoming sample must carry; agents learn them from "
             "/authorize.",
             repeated=True,
+            guards="demand no label",
         ),
         Flag(
             "whitelist",
@@ -268,13 +288,15 @@ class Options(Flags):
             'A PromQL selector such as {__name__="up"}: only series that at least one selects are '
             "forwarded. Without any, all are.",
             repeated=True,
+            guards="let every series pass",
         ),
         Flag(
             "whitelist-file",
-            text,
+            raw,
             "",
             "File with more of them, one a line; blank lines and lines starting with # are "
             "ignored.",
+            guards="let every series pass",
         ),
         Flag(
             "elide-label",
@@ -282,6 +304,7 @@ class Options(Flags):
             [],
             "A label to remove from every series.",
             repeated=True,
+            guards="remove no label",
         ),
         Flag(
             "limit-bytes",
@@ -377,8 +400,11 @@ class Options(Flags):
 
     def _read_files(self, contents: Contents) -> Files:
         rules = list(self["whitelist"])
+        given = "--whitelist"
         if self["whitelist-file"]:
+            given += f" and --whitelist-file {self['whitelist-file']!r}"
             rules += read_selectors(self, "whitelist-file")
+        require_satisfiable(rules, given)
         tls, internal_tls = self.read_certificates()
         return Files(
             keys=tuple(self._read_key(path) for path in self["shared-key"]),

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from telemeter.auth.composite import make_composite
+from telemeter.metrics.family import is_utf8
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,8 +33,15 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(f"--authorization-token-file {name!r}: expected a readable text file: {error}")
     if not secret:
         return _fail(f"--authorization-token-file {name!r}: expected a token, the file is empty")
+    if not secret.isprintable():
+        return _fail(
+            f"--authorization-token-file {name!r}: expected one line of printable text, saw "
+            f"{len(secret.splitlines())} lines or other characters"
+        )
     if not options.cluster_id:
         return _fail("--cluster-id '': expected the cluster's identifier")
+    if not is_utf8(options.cluster_id):
+        return _fail("--cluster-id: expected UTF-8")
     print(make_composite(options.cluster_id, secret))
     return 0
 

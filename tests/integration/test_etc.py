@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from telemeter.metrics.selector import parse_rules
+from telemeter.tap.authorizer import Options as AuthorizerOptions
+from telemeter.tap.client import Options as ClientOptions
+from telemeter.tap.server_options import Options as ServerOptions
 
 from .command_line import run_twistd
 
@@ -38,6 +41,35 @@ def test_every_rule_parses(name: str) -> None:
     text = (ETC / name).read_text()
     rules = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert len(parse_rules(text)) == len(rules) > 0
+
+
+def flags_of(daemon: str) -> list[str]:
+    """The flags in the example, with the files of this folder."""
+    text = (ETC / f"{daemon}.env.example").read_text()
+    (line,) = (line for line in text.splitlines() if line.startswith("TELEMETER_"))
+    line = line.partition("=")[2].strip('"')
+    return re.sub(r"/etc/telemeter/(\w+)", rf"{ETC}/\1.example", line).split()
+
+
+def test_the_example_of_the_server_has_the_ports_of_the_programs() -> None:
+    options = ServerOptions()
+    options.parseOptions(flags_of("server"))
+    for name in ("listen", "listen-internal"):
+        assert options[name] == ServerOptions()[name]
+    stub = AuthorizerOptions()["listen"]
+    assert options["authorize"] == f"http://{stub}/"
+
+
+def test_the_identifier_of_the_example_is_refused(tmp_path: Path) -> None:
+    salt = tmp_path / "salt"
+    salt.write_text("salt")
+    more = ["--to-token", "token", "--anonymize-salt-file", str(salt)]
+    flags = flags_of("client") + more
+    with pytest.raises(SystemExit, match=r"--id '0.*' *: expected an identifier of your own"):
+        ClientOptions().parseOptions(flags)
+    options = ClientOptions()
+    options.parseOptions([word.replace("00000000-", "2f6b4a3e-") for word in flags])
+    assert options["from"].endswith(":9090")
 
 
 @pytest.mark.parametrize("daemon", ["server", "client"])

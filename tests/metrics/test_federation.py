@@ -24,7 +24,7 @@ from telemeter.metrics.wire import join_delimited
 
 from .build import DAY, FIELDS, HOUR, NOW, family, histogram, labelled, labels_of, sample
 from .recordings import federated
-from .strategies import doubles, mutations, scalar_kinds, text_families, texts
+from .strategies import doubles, mutations, scalar_kinds, text_families
 from .upload_strategies import (
     LABELS,
     NAMES,

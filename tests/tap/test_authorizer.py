@@ -33,6 +33,8 @@ def test_the_flags(tokens: Path) -> None:
         options = options_of(*flags)
         assert options.tokens == ["a", "b"]
         assert options["listen"] == "localhost:9001"
+    options = options_of("localhost:8083", str(tokens))
+    assert (options.tokens, options["listen"]) == (["a", "b"], "localhost:8083")
 
 
 def test_it_answers(tokens: Path) -> None:
@@ -93,9 +95,9 @@ def test_a_file_without_tokens(tokens: Path, content: bytes) -> None:
         ([], "--tokens is required"),
         (["--tokens", ""], "--tokens is required"),
         (["missing"], "--tokens 'missing': expected a readable file"),
-        (["one", "two"], "expected one FILE with tokens, saw one two"),
+        (["one", "two"], "--listen 'one': expected HOST:PORT"),
+        (["one", "two", "three"], "expected HOST:PORT and one FILE with tokens, saw one two three"),
         (["--listen", "nowhere", "x"], "--listen 'nowhere': expected HOST:PORT"),
-        (["--listen", "", "x"], "--listen '': expected HOST:PORT"),
         (["--log-level", "loud", "x"], "--log-level 'loud'"),
     ],
 )

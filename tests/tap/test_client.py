@@ -141,7 +141,28 @@ def test_the_help_has_every_flag_and_its_default() -> None:
         ([*USUAL, "--anonymize-labels", "a"], ["--anonymize-labels", "--anonymize-salt-file"]),
         ([*USUAL, "--listen", "nowhere"], ["--listen 'nowhere'"]),
         ([*USUAL, "--match-file", "/missing"], ["--match-file '/missing'", "No such file"]),
-        ([*USUAL, "--to-token", "", "--to-token-file", "/missing"], ["--to-token-file"]),
+        ([*FROM, *TO, "--to-token", "", "--to-token-file", "/missing"], ["--to-token-file"]),
+        ([*USUAL, "--match="], ["--match ''", "collect what was not asked for"]),
+        ([*USUAL, "--match", "up", "--match-file="], ["--match-file ''", "not asked for"]),
+        ([*USUAL, "--match-file", "/dev/null"], ["--match-file '/dev/null'", "saw none"]),
+        ([*USUAL, "--match", '{__name__="up",__name__="down"}'], ["--match", "exclude each other"]),
+        ([*USUAL, "--dry-run="], ["--dry-run ''", "send what is only to be looked at"]),
+        ([*USUAL, "--label", f"a={'x' * 256}"], ["--label", "255 bytes, this one has 256"]),
+        ([*USUAL, "--label", "a=\udcff"], ["--label", "UTF-8"]),
+        ([*USUAL, "--rename", "a="], ["--rename 'a='", "a new name of 1 to 255 bytes"]),
+        ([*USUAL, "--rename", f"a={'x' * 256}"], ["--rename", "1 to 255 bytes"]),
+        ([*USUAL, "--id", "x" * 256], ["--id", "255 bytes, this one has 256"]),
+        ([*USUAL, "--id", "\udcff"], ["--id", "UTF-8"]),
+        (
+            [*USUAL, "--id", "00000000-0000-0000-0000-000000000000"],
+            ["--id", "an identifier of your own, not the example's"],
+        ),
+        ([*USUAL, "--anonymize-labels", "__name__"], ["--anonymize-labels '__name__'"]),
+        ([*USUAL, "--anonymize-labels", "a,"], ["--anonymize-labels 'a,'", "expected the name"]),
+        ([*USUAL, "--anonymize-labels", "a=b"], ["--anonymize-labels 'a=b'", "without a value"]),
+        ([*USUAL, "--to", "http://x/upload"], ["--to 'http://x/upload'", "without /upload"]),
+        ([*USUAL, "--to", "http://x/a/authorize/"], ["--to", "without /authorize"]),
+        ([*USUAL, "--to", "http://u:hunter2@x/upload"], ["--to 'http://x/upload'"]),
         ([*USUAL, "--to-token", "a\nb"], ["--to-token (a secret): expected one line"]),
         ([*USUAL, "--from-token-file", "/missing"], ["--from-token-file '/missing'"]),
         ([*USUAL, "--from-ca-file", "/missing"], ["--from-ca-file '/missing'"]),
@@ -172,7 +193,7 @@ def test_certificates_that_do_not_belong_together(tmp_path: Path) -> None:
 
 
 def test_the_rename_that_is_there_by_default_can_be_replaced() -> None:
-    assert options_of(*USUAL, "--rename", "")["rename"] == []
+    assert options_of(*USUAL, "--rename", "")["rename"] == [("ALERTS", "alerts")]
     assert options_of(*USUAL, "--rename", "a=b,c=d")["rename"] == [("a", "b"), ("c", "d")]
 
 
@@ -208,6 +229,16 @@ def test_the_rename_that_is_there_by_default_can_be_replaced() -> None:
             "http://x/upload",
         ),
         (["--to", "http://x"], "http://x/authorize", "http://x/upload"),
+        (
+            ["--to", "http://x/uploads/v1", "--id", "c"],
+            "http://x/uploads/v1/authorize?id=c",
+            "http://x/uploads/v1/upload",
+        ),
+        (
+            ["--to", "http://x/upload", "--to-auth", "/authorize", "--to-upload", "/upload"],
+            "http://x/authorize",
+            "http://x/upload",
+        ),
         (
             ["--to", "http://x/sub", "--id", "c", "--to-auth", "/auth?id=d"],
             "http://x/auth?id=d",
@@ -494,32 +525,36 @@ def test_federate_shows_what_was_sent_last() -> None:
     assert samples == {("up", frozenset(labels.items())): 1.0}
 
 
-def test_reload_begins_a_cycle_with_what_is_in_the_files_now(tmp_path: Path) -> None:
+def test_reload_begins_a_cycle_with_what_is_in_the_files_now(tmp_path: Path, log: Log) -> None:
     path = tmp_path / "matches"
     path.write_text("up\n")
     daemon = Daemon(*USUAL, "--match-file", str(path))
     daemon.cycle()
     path.write_text("down\n")
     assert daemon.ask("POST", "/-/reload").status == 200
+    assert [event["selectors"] for event in log.of("reloaded")] == [1]
     daemon.cycle()
     queries = [parse_qsl(urlsplit(got.target).query) for got in daemon.prometheus.received]
     assert queries == [[("match[]", "up")], [("match[]", "down")]]
     assert len(daemon.authorize.received) == 1
 
 
-def test_a_reload_that_fails_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["{up\n", "", "\n# up\n"])
+def test_a_reload_that_fails_changes_nothing(tmp_path: Path, content: str) -> None:
     path = tmp_path / "matches"
     path.write_text("up\n")
     daemon = Daemon(*USUAL, "--match-file", str(path))
     daemon.cycle()
-    path.write_text("{up\n")
+    path.write_text(content)
     answer = daemon.ask("POST", "/-/reload")
     assert answer.status == 500
-    assert "--match-file" in answer.text
+    assert f"--match-file {str(path)!r}" in answer.text
     assert daemon.reactor.tcpClients == []
     daemon.reactor.advance(270)
     daemon.cycle()
     assert len(daemon.server.received) == 2
+    queries = [parse_qsl(urlsplit(got.target).query) for got in daemon.prometheus.received]
+    assert queries == [[("match[]", "up")]] * 2
 
 
 def test_what_is_said_at_the_start(log: Log) -> None:
@@ -575,8 +610,30 @@ def test_a_dry_run_prints_and_sends_nothing(capsys: pytest.CaptureFixture[str], 
     assert "secret" not in "".join(log.lines)
 
 
-def test_a_dry_run_needs_no_token() -> None:
-    assert options_of(*DRY)["dry-run"] is True
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--to", "http://x/upload"],
+        ["--to-token-file", "/missing"],
+        ["--to-ca-file", "/missing"],
+        ["--to-upload", "/upload"],
+    ],
+)
+def test_a_dry_run_needs_only_what_collecting_needs(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    reactor = FakeReactor()
+    running = start(dry_run(options_of(*FROM, "--dry-run", *flags), reactor, FakeWall(reactor)))
+    reactor.connect(Peer(families_reply(up(instance="i"))))
+    result_of(running)
+    assert "up{" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [["--match-file", "/missing"], ["--anonymize-labels", "a"]])
+def test_a_dry_run_needs_all_that_collecting_needs(flags: list[str]) -> None:
+    refusal_of(*FROM, "--dry-run", *flags)
+    refusal_of("--dry-run")
 
 
 def test_a_dry_run_that_fails_says_why_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

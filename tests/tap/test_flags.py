@@ -24,14 +24,20 @@ from telemeter.tap.flags import (
     label_name,
     memcached_list,
     pair_list,
+    raw,
     read_file,
     read_policy,
+    read_salt,
     read_secret,
     read_selectors,
     read_text,
+    rename_list,
+    sample_label_list,
+    scope_list,
     selector,
     text,
     tracing_flags,
+    warn_of_empty,
     warn_of_tracing,
     word_list,
 )
@@ -194,9 +200,44 @@ def test_no_list_of_labels(value: str) -> None:
     assert label_list("a=b,_id=c") == [("a", "b"), ("_id", "c")]
 
 
-@pytest.mark.parametrize("value", ["", "__name__"])
+@pytest.mark.parametrize(
+    "value", ["__name__=x", "=b", "a", "a=" + "x" * 256, "a=b,c=" + "é" * 128, "x" * 256 + "=b"]
+)
+def test_no_list_of_labels_for_samples(value: str) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        sample_label_list(value)
+
+
+def test_a_list_of_labels_for_samples() -> None:
+    long = "x" * 255
+    assert sample_label_list(f"a=b,_id=,{long}={long}") == [("a", "b"), ("_id", ""), (long, long)]
+    with pytest.raises(ValueError, match="must be UTF-8"):
+        sample_label_list("a=\udcff")
+
+
+@pytest.mark.parametrize("value", ["a=", "a=b,c=", "a=" + "x" * 256, "a=" + "é" * 128, "a=\udcff"])
+def test_no_list_of_renames(value: str) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        rename_list(value)
+    assert rename_list("x=y,ALERTS=alerts") == [("x", "y"), ("ALERTS", "alerts")]
+
+
+@pytest.mark.parametrize(
+    ("value", "scopes"), [("a", ["a"]), ("a b", ["a", "b"]), ("https://x/.default", None)]
+)
+def test_scopes(value: str, scopes: list[str] | None) -> None:
+    assert scope_list(value) == (scopes or [value])
+
+
+@pytest.mark.parametrize("value", [" ", " a", "a ", 'a"', "a\\b", "é", "a\nb", "a\tb"])
+def test_no_scopes(value: str) -> None:
+    with pytest.raises(ValueError, match="expected a scope"):
+        scope_list(value)
+
+
+@pytest.mark.parametrize("value", ["", "__name__", "a=b", "a,b", "x" * 256])
 def test_no_label(value: str) -> None:
-    with pytest.raises(ValueError, match="expected the name of a label other than __name__"):
+    with pytest.raises(ValueError, match=r"expected the name of|no sample has it"):
         label_name(value)
     assert label_name("_id") == "_id"
 
@@ -205,7 +246,6 @@ def test_no_label(value: str) -> None:
     ("value", "servers"),
     [
         ("", []),
-        ("a", [("a", 11211)]),
         ("a:1,b:2", [("a", 1), ("b", 2)]),
         ("[::1]:1", [("::1", 1)]),
         ("10.0.0.1:11211", [("10.0.0.1", 11211)]),
@@ -216,7 +256,21 @@ def test_a_list_of_memcached_servers(value: str, servers: list[tuple[str, int]])
 
 
 @pytest.mark.parametrize(
-    "value", ["a:x", "a:70000", ":1", "a:1/b", "u@a:1", "a,,b", "http://a:1", "a b"]
+    "value",
+    [
+        "a",
+        "a:",
+        "[::1]",
+        "a:1,b",
+        "a:x",
+        "a:70000",
+        ":1",
+        "a:1/b",
+        "u@a:1",
+        "a,,b",
+        "http://a:1",
+        "a b",
+    ],
 )
 def test_no_list_of_memcached_servers(value: str) -> None:
     with pytest.raises(ValueError, match="expected HOST:PORT"):
@@ -244,11 +298,18 @@ class Options(Flags):
         Flag("label", label_list, [], "Labels.", repeated=True),
         Flag("secret", choice("right"), "", "A secret.", secret=True),
         Flag("secret-file", text, "", "Its file."),
+        Flag("bytes", raw, "", "A secret that is bytes.", secret=True),
+        Flag("bytes-file", raw, "", "Its file."),
         Flag("cert", text, "", "A certificate."),
         Flag("key", text, "", "Its key."),
         Flag("url", check_http_url, "", "A URL."),
         Flag("dotted.name-of", text, "d", "As the original has some."),
         Flag("switch", None, False, "A switch.", short="s"),
+        Flag(
+            "nowhere", text, "here", "A flag to which nothing means something.", may_be_empty=True
+        ),
+        Flag("gate", text, [], "A guard.", repeated=True, guards="open the gate"),
+        Flag("shield", text, "", "A weak guard.", warns=True),
         *LOGGING,
     )
 
@@ -281,11 +342,16 @@ def test_the_defaults() -> None:
         "label": [],
         "secret": "",
         "secret-file": "",
+        "bytes": "",
+        "bytes-file": "",
         "cert": "",
         "key": "",
         "url": "",
         "dotted.name-of": "d",
         "switch": False,
+        "nowhere": "here",
+        "gate": [],
+        "shield": "",
         "log-level": "info",
         "verbose": False,
     }
@@ -301,7 +367,19 @@ def test_the_defaults() -> None:
         (["--name="], "name", ""),
         (["--word", "a"], "word", ["a"]),
         (["--word", "a", "--word", "b"], "word", ["a", "b"]),
-        (["--word", ""], "word", [""]),
+        (["--word", ""], "word", ["x"]),
+        (["--word", "a", "--word="], "word", ["a"]),
+        (["--time="], "time", 5.0),
+        (["--size", ""], "size", 7),
+        (["--url="], "url", ""),
+        (["--log-level="], "log-level", "info"),
+        (["--nowhere="], "nowhere", ""),
+        (["--nowhere", ""], "nowhere", ""),
+        (["--switch="], "switch", False),
+        (["--switch", "--switch="], "switch", True),
+        (["-sv"], "verbose", True),
+        (["-s=false"], "switch", False),
+        (["-v", "--verbose=false"], "verbose", False),
         (["--label", "a=b,c=d", "--label", "e=f"], "label", [("a", "b"), ("c", "d"), ("e", "f")]),
         (["--label", ""], "label", []),
         (["--switch"], "switch", True),
@@ -337,10 +415,23 @@ def test_defaults_are_not_shared() -> None:
         (["--label", "a=b", "--label", "c"], ["--label", "'c'", "expected NAME=VALUE"]),
         (["--log-level", "loud"], ["--log-level", "'loud'", "debug, info, warn, error"]),
         (["--name", "x", "--time", "a\nb"], ["--time", "'a\\nb'"]),
-        (["--unknown"], ["unknown"]),
-        (["--name"], ["name"]),
+        (["--unknown"], ["--unknown is not a flag", "--help lists all"]),
+        (["--unknown=value"], ["--unknown is not a flag"]),
+        (["--lable", "a=b"], ["--lable is not a flag", "did you mean --label?"]),
+        (["--na", "x"], ["--na is not a flag", "did you mean --name"]),
+        (["--log", "info"], ["--log is not a flag", "did you mean --log-level?"]),
+        (["--log_level", "info"], ["--log_level is not a flag", "did you mean --log-level?"]),
+        (["-label", "a=b"], ["-label is not a flag", "did you mean --label?"]),
+        (["-x"], ["-x is not a flag"]),
+        (["--verb"], ["--verb is not a flag", "did you mean --verbose?"]),
+        (["--hel"], ["--hel is not a flag", "did you mean --help"]),
+        (["--help=x"], ["--help is not a flag"]),
+        (["--secrethunter2"], ["--secret... is not a flag"]),
+        (["--name"], ["--name: expected a value"]),
+        (["--name", "\udcff"], ["--name", "expected UTF-8"]),
+        (["--gate="], ["--gate ''", "the value is empty, which would open the gate"]),
+        (["--gate", "x", "--gate", ""], ["--gate ''", "open the gate"]),
         (["--switch=x"], ["--switch 'x'", "expected true or false"]),
-        (["--switch="], ["--switch ''", "expected true or false"]),
         (["surplus", "words"], ["'surplus words'", "expected flags only"]),
         (["--cert", "c"], ["--cert 'c' needs --key too"]),
         (["--key", "k"], ["--key 'k' needs --cert too"]),
@@ -350,6 +441,39 @@ def test_a_refusal_is_one_line_that_names_the_flag(flags: list[str], words: list
     message = message_of(*flags)
     for word in words:
         assert word in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "warns"),
+    [
+        ([], False),
+        (["--shield=", "--name="], True),
+        (["--shield", ""], True),
+        (["--shield", "x"], False),
+        (["--shield=", "--shield=x"], False),
+    ],
+)
+def test_a_guard_that_is_off_because_its_value_is_empty(
+    flags: list[str], warns: bool, log: Log
+) -> None:
+    warn_of_empty(parsed(*flags))
+    assert len(log.lines) == warns
+    for line in log.lines:
+        assert "level=warn" in line
+        assert "--shield is empty, and counts as not given" in line
+
+
+def test_no_secret_is_in_a_message_about_an_unknown_flag() -> None:
+    for flags in (["--secrethunter2"], ["--secre=hunter2"], ["-secret", "hunter2"]):
+        assert "hunter2" not in message_of(*flags)
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_the_help_is_asked_for(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parsed(flag)
+    assert not caught.value.code
+    assert "-h, --help" in capsys.readouterr().out
 
 
 def test_a_secret_is_never_repeated() -> None:
@@ -418,12 +542,56 @@ def test_a_secret_in_a_file(tmp_path: Path, content: bytes) -> None:
     assert read_secret(with_file(tmp_path, "secret-file", content), "secret") == "secret"
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"hunter2\nhunter2", b"a\x00b", b"\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"\n", b"hunter2\nhunter2", b"hunter2\r\n\r\nhunter2", b"a\x00b", b"\xff"),
+        *("hunter2".encode("utf-16"), "hunter2".encode("utf-8-sig")),
+    ],
+)
 def test_no_secret_in_a_file(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(UsageError, match="expected") as caught:
         read_secret(with_file(tmp_path, "secret-file", content), "secret")
     assert "--secret-file" in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+def test_how_many_lines_a_secret_has_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"expected one line .* saw 3 lines"):
+        read_secret(with_file(tmp_path, "secret-file", b"a\nb\nc\n"), "secret")
+
+
+@pytest.mark.parametrize(
+    ("content", "salt"),
+    [
+        (b"a-unique-value", b"a-unique-value"),
+        (b" \ta-unique value\r\n\v\f", b"a-unique value"),
+        (b"one\ntwo\n", b"one\ntwo"),
+        (b"\x00\xff\xfe\n", b"\x00\xff\xfe"),
+        ("salt".encode("utf-16"), "salt".encode("utf-16")),
+        (b"\xef\xbb\xbfsalt\n", b"\xef\xbb\xbfsalt"),
+        ("\u00a0\u0085\u2003salt\u3000".encode(), b"salt"),
+        # Unlike Python's strip: these are not white space to the original.
+        (b"\x1csalt\x1f", b"\x1csalt\x1f"),
+        ("\u200bsalt\u200b".encode(), "\u200bsalt\u200b".encode()),
+        # Bytes that are white space in other encodings only.
+        (b"\xa0salt\x85", b"\xa0salt\x85"),
+    ],
+)
+def test_a_salt_is_bytes(tmp_path: Path, content: bytes, salt: bytes) -> None:
+    assert read_salt(with_file(tmp_path, "secret-file", content), "secret") == salt
+
+
+@pytest.mark.parametrize("content", [b"", b" \n\t"])
+def test_no_salt(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(UsageError, match=r"--secret-file .* the file is empty"):
+        read_salt(with_file(tmp_path, "secret-file", content), "secret")
+
+
+def test_a_salt_as_a_flag_is_taken_as_it_is(tmp_path: Path) -> None:
+    options = parsed("--bytes", " \udcff\n", "--bytes-file", str(tmp_path / "missing"))
+    assert read_salt(options, "bytes") == b" \xff\n"
+    assert read_salt(parsed(), "bytes") == b""
 
 
 def test_a_secret_as_a_flag_goes_before_a_file(tmp_path: Path) -> None:
@@ -437,6 +605,12 @@ def test_selectors_in_a_file(tmp_path: Path) -> None:
     assert len(read_selectors(options, "name")) == 2
     with pytest.raises(UsageError, match=r"--name .*line 3"):
         read_selectors(with_file(tmp_path, "name", b"up\n\n{down\n"), "name")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"# up\n#\n"])
+def test_no_selectors_in_a_file(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(UsageError, match=r"--name '.*': expected a selector a line, saw none"):
+        read_selectors(with_file(tmp_path, "name", content), "name")
 
 
 @pytest.mark.parametrize(

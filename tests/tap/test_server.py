@@ -386,7 +386,7 @@ def test_of_several_keys_the_first_signs_and_all_verify(tmp_path: Path) -> None:
         assert daemon.ask("POST", "/upload", headers=agent_headers(each)).status == 200
 
 
-def test_a_reload_takes_up_keys_and_rules(tmp_path: Path, key_file: Path) -> None:
+def test_a_reload_takes_up_keys_and_rules(tmp_path: Path, key_file: Path, log: Log) -> None:
     rules = tmp_path / "rules"
     rules.write_text("down\n")
     daemon = Daemon(
@@ -395,8 +395,9 @@ def test_a_reload_takes_up_keys_and_rules(tmp_path: Path, key_file: Path) -> Non
     old = daemon.authorize().json["token"]
     assert daemon.upload(old).answer.status == 200
     assert daemon.ask("GET", "/federate?match[]=up", port=INTERNAL).text == ""
-    rules.write_text("up\n")
+    rules.write_text("up\nother\n")
     assert daemon.ask("POST", "/-/reload", port=INTERNAL).status == 200
+    assert [event["whitelist_rules"] for event in log.of("reloaded")] == [2]
     assert daemon.upload(old).answer.status == 200
     assert "\nup{" in daemon.ask("GET", "/federate?match[]=up", port=INTERNAL).text
     key_file.write_bytes(key_bytes())
@@ -404,7 +405,8 @@ def test_a_reload_takes_up_keys_and_rules(tmp_path: Path, key_file: Path) -> Non
     assert daemon.upload(old).answer.status == 401
 
 
-def test_a_reload_that_fails_changes_nothing(tmp_path: Path, key_file: Path) -> None:
+@pytest.mark.parametrize("content", ["{up\n", "", "\n# up\n"])
+def test_a_reload_that_fails_changes_nothing(tmp_path: Path, key_file: Path, content: str) -> None:
     rules = tmp_path / "rules"
     rules.write_text("down\n")
     daemon = Daemon(
@@ -412,11 +414,12 @@ def test_a_reload_that_fails_changes_nothing(tmp_path: Path, key_file: Path) -> 
     )
     token = daemon.authorize().json["token"]
     key_file.write_bytes(key_bytes())
-    rules.write_text("{up\n")
+    rules.write_text(content)
     answer = daemon.ask("POST", "/-/reload", port=INTERNAL)
     assert answer.status == 500
-    assert "--whitelist-file" in answer.text
+    assert f"--whitelist-file {str(rules)!r}" in answer.text
     assert daemon.upload(token).answer.status == 200
+    assert daemon.ask("GET", "/federate?match[]=up", port=INTERNAL).text == ""
 
 
 # --- TLS ------------------------------------------------------------------------------------------
@@ -559,6 +562,7 @@ DEFAULTS: dict[str, object] = {
     "client-id": "",
     "client-secret": "",
     "oidc-audience": "",
+    "oidc-scope": [],
     "tenant-key": "",
     "tenant-id": TENANT,
     "memcached": [],
@@ -649,6 +653,17 @@ REFUSED = [
     "--limit-receive-bytes 1.5",
     "--log-level loud",
     "--memcached a:x",
+    "--memcached localhost",
+    "--elide-label a=b",
+    "--elide-label a,b",
+    "--partition-label a=b",
+    "--required-label a=\udcff",
+    "--required-label __name__=x",
+    "--required-label a=" + "x" * 256,
+    "--label a=\udcff",
+    "--oidc-scope \u00fc",
+    "--whitelist-file {files}/empty",
+    '--whitelist {__name__="up",__name__="down"}',
     "--shared-key {files}/missing",
     "--shared-key {files}/garbage",
     "--shared-key {files}/ec.crt",
@@ -687,8 +702,18 @@ def test_a_bad_configuration_is_refused_in_one_line(line: str, files: Path) -> N
     assert flags[0] in message
     assert repr(flags[1])[1:-1] in message
     assert (
-        "expected" in message or "needs" in message or "belong" in message or "Twisted" in message
+        "expected" in message
+        or "needs" in message
+        or "belong" in message
+        or "Twisted" in message
+        or "exclude each other" in message
     )
+
+
+@pytest.mark.parametrize("flag", ["whitelist", "whitelist-file", "required-label", "elide-label"])
+def test_what_guards_is_refused_when_it_is_empty(flag: str) -> None:
+    with pytest.raises(SystemExit, match=f"--{flag} '': the value is empty, which would "):
+        options_of("--whitelist", "up", f"--{flag}=")
 
 
 def test_a_client_secret_needs_an_issuer() -> None:

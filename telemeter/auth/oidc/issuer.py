@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeGuard
 from urllib.parse import quote_plus, urlsplit
@@ -73,12 +74,14 @@ class Issuer:
         url: str,
         credentials: Credentials,
         audience: str,
+        scopes: Sequence[str] = (),
     ) -> None:
         self.url = check_issuer(url)
         self.credentials = credentials
         self._agent = agent
         self._clock = clock
         self._audience = audience
+        self._scopes = scopes
         self._endpoint: str | None = None
         # Whether the endpoint wants the credentials in the form; None: not known.
         self._in_form: bool | None = None
@@ -158,6 +161,7 @@ class Issuer:
             include_client_id=in_form,
             client_secret=credentials.secret if in_form else None,
             audience=self._audience,
+            scope=" ".join(self._scopes) or None,
         )
         headers = Headers(
             {

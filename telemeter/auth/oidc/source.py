@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 from twisted.internet import defer
@@ -55,6 +55,7 @@ class TokenSource:
         client_id: str,
         client_secret: str,
         audience: str = "",
+        scopes: Sequence[str] = (),
     ) -> None:
         """Make a source; nothing is asked yet.
 
@@ -65,12 +66,13 @@ class TokenSource:
             client_id: who we are.
             client_secret: and our proof of it.
             audience: whom the tokens are for, where the issuer wants to know.
+            scopes: what they are for, likewise.
 
         Raises:
             ValueError: that is no URL of an issuer.
         """
         credentials = Credentials(client_id, client_secret)
-        self._issuer = Issuer(agent, clock, issuer, credentials, audience)
+        self._issuer = Issuer(agent, clock, issuer, credentials, audience, scopes)
         self._clock = clock
         self._token: AccessToken | None = None
         self._is_asking = False

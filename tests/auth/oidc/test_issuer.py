@@ -217,6 +217,14 @@ def test_an_audience_is_sent(issuer: Issuer, clock: Clock) -> None:
     }
 
 
+def test_scopes_are_sent_whichever_way_the_credentials_go(issuer: Issuer, clock: Clock) -> None:
+    issuer.endpoint.reply = [Reply(401), token_reply("token")]
+    run(make_source(issuer, clock, scopes=["https://x/.default", "write"]).token())
+    for asked in issuer.asked:
+        assert form_of(asked)["scope"] == "https://x/.default write"
+    assert len(issuer.asked) == 2
+
+
 @pytest.mark.parametrize("status", [400, 401, 403])
 def test_where_basic_is_refused_the_form_is_used(
     status: int, issuer: Issuer, source: TokenSource, clock: Clock
