@@ -1,8 +1,9 @@
 # Whether a native histogram makes sense, as far as that can be told at once: see histogram.py.
 
 cdef enum:
-    LOWEST_SCHEMA = -9
-    HIGHEST_SCHEMA = 52
+    # What 1.0 can hold as it is.
+    LOWEST_SCHEMA = -4
+    HIGHEST_SCHEMA = 8
     MAX_BUCKETS = 1 << 20
 
 #: So many numbers up to this can be added up without overflowing.
@@ -25,13 +26,12 @@ cdef inline double double_of(uint64_t bits) noexcept:
     return number
 
 
-cdef int check_histogram(Span message, Shape* shape, bint thoroughly) except -1:
-    """Give up on a histogram in which a choice is made twice.
+cdef int check_histogram(Span message, Shape* shape) except -1:
+    """Give up on a histogram that makes no sense, or that 1.0 cannot hold as it is.
 
     Args:
         message: the histogram.
         shape: that of its version.
-        thoroughly: whether it must make sense too.
     """
     cdef const uint8_t* p = message.start
     cdef const uint8_t* end = p + message.size
@@ -61,8 +61,7 @@ cdef int check_histogram(Span message, Shape* shape, bint thoroughly) except -1:
             values[field.number] = field.value
     if (there[1] and there[2]) or (there[6] and there[7]):
         raise GIVE_UP
-    if thoroughly:
-        check_sense(values, there, sides)
+    check_sense(values, there, sides)
     return 0
 
 

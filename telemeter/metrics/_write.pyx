@@ -21,6 +21,10 @@ cdef enum:
     MAX_OUTPUT = 16 << 20
     MAX_SORTED = 8 << 20
     MAX_SYMBOLS = 1 << 18
+    # Types of metadata.
+    HISTOGRAM = 3
+    GAUGE_HISTOGRAM = 4
+    SUMMARY = 5
 
 cdef struct Earlier:
     Span series  # the first that went on with these labels
@@ -83,7 +87,7 @@ cdef class Sifting:
     cdef Span metric  # the name of the series that is looked at
     cdef Span named_metric
     cdef list named  # the rules for that name
-    cdef bint only_metadata
+    cdef bint only_metadata, is_empty
     cdef Py_ssize_t received, series, dropped, duplicates, samples, histograms, exemplars
 
     def __init__(self, Plan plan, bytes cluster, int version, room):
@@ -105,6 +109,7 @@ cdef class Sifting:
     cdef int run(self, bytes body) except -1:
         cdef Span request = span_of(body)
         if self.version == 1:
+            self.is_empty = request.size == 0
             self.run_1(request)
         else:
             self.run_2(request)
@@ -187,7 +192,7 @@ cdef class Sifting:
                 rest_size += field_size(size_of(field, &EXEMPLAR_1))
             elif tag == 0x22:
                 histograms += 1
-                check_histogram(field, &HISTOGRAM_1, False)
+                check_histogram(field, &HISTOGRAM_1)
                 rest_size += field_size(size_of(field, &HISTOGRAM_1))
             else:
                 skip_unknown(&p, end, 4)
@@ -244,6 +249,7 @@ cdef class Sifting:
         self.described = Table()
         self.described_names = Output(64)
         self.symbols = Output(256 * sizeof(Symbol))
+        self.is_empty = True
         while p < end:
             if p[0] == 0x22:
                 p += 1
@@ -255,7 +261,9 @@ cdef class Sifting:
                 self.symbols.reserve(sizeof(Symbol))
                 self.symbols.put(<const uint8_t*>&symbol, sizeof(Symbol))
                 self.symbol_count += 1
-            elif p[0] == 0x2A:
+                continue
+            self.is_empty = False
+            if p[0] == 0x2A:
                 p += 1
                 read_span(&p, end, &field)
             else:
@@ -306,7 +314,7 @@ cdef class Sifting:
                 rest_size += field_size(sample_size(field, &SAMPLE_2))
             elif tag == 0x1A:
                 histograms += 1
-                check_histogram(field, &HISTOGRAM_2, True)
+                check_histogram(field, &HISTOGRAM_2)
                 rest_size += field_size(size_of(field, &HISTOGRAM_2))
             elif tag == 0x22:
                 exemplars += 1
@@ -329,7 +337,7 @@ cdef class Sifting:
             self.histograms += histograms
             self.put_rest_2(series)
             if is_described:
-                self.describe(metadata)
+                self.describe(metadata, histograms > 0)
         return True
 
     cdef int read_references(self, Span references) except -1:
@@ -420,8 +428,8 @@ cdef class Sifting:
                 raise GIVE_UP
         return size_of(metadata, &METADATA_2) > 0
 
-    cdef int describe(self, Span metadata) except -1:
-        """Put the metadata of a name, unless there was some before."""
+    cdef int describe(self, Span metadata, bint is_native) except -1:
+        """Put the metadata of a family, unless there was some before."""
         cdef uint64_t kind = <uint64_t>number_in(metadata, &METADATA_2, 1)
         cdef Span name = NOTHING
         cdef Symbol description
@@ -432,6 +440,8 @@ cdef class Sifting:
         for i in range(self.labels.left):
             if has_name(self.labels.sorted[i], METRIC_NAME.text, METRIC_NAME.key):
                 name = self.labels.sorted[i].value
+        if not is_native:
+            name = family_of(name, kind)
         hash = hash_of(name)
         if self.described.find(self.described_names.data, name, hash) >= 0:
             return 0
@@ -595,6 +605,28 @@ cdef class Sifting:
         return True
 
 
+cdef Span family_of(Span name, uint64_t kind) noexcept:
+    """The name of the family that a series with one number belongs to, as `_family_name`."""
+    cdef bint is_gauge = kind == GAUGE_HISTOGRAM
+    if kind == HISTOGRAM or is_gauge:
+        if cut(&name, b"_bucket", 7):
+            return name
+        if is_gauge and (cut(&name, b"_gcount", 7) or cut(&name, b"_gsum", 5)):
+            return name
+    if kind == HISTOGRAM or is_gauge or kind == SUMMARY:
+        if not cut(&name, b"_count", 6):
+            cut(&name, b"_sum", 4)
+    return name
+
+
+cdef inline bint cut(Span* name, const char* suffix, Py_ssize_t size) noexcept:
+    """Cut a suffix off, unless that is all."""
+    if name.size <= size or memcmp(name.start + name.size - size, suffix, size) != 0:
+        return False
+    name.size -= size
+    return True
+
+
 cdef inline Py_ssize_t sample_size(Span sample, Shape* shape) except -1:
     """How much of a sample passes: all of it, if it has value and timestamp and nothing else."""
     cdef const uint8_t* p = sample.start
@@ -649,7 +681,8 @@ def sift(bytes body, Plan plan, bytes cluster, int version):
     Returns:
         The encoded 1.0 request, the numbers of series received, left, dropped and left out as
         duplicates, those of samples, histograms and exemplars that are left, whether the request
-        held metadata only, and examples of what was dropped. None: this is not the usual case.
+        held metadata only, examples of what was dropped, and whether it held nothing at all. None:
+        this is not the usual case.
     """
     # 1.0 cannot grow, 2.0 mostly does: a text stands there only once.
     room = len(body) * version + 64
@@ -669,4 +702,5 @@ def sift(bytes body, Plan plan, bytes cluster, int version):
         run.exemplars,
         run.only_metadata,
         tuple(run.examples.found),
+        run.is_empty,
     )

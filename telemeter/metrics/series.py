@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from telemeter.metrics.family import SCALAR_TYPES, VALUE_FIELD, Metric
 from telemeter.metrics.proto import metrics_pb2, remote_pb2
 
+#: The schema of a native histogram that names the bounds of its buckets.
+CUSTOM_BUCKETS: Final = -53
 _HISTOGRAM_TYPES = frozenset((metrics_pb2.HISTOGRAM, metrics_pb2.GAUGE_HISTOGRAM))
 
 
@@ -86,9 +88,17 @@ def _classic_parts(histogram: metrics_pb2.Histogram) -> Iterator[Part]:
 
 
 def is_native(metric: Metric, family_type: int) -> bool:
-    """Whether the metric carries a native histogram, by the rule that Prometheus uses."""
+    """Whether the metric carries a native histogram, by the rule that Prometheus uses.
+
+    Here custom buckets have no bounds but those of the classic buckets beside them, if there are
+    any: then it is a classic histogram.
+    """
+    if family_type not in _HISTOGRAM_TYPES:
+        return False
     histogram = metric.histogram
-    return family_type in _HISTOGRAM_TYPES and bool(
+    if histogram.schema == CUSTOM_BUCKETS and histogram.bucket:
+        return False
+    return bool(
         histogram.positive_span
         or histogram.negative_span
         or histogram.zero_threshold > 0
@@ -110,7 +120,13 @@ def native_histogram(metric: Metric, family_type: int, timestamp_ms: int) -> rem
         positive_counts=source.positive_count,
         timestamp=timestamp_ms,
     )
-    if source.sample_count_float > 0 or source.zero_count_float > 0:
+    # A histogram of floats without observations has no number that would tell, but its buckets.
+    if (
+        source.sample_count_float > 0
+        or source.zero_count_float > 0
+        or source.positive_count
+        or source.negative_count
+    ):
         target.count_float = source.sample_count_float
         target.zero_count_float = source.zero_count_float
     else:

@@ -18,9 +18,10 @@ from telemeter.metrics.family import (
     is_too_long,
 )
 from telemeter.metrics.format import Decoder
+from telemeter.metrics.histogram import check_histogram, is_too_fine, make_coarser
 from telemeter.metrics.proto import metrics_pb2, remote_pb2
 from telemeter.metrics.selector import NAME
-from telemeter.metrics.series import is_native, native_histogram, parts_of
+from telemeter.metrics.series import CUSTOM_BUCKETS, is_native, native_histogram, parts_of
 from telemeter.metrics.whitelist import Whitelist
 
 #: Within how many milliseconds of now a timestamp counts as present.
@@ -142,9 +143,10 @@ class _Conversion:
         for metric in family.metric:
             labels = self._checked_labels(family, metric)
             self._check_sample(family, metric, previous)
+            native = self._checked_native(family, metric)
             previous = metric.timestamp_ms
             self._count_drift(previous)
-            if not self._convert(family, metric, labels):
+            if not self._convert(family, metric, labels, native):
                 self._result.dropped += 1
                 self._examples.add(labels)
         self._result.received += len(family.metric)
@@ -190,6 +192,25 @@ class _Conversion:
                 family, f"a sample of type {kind} must have the value of that type, and no other"
             )
 
+    def _checked_native(self, family: Family, metric: Metric) -> remote_pb2.Histogram | None:
+        """The native histogram of a metric, with buckets that every receiver knows."""
+        if not is_native(metric, family.type):
+            return None
+        if metric.histogram.schema == CUSTOM_BUCKETS:
+            _refuse(
+                family,
+                f"a native histogram has custom buckets (schema {CUSTOM_BUCKETS}), of which this "
+                "format cannot say the bounds: send it as a classic histogram",
+            )
+        histogram = native_histogram(metric, family.type, self._now)
+        try:
+            check_histogram(histogram)
+            if is_too_fine(histogram):
+                make_coarser(histogram)
+        except BadInputError as error:
+            _refuse(family, f"a native histogram is not valid: {error}")
+        return histogram
+
     def _count_drift(self, stamp_ms: int) -> None:
         result, drift = self._result, stamp_ms - self._now
         if drift < -DRIFT_MS:
@@ -201,7 +222,13 @@ class _Conversion:
         if drift > 0:
             result.overwritten_future += 1
 
-    def _convert(self, family: Family, metric: Metric, labels: dict[str, str]) -> bool:
+    def _convert(
+        self,
+        family: Family,
+        metric: Metric,
+        labels: dict[str, str],
+        native: remote_pb2.Histogram | None,
+    ) -> bool:
         """Add the series of a metric that may pass; whether there was any.
 
         A rule that selects the metric by its family's name lets all its series pass, a rule that
@@ -210,18 +237,21 @@ class _Conversion:
         allows = self._rules.whitelist.allows
         all_pass = allows(labels)
         passed = False
-        for own, series in self._series_of(family, metric, labels):
+        for own, series in self._series_of(family, metric, labels, native):
             if all_pass or (own is not labels and allows(own)):
                 passed = True
                 self._add(own, series)
         return passed
 
     def _series_of(
-        self, family: Family, metric: Metric, labels: dict[str, str]
+        self,
+        family: Family,
+        metric: Metric,
+        labels: dict[str, str],
+        native: remote_pb2.Histogram | None,
     ) -> Iterator[tuple[dict[str, str], remote_pb2.TimeSeries]]:
-        if is_native(metric, family.type):
-            histogram = native_histogram(metric, family.type, self._now)
-            yield labels, remote_pb2.TimeSeries(histograms=[histogram])
+        if native is not None:
+            yield labels, remote_pb2.TimeSeries(histograms=[native])
         for suffix, label, value in parts_of(metric, family.type):
             own = labels
             if suffix or label:

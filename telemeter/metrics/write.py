@@ -1,12 +1,15 @@
 """Remote-write requests on their way through: specification section 5, steps 3 to 5.
 
 Both versions of the protocol are checked, filtered and sanitized; what is not ours to judge passes
-as it is. Specifications: https://prometheus.io/docs/specs/prw/remote_write_spec/ and
+as it is. What 1.0 cannot hold gets a form that it can. Specifications:
+https://prometheus.io/docs/specs/prw/remote_write_spec/ and
 https://prometheus.io/docs/specs/prw/remote_write_spec_2_0/.
 """
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -15,9 +18,17 @@ from google.protobuf.message import DecodeError
 
 from telemeter.metrics.dropped import Examples
 from telemeter.metrics.errors import BadInputError, TooLargeError
-from telemeter.metrics.histogram import check_histogram
+from telemeter.metrics.histogram import (
+    Histogram,
+    bucket_texts,
+    check_histogram,
+    classic_points,
+    is_too_fine,
+    make_coarser,
+)
 from telemeter.metrics.proto import remote_pb2, write_v2_pb2
 from telemeter.metrics.selector import NAME
+from telemeter.metrics.series import CUSTOM_BUCKETS
 from telemeter.metrics.upload import MAX_OUTPUT
 from telemeter.metrics.whitelist import Whitelist
 
@@ -25,6 +36,16 @@ Labels: TypeAlias = dict[str, str]
 Pairs: TypeAlias = tuple[tuple[str, str], ...]
 
 _SHOWN: Final = 200
+#: What a series of a classic histogram takes beside its labels, and what a sample takes, in bytes.
+_SERIES_BYTES: Final = 32
+_SAMPLE_BYTES: Final = 16
+_V1 = remote_pb2.MetricMetadata
+#: What the names of the series of a family end with, by the family's type.
+_SUFFIXES: Final[dict[int, tuple[str, ...]]] = {
+    _V1.HISTOGRAM: ("_bucket", "_count", "_sum"),
+    _V1.GAUGEHISTOGRAM: ("_bucket", "_gcount", "_gsum", "_count", "_sum"),
+    _V1.SUMMARY: ("_count", "_sum"),
+}
 
 
 class MissingLabelError(BadInputError):
@@ -59,12 +80,15 @@ class Written:
     Attributes:
         payload: the encoded request; empty when nothing is left to forward.
         received: how many series the request held.
-        series: how many are left.
+        series: how many of them are left.
         dropped: how many no whitelist rule allowed.
-        duplicates: how many were left out because another had become identical.
-        samples, histograms, exemplars: how many of each are left.
+        duplicates: how many were left out because another had become identical; each series of a
+            classic histogram counts.
+        samples, histograms, exemplars: how many of each are left; a histogram that becomes a
+            classic one is one, if none of its series was left out.
         only_metadata: whether the request held metadata and no series.
         dropped_examples: of what was dropped, see `Examples`.
+        is_empty: whether the request held nothing at all.
     """
 
     payload: bytes = b""
@@ -77,6 +101,7 @@ class Written:
     exemplars: int = 0
     only_metadata: bool = False
     dropped_examples: tuple[bytes, ...] = ()
+    is_empty: bool = False
 
 
 class _Sieve:
@@ -118,11 +143,23 @@ class _Sieve:
             result.dropped_examples = self._examples.found
             return None
         original = tuple(sorted(labels.items()))
-        kept = tuple(pair for pair in original if pair[0] not in rules.elided)
+        kept = self.claim(original, original, stamps)
+        if kept is not None:
+            result.series += 1
+        return kept
+
+    def claim(self, pairs: Pairs, original: Pairs, stamps: Sequence[int]) -> Pairs | None:
+        """The labels that a series goes on with; None if it is a duplicate.
+
+        Args:
+            pairs: its labels, sorted.
+            original: what tells it from others that become identical.
+            stamps: the timestamps of its samples.
+        """
+        kept = tuple(pair for pair in pairs if pair[0] not in self._rules.elided)
         if self._is_duplicate(kept, original, stamps):
-            result.duplicates += 1
+            self._result.duplicates += 1
             return None
-        result.series += 1
         return kept
 
     def _is_duplicate(self, kept: Pairs, original: Pairs, stamps: Sequence[int]) -> bool:
@@ -138,11 +175,129 @@ class _Sieve:
         return False
 
 
+class _Budget:
+    """A bound on what a request becomes.
+
+    References to a few long symbols, and histograms with many buckets, could make gigabytes of it.
+    """
+
+    def __init__(self) -> None:
+        self._spent = 0
+
+    def spend(self, size: int) -> None:
+        self._spent += size
+        if self._spent > MAX_OUTPUT:
+            raise TooLargeError(
+                f"the request becomes more than {MAX_OUTPUT} bytes of labels and samples (this "
+                "limit is fixed): send fewer series at once",
+                limit=MAX_OUTPUT,
+                seen=self._spent,
+            )
+
+    def spend_on(self, pairs: Pairs) -> None:
+        self.spend(_size(pairs))
+
+
+def _size(pairs: Pairs) -> int:
+    return sum(len(name) + len(value) for name, value in pairs)
+
+
+class _Fitter:
+    """Gives histograms that 1.0 cannot hold a form that it can, and counts what goes on.
+
+    One with custom buckets becomes the classic histogram that it is: series with its labels, which
+    conflict with others as if they had come so.
+    """
+
+    def __init__(self, sieve: _Sieve, result: Written, budget: _Budget) -> None:
+        self._sieve = sieve
+        self._result = result
+        self._budget = budget
+        # The bounds and the names of the buckets of what became classic. Prometheus sends
+        # exemplars in series of their own, behind the histogram that they belong to.
+        self._buckets: dict[Pairs, tuple[list[float], list[str]]] = {}
+
+    def fit(self, series: remote_pb2.TimeSeries, labels: Labels) -> list[remote_pb2.TimeSeries]:
+        """What a series that may pass goes on as: mostly itself, and then it is not changed.
+
+        Args:
+            series: it, with the labels that it goes on with; it may be changed.
+            labels: the labels that it came with, none with an empty value.
+
+        Raises:
+            BadInputError: the whole request is refused.
+        """
+        for histogram in series.histograms:
+            if is_too_fine(histogram):
+                make_coarser(histogram)
+        custom = [each for each in series.histograms if each.schema == CUSTOM_BUCKETS]
+        is_only_custom = len(custom) == len(series.histograms) and not series.samples
+        if custom or (self._buckets and is_only_custom):
+            original = tuple(sorted(labels.items()))
+            if custom:
+                self._buckets[original] = (list(custom[-1].custom_values), bucket_texts(custom[-1]))
+            if original in self._buckets:
+                exemplars = series.exemplars if is_only_custom else ()
+                classic = self._classic(labels, original, custom, exemplars)
+                if is_only_custom:
+                    self._result.series -= not classic
+                    return classic
+                others = [each for each in series.histograms if each.schema != CUSTOM_BUCKETS]
+                del series.histograms[:]
+                series.histograms.extend(others)
+                _count(self._result, series)
+                return [series, *classic]
+        _count(self._result, series)
+        return [series]
+
+    def _classic(
+        self,
+        labels: Labels,
+        original: Pairs,
+        histograms: Sequence[remote_pb2.Histogram],
+        exemplars: Iterable[remote_pb2.Exemplar],
+    ) -> list[remote_pb2.TimeSeries]:
+        """The series of classic histograms, with the exemplars in the buckets they belong to."""
+        parts: dict[tuple[str, str | None], remote_pb2.TimeSeries] = {}
+        size = _size(original) + _SERIES_BYTES
+        for histogram in histograms:
+            for suffix, le, value in classic_points(histogram):
+                self._budget.spend(_SAMPLE_BYTES if (suffix, le) in parts else size + _SAMPLE_BYTES)
+                part = parts.setdefault((suffix, le), remote_pb2.TimeSeries())
+                part.samples.add(value=value, timestamp=histogram.timestamp)
+        bounds, texts = self._buckets[original]
+        for exemplar in exemplars:
+            number = (
+                len(bounds) if math.isnan(exemplar.value) else bisect_left(bounds, exemplar.value)
+            )
+            self._budget.spend(size)
+            part = parts.setdefault(("_bucket", texts[number]), remote_pb2.TimeSeries())
+            part.exemplars.append(exemplar)
+        left = []
+        for (suffix, le), part in parts.items():
+            own = {**labels, NAME: labels[NAME] + suffix}
+            if le is not None:
+                own["le"] = le
+            # Nothing that came so has a label without a name.
+            stamps = [sample.timestamp for sample in part.samples]
+            pairs = self._sieve.claim(tuple(sorted(own.items())), (*original, ("", "")), stamps)
+            if pairs is not None:
+                for name, text in pairs:
+                    part.labels.add(name=name, value=text)
+                left.append(part)
+                self._result.exemplars += len(part.exemplars)
+        if len(left) == len(parts):
+            self._result.histograms += len(histograms)
+        return left
+
+
 def sift_write(body: bytes, rules: WriteRules) -> Written:
     """Sift an encoded `prometheus.WriteRequest`, remote write 1.0.
 
-    Empty labels are dropped, and of labels with one name the first is kept. Everything else that
-    the message holds passes bit for bit, fields that we do not know included.
+    Empty labels are dropped, and of labels with one name the first is kept. Histograms must make
+    sense, and those with custom buckets, which not every receiver of 1.0 knows, become classic
+    ones. Everything else that the message holds passes bit for bit, fields that we do not know
+    included.
 
     Raises:
         BadInputError: the request is refused, with the reason.
@@ -154,25 +309,31 @@ def sift_write(body: bytes, rules: WriteRules) -> Written:
     result = Written()
     if not request.timeseries:
         result.only_metadata = bool(request.metadata)
+        result.is_empty = not body
         return result
     sieve = _Sieve(rules, result)
-    kept = []
+    fitter = _Fitter(sieve, result, _Budget())
+    kept: list[remote_pb2.TimeSeries] = []
+    is_same = True
     for series in request.timeseries:
         labels: Labels = {}
         for label in series.labels:
             if label.name and label.value:
                 labels.setdefault(label.name, label.value)
+        _check_histograms(series.histograms, labels, is_kept=False)
         pairs = sieve.sift(labels, _stamps(series))
         if pairs is None:
+            is_same = False
             continue
         if [(label.name, label.value) for label in series.labels] != list(pairs):
             del series.labels[:]
             for name, value in pairs:
                 series.labels.add(name=name, value=value)
-        _count(result, series)
-        kept.append(series)
+        left = fitter.fit(series, labels)
+        is_same = is_same and len(left) == 1 and left[0] is series
+        kept += left
     if kept:
-        if len(kept) < len(request.timeseries):
+        if not is_same:
             del request.timeseries[:]
             request.timeseries.extend(kept)
         result.payload = request.SerializeToString()
@@ -198,23 +359,28 @@ def sift_write_v2(body: bytes, rules: WriteRules, *, keep_version: bool = False)
     result = Written()
     sieve = _Sieve(rules, result)
     symbols = list(request.symbols)
-    writer = _WriterV2(symbols) if keep_version else _WriterV1(symbols)
+    writer = _WriterV2(symbols, result) if keep_version else _WriterV1(symbols, sieve, result)
     described = False
     for series in request.timeseries:
         labels = _resolved_labels(series.labels_refs, symbols)
-        _check_series(series, labels, symbols)
+        _check_series(series, labels, symbols, is_kept=keep_version)
         if not (series.samples or series.histograms or series.exemplars):
             described = True
             continue
         present = {name: value for name, value in labels.items() if value}
         pairs = sieve.sift(present, _stamps(series))
         if pairs is not None:
-            _count(result, series)
-            writer.add(series, pairs)
+            writer.add(series, pairs, present)
     if result.series:
         result.payload = writer.payload()
     result.only_metadata = described and not result.received
+    result.is_empty = not request.timeseries and request.ByteSize() == _size_of_symbols(symbols)
     return result
+
+
+def _size_of_symbols(symbols: Iterable[str]) -> int:
+    """The size of a request that holds symbols and nothing else, fields we do not know included."""
+    return write_v2_pb2.Request(symbols=symbols).ByteSize()
 
 
 def _stamps(series: remote_pb2.TimeSeries | write_v2_pb2.TimeSeries) -> list[int]:
@@ -253,16 +419,14 @@ def _resolved_labels(references: Sequence[int], symbols: Sequence[str]) -> Label
     return labels
 
 
-def _check_series(series: write_v2_pb2.TimeSeries, labels: Labels, symbols: Sequence[str]) -> None:
+def _check_series(
+    series: write_v2_pb2.TimeSeries, labels: Labels, symbols: Sequence[str], *, is_kept: bool
+) -> None:
     # By the text of the specification a series must have a sample or a histogram. But Prometheus
     # itself sends each exemplar in a series of its own: to refuse that would cost it its samples.
     if not (series.samples or series.histograms or series.exemplars or series.metadata.ByteSize()):
         raise BadInputError(f"a series has nothing but labels: {shown(labels)}")
-    for histogram in series.histograms:
-        try:
-            check_histogram(histogram)
-        except BadInputError as error:
-            raise BadInputError(f"a histogram is not valid: {error}: {shown(labels)}") from None
+    _check_histograms(series.histograms, labels, is_kept=is_kept)
     for exemplar in series.exemplars:
         for _ in _resolved(exemplar.labels_refs, symbols):
             pass
@@ -270,18 +434,34 @@ def _check_series(series: write_v2_pb2.TimeSeries, labels: Labels, symbols: Sequ
         raise BadInputError(f"metadata points outside the table of symbols: {shown(labels)}")
 
 
+def _check_histograms(histograms: Iterable[Histogram], labels: Labels, *, is_kept: bool) -> None:
+    for histogram in histograms:
+        try:
+            check_histogram(histogram, is_kept=is_kept)
+        except BadInputError as error:
+            raise BadInputError(f"a histogram is not valid: {error}: {shown(labels)}") from None
+
+
 class _WriterV1:
     """Writes 2.0 series as a 1.0 request."""
 
-    def __init__(self, symbols: Sequence[str]) -> None:
+    def __init__(self, symbols: Sequence[str], sieve: _Sieve, result: Written) -> None:
         self._symbols = symbols
         self._request = remote_pb2.WriteRequest()
         self._described: set[str] = set()
-        self._output = 0
+        self._budget = _Budget()
+        self._fitter = _Fitter(sieve, result, self._budget)
 
-    def add(self, series: write_v2_pb2.TimeSeries, pairs: Pairs) -> None:
-        self._spend(pairs)
-        target = self._request.timeseries.add()
+    def add(self, series: write_v2_pb2.TimeSeries, pairs: Pairs, labels: Labels) -> None:
+        """Add a series.
+
+        Args:
+            series: it.
+            pairs: the labels that it goes on with, sorted.
+            labels: those that it came with.
+        """
+        self._budget.spend_on(pairs)
+        target = remote_pb2.TimeSeries()
         for name, value in pairs:
             target.labels.add(name=name, value=value)
         for sample in series.samples:
@@ -294,28 +474,27 @@ class _WriterV1:
         for exemplar in series.exemplars:
             other = target.exemplars.add(value=exemplar.value, timestamp=exemplar.timestamp)
             own = tuple(_resolved(exemplar.labels_refs, self._symbols))
-            self._spend(own)
+            self._budget.spend_on(own)
             for name, value in own:
                 other.labels.add(name=name, value=value)
-        self._describe(series.metadata, dict(pairs).get(NAME, ""))
+        left = self._fitter.fit(target, labels)
+        self._request.timeseries.extend(left)
+        if left:
+            self._describe(series, dict(pairs).get(NAME, ""))
 
-    def _spend(self, pairs: Pairs) -> None:
-        """Bound what references to a few long symbols may become."""
-        self._output += sum(len(name) + len(value) for name, value in pairs)
-        if self._output > MAX_OUTPUT:
-            raise TooLargeError(
-                f"the request becomes more than {MAX_OUTPUT} bytes of labels",
-                limit=MAX_OUTPUT,
-                seen=self._output,
-            )
-
-    def _describe(self, metadata: write_v2_pb2.Metadata, name: str) -> None:
-        if not metadata.ByteSize() or name in self._described:
+    def _describe(self, series: write_v2_pb2.TimeSeries, name: str) -> None:
+        """Write the metadata of a series, unless there was some of its family before."""
+        metadata = series.metadata
+        if not metadata.ByteSize():
+            return
+        if not series.histograms:
+            name = _family_name(name, metadata.type)
+        if name in self._described:
             return
         self._described.add(name)
         description = self._symbols[metadata.help_ref] if self._symbols else ""
         unit = self._symbols[metadata.unit_ref] if self._symbols else ""
-        self._spend(((description, unit),))
+        self._budget.spend_on(((description, unit),))
         self._request.metadata.add(
             type=metadata.type, metric_family_name=name, help=description, unit=unit
         )
@@ -327,12 +506,15 @@ class _WriterV1:
 class _WriterV2:
     """Writes 2.0 series as a 2.0 request, with no symbols but those that its series need."""
 
-    def __init__(self, symbols: Sequence[str]) -> None:
+    def __init__(self, symbols: Sequence[str], result: Written) -> None:
         self._symbols = symbols
+        self._result = result
         self._request = write_v2_pb2.Request()
         self._references = {"": 0}
 
-    def add(self, series: write_v2_pb2.TimeSeries, pairs: Pairs) -> None:
+    def add(self, series: write_v2_pb2.TimeSeries, pairs: Pairs, labels: Labels) -> None:
+        """Add a series; see `_WriterV1.add`."""
+        _count(self._result, series)
         self._renumber(series.labels_refs, pairs)
         for exemplar in series.exemplars:
             self._renumber(
@@ -353,6 +535,14 @@ class _WriterV2:
     def payload(self) -> bytes:
         self._request.symbols.extend(self._references)
         return self._request.SerializeToString()
+
+
+def _family_name(name: str, kind: int) -> str:
+    """The name of the family that a series with one number belongs to: 1.0 describes families."""
+    for suffix in _SUFFIXES.get(kind, ()):
+        if name.endswith(suffix) and name != suffix:
+            return name.removesuffix(suffix)
+    return name
 
 
 def shown(labels: Labels) -> str:

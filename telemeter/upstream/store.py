@@ -150,7 +150,7 @@ class Store:
         known_cluster = self._clusters.get(cluster)
         if known_cluster is not None:
             self._touch(cluster, known_cluster)
-        return Sent()
+        return Sent(keeps_exemplars=False)
 
     def _merge(self, name: str, records: list[Record]) -> int:
         """Merge a few series; returns for how many there was no room."""

@@ -20,10 +20,12 @@ class Sent:
     Attributes:
         status: 200 to 299.
         headers: those of the answer.
+        keeps_exemplars: whether exemplars were taken with the samples.
     """
 
     status: int = 200
     headers: Headers = field(default_factory=Headers)
+    keeps_exemplars: bool = True
 
 
 class ForwardError(Exception):

@@ -217,13 +217,14 @@ class ReceiveEndpoint:
         DUPLICATES.inc(written.duplicates)
         if written.only_metadata:
             METADATA.inc()
+        if written.is_empty or (written.only_metadata and write.version == 2):
+            request.setResponseCode(NO_CONTENT)
+            return b""
+        if written.only_metadata:
             request.setHeader("Content-Type", "application/json")
             return json.dumps({"message": "metadata is accepted and discarded"}).encode()
         if not written.series:
-            raise _refused(
-                "nothing_left",
-                Refused(400, "nothing is left to forward: no series, or none is whitelisted"),
-            )
+            raise _refused("nothing_left", Refused(400, _nothing_left(write, written)))
         sent = await self._forward(write, written)
         note(request, forwarded=written.series)
         if write.version == 2:
@@ -283,7 +284,8 @@ class ReceiveEndpoint:
         """What a 2.0 sender is told was written."""
         if self._settings.keep_version:
             return _written_by(sent.headers)
-        counts = (written.samples, written.histograms, written.exemplars)
+        exemplars = written.exemplars if sent.keeps_exemplars else 0
+        counts = (written.samples, written.histograms, exemplars)
         return dict(zip(_WRITTEN, counts, strict=True))
 
 
@@ -309,6 +311,16 @@ def _version_of(request: IRequest) -> int:
     if encoding != "snappy":
         raise _refused("content", Refused(415, f"expected Content-Encoding snappy; saw {encoding}"))
     return 2 if message == _V2_MESSAGE else 1
+
+
+def _nothing_left(write: Write, written: Written) -> str:
+    if written.received:
+        return "nothing is left to forward: no series, or none is whitelisted"
+    message = _V2_MESSAGE if write.version == 2 else _V1_MESSAGE
+    return (
+        f"nothing is left to forward: no series. Expected a {message}, as the Content-Type says; "
+        "saw fields that it does not have"
+    )
 
 
 def _not_allowed(failure: Failure) -> Failure:

@@ -1,17 +1,26 @@
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any, Final
 
 import pytest
 from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from telemeter.metrics.errors import BadInputError
-from telemeter.metrics.histogram import check_histogram
+from telemeter.metrics.histogram import (
+    check_histogram,
+    classic_points,
+    is_too_fine,
+    make_coarser,
+)
+from telemeter.metrics.proto import remote_pb2
 from telemeter.metrics.proto.write_v2_pb2 import BucketSpan, Histogram
 
-from .build import STALE_NAN
+from . import histogram_model
+from .build import NORMAL_NAN, STALE_NAN, bits
 from .write_strategies import Histogram as PlainHistogram
-from .write_strategies import histograms
+from .write_strategies import histograms, nonsense_histograms
 
 INF: Final = float("inf")
 NAN: Final = float("nan")
@@ -79,7 +88,7 @@ VALID: Final[dict[str, Histogram]] = {
     "floats without bounds": Histogram(
         count_float=INF, positive_spans=[span(0, 2)], positive_counts=[INF, INF]
     ),
-    "the lowest schema": Histogram(schema=-9),
+    "the coarsest schema": Histogram(schema=-4),
     "the highest schema": Histogram(schema=52),
     "custom buckets": custom(),
     "custom buckets without values": custom(
@@ -106,7 +115,9 @@ _NEITHER = "neither a zero bucket nor negative buckets"
 
 INVALID: Final[list[tuple[Histogram, str]]] = [
     # The schema.
-    (Histogram(schema=-10), "schema -10 is not known"),
+    (Histogram(schema=-5), "schema -5 is coarser than the receivers of remote write 1.0 know"),
+    (Histogram(schema=-9), "schema -9 is coarser than .* 1.0 know: expected -4 or more"),
+    (Histogram(schema=-10), "schema -10 is not known: expected -4 to 52, or -53 for custom"),
     (Histogram(schema=53), "schema 53 is not known"),
     (Histogram(schema=-52), "schema -52 is not known"),
     (Histogram(schema=-54), "schema -54 is not known"),
@@ -228,6 +239,200 @@ def test_valid(histogram: Histogram) -> None:
 def test_invalid(histogram: Histogram, message: str) -> None:
     with pytest.raises(BadInputError, match=message):
         check_histogram(histogram)
+
+
+def test_coarser_schemas_may_stay_in_2() -> None:
+    for schema in (-9, -5):
+        check_histogram(Histogram(schema=schema), is_kept=True)
+    for schema in (-10, 53, -54):
+        with pytest.raises(BadInputError, match="is not known"):
+            check_histogram(Histogram(schema=schema), is_kept=True)
+
+
+@given(nonsense_histograms, st.booleans())
+def test_nonsense_of_either_version_works_or_is_refused(
+    plain: PlainHistogram, is_kept: bool
+) -> None:
+    for kind in (remote_pb2.Histogram, Histogram):
+        histogram = kind.FromString(plain.encode(1))
+        try:
+            check_histogram(histogram, is_kept=is_kept)
+        except BadInputError as error:
+            assert str(error)
+        else:
+            assert histogram.count_int == 0
+            assert list(map(len, (histogram.positive_spans, histogram.positive_deltas))) == [0, 0]
+
+
+# --- Custom buckets as a classic histogram --------------------------------------------------------
+
+
+def classic(histogram: Histogram) -> list[tuple[str, str | None, float]]:
+    check_histogram(histogram)
+    return [tuple(point) for point in classic_points(histogram)]  # type: ignore[misc]
+
+
+def test_the_classic_histogram() -> None:
+    assert classic(custom(sum=7.5)) == [
+        ("_bucket", "1.0", 1.0),
+        ("_bucket", "2.0", 3.0),
+        ("_bucket", "+Inf", 6.0),
+        ("_sum", None, 7.5),
+        ("_count", None, 6.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "values"),
+    [
+        ({"positive_spans": [span(2, 1)], "positive_deltas": [6]}, [0, 0, 6]),
+        ({"positive_spans": [span(1, 1)], "positive_deltas": [6]}, [0, 6, 6]),
+        (
+            {"positive_spans": [span(0, 1), span(1, 1)], "positive_deltas": [4, -2]},
+            [4, 4, 6],
+        ),
+        ({"positive_spans": [span(0, 0), span(1, 2)], "positive_deltas": [4, -2]}, [0, 4, 6]),
+        ({"count_int": 0, "positive_spans": [], "positive_deltas": []}, [0, 0, 0]),
+        # Observations of NaN are in no bucket but the last.
+        ({"sum": NORMAL_NAN, "count_int": 9}, [1, 3, 9]),
+        (
+            {"count_int": 2**63, "positive_deltas": [0, 0, 2**63 - 1], "sum": NORMAL_NAN},
+            [0, 0, 2.0**63],
+        ),
+    ],
+)
+def test_cumulative_buckets(fields: dict[str, Any], values: list[float]) -> None:
+    points = classic(custom(**fields))
+    assert [value for suffix, _, value in points if suffix == "_bucket"] == values
+    assert points[-1][2] == values[-1]
+
+
+def test_floats() -> None:
+    points = classic(
+        custom(count_float=2.75, positive_counts=[0.5, 0.25, 2.0], positive_deltas=[], sum=-1.0)
+    )
+    assert [value for _, _, value in points] == [0.5, 0.75, 2.75, -1.0, 2.75]
+
+
+@pytest.mark.parametrize(
+    ("bound", "text"),
+    [
+        *((0.0, "0.0"), (-0.0, "0.0"), (1.0, "1.0"), (-1.0, "-1.0"), (0.1, "0.1"), (10.0, "10.0")),
+        *((1e6, "1e+06"), (999999.0, "999999.0"), (1234567.0, "1.234567e+06"), (1e-5, "1e-05")),
+        *((0.0001, "0.0001"), (1e21, "1e+21"), (5e-324, "5e-324"), (-INF, "-Inf")),
+    ],
+)
+def test_bounds_are_written_as_prometheus_writes_them(bound: float, text: str) -> None:
+    points = classic(Histogram(schema=CUSTOM, custom_values=[bound]))
+    assert [le for _, le, _ in points] == [text, "+Inf", None, None]
+    assert histogram_model.bound_text(bound) == text
+
+
+@pytest.mark.parametrize("bounds", [[], [1.0, 2.0]])
+def test_the_end_of_a_series_is_the_end_of_all(bounds: list[float]) -> None:
+    points = classic(Histogram(schema=CUSTOM, custom_values=bounds, sum=STALE_NAN))
+    assert len(points) == len(bounds) + 3
+    assert {bits(value) for _, _, value in points} == {bits(STALE_NAN)}
+
+
+@given(histograms())
+def test_any_classic_histogram(plain: PlainHistogram) -> None:
+    assume(histogram_model.is_custom(plain))
+    found = classic(Histogram.FromString(plain.encode(2)))
+    expected = histogram_model.points(plain)
+    assert [(suffix, le) for suffix, le, _ in found] == list(expected)
+    assert [bits(value) for _, _, value in found] == list(expected.values())
+
+
+# --- Buckets that are too fine --------------------------------------------------------------------
+
+
+def counts_by_bound(histogram: remote_pb2.Histogram, schema: int) -> dict[tuple[str, int], float]:
+    """How many observations there are up to each bound of a schema, on either side.
+
+    The bound with the index i is 2 ** (i * 2 ** -schema), so in a finer schema, of which the
+    buckets have the counts, the same bound has the index i * 2 ** (fine - schema).
+    """
+    found: dict[tuple[str, int], float] = {}
+    for side, spans, deltas, counts in (
+        ("-", histogram.negative_spans, histogram.negative_deltas, histogram.negative_counts),
+        ("+", histogram.positive_spans, histogram.positive_deltas, histogram.positive_counts),
+    ):
+        held = list(counts) if histogram.HasField("count_float") else list(accumulate(deltas))
+        at = 0
+        for each in spans:
+            at += each.offset
+            for _ in range(each.length):
+                # Rounded up: the first bound of the coarse schema that is not below.
+                index = -(-at // 2 ** (histogram.schema - schema))
+                found[side, index] = found.get((side, index), 0) + held.pop(0)
+                at += 1
+        assert not held
+    return {place: count for place, count in found.items() if count}
+
+
+@given(histograms(st.integers(9, 52)))
+def test_finer_buckets_become_the_finest_that_are_known(plain: PlainHistogram) -> None:
+    assume(not histogram_model.is_custom(plain))
+    histogram = remote_pb2.Histogram.FromString(plain.encode(1))
+    before = remote_pb2.Histogram.FromString(plain.encode(1))
+    assert is_too_fine(histogram)
+    make_coarser(histogram)
+    assert histogram.schema == 8
+    assert not is_too_fine(histogram)
+    check_histogram(histogram)
+    assert counts_by_bound(histogram, 8) == counts_by_bound(before, 8)
+    for same in ("sum", "zero_threshold", "timestamp", "reset_hint"):
+        assert bits(getattr(histogram, same)) == bits(getattr(before, same))
+    for choice in ("count", "zero_count"):
+        assert histogram.WhichOneof(choice) == before.WhichOneof(choice)
+
+
+def test_spans_are_joined_and_gaps_stay() -> None:
+    histogram = remote_pb2.Histogram(
+        schema=10,
+        count_int=10,
+        positive_spans=[
+            remote_pb2.BucketSpan(offset=-3, length=4),
+            remote_pb2.BucketSpan(offset=0, length=1),
+            remote_pb2.BucketSpan(offset=19, length=1),
+        ],
+        positive_deltas=[1, 0, 0, 0, 0, 4],
+    )
+    make_coarser(histogram)
+    # Indexes -3 to 0 are the bucket 0, 1 is the bucket 1, and 21 the bucket 6.
+    assert [(each.offset, each.length) for each in histogram.positive_spans] == [(0, 2), (4, 1)]
+    assert list(histogram.positive_deltas) == [4, -3, 4]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {
+                "positive_spans": [remote_pb2.BucketSpan(offset=2**31 - 1)] * 3
+                + [remote_pb2.BucketSpan(length=1)],
+                "positive_deltas": [0],
+                "schema": 9,
+            },
+            "where no number is",
+        ),
+        (
+            {
+                "positive_spans": [remote_pb2.BucketSpan(offset=1, length=2)],
+                "positive_deltas": [2**63 - 1, 0],
+                "count_int": 2**64 - 2,
+                "schema": 20,
+            },
+            "more than 9223372036854775807 observations in a bucket",
+        ),
+    ],
+)
+def test_what_cannot_be_made_coarser(fields: dict[str, Any], message: str) -> None:
+    histogram = remote_pb2.Histogram(**fields)
+    check_histogram(histogram)
+    with pytest.raises(BadInputError, match=message):
+        make_coarser(histogram)
 
 
 @given(histograms())

@@ -35,6 +35,7 @@ from .write_strategies import (
     double,
     encode_v1,
     encode_v2,
+    nonsense_histograms,
     packed,
     packed_doubles,
     requests_v1,
@@ -79,9 +80,9 @@ def left_to_the_reference(body: bytes, version: int, using: WriteRules | None = 
 # --- Generated ------------------------------------------------------------------------------------
 
 
-def is_usual(asked: Request, version: int) -> bool:
+def is_usual(asked: Request) -> bool:
     """Whether the compiled code has to know such a request."""
-    return version == 1 or not any(
+    return not any(
         histogram.custom or whole(4, zigzag(-53)) in histogram.head
         for series in asked.series
         for histogram in series.histograms
@@ -96,7 +97,7 @@ def test_a_request(version: int, data: st.DataObject, plain: PlainRules) -> None
     if slow is None:
         event("refused")
         assert quick is None
-    elif is_usual(asked, version):
+    elif is_usual(asked):
         event(f"{min(slow.series, 3)} series, {min(slow.duplicates, 1)} duplicates")
         assert quick == (slow if KIND == "compiled" else None)
     else:
@@ -382,7 +383,7 @@ def test_a_request_that_stays_one_of_2() -> None:
     assert (sifter.quick(encoded(1, FULL), 1, None) is not None) is (KIND == "compiled")
 
 
-# --- Histograms of 2.0 that make no sense ---------------------------------------------------------
+# --- Histograms that make no sense ---------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -394,6 +395,9 @@ def test_a_request_that_stays_one_of_2() -> None:
         pytest.param(varint(6, 2**63), id="very many"),
         pytest.param(whole(4, zigzag(-10)), id="schema"),
         pytest.param(whole(4, zigzag(53)), id="another schema"),
+        pytest.param(whole(4, zigzag(-5)), id="a schema for 2.0 only"),
+        pytest.param(whole(4, zigzag(9)), id="a schema that is too fine"),
+        pytest.param(whole(4, zigzag(-53)), id="custom buckets"),
         pytest.param(packed(12, [0]), id="a bucket without a span"),
         pytest.param(chunk(11, whole(2, 1)), id="a span without a bucket"),
         pytest.param(varint(1, 0) + chunk(11, whole(2, 2)) + packed(12, [1, 2]), id="below zero"),
@@ -413,10 +417,36 @@ def test_a_request_that_stays_one_of_2() -> None:
         ),
     ],
 )
-def test_no_histogram(head: bytes) -> None:
-    body = encoded(2, Series(labels(), (), (), (Histogram(head, 1000),)))
-    quick, _ = quick_and_slow(body, WriteRules(), 2)
+@both
+def test_no_histogram(version: int, head: bytes) -> None:
+    body = encoded(version, Series(labels(), (), (), (Histogram(head, 1000),)))
+    quick, _ = quick_and_slow(body, WriteRules(), version)
     assert quick is None
+
+
+@given(versions, nonsense_histograms)
+def test_nonsense(version: int, histogram: Histogram) -> None:
+    body = encoded(version, Series(labels(), (), (), (histogram,)))
+    quick, slow = quick_and_slow(body, WriteRules(), version)
+    assert quick is None or quick == slow
+
+
+@pytest.mark.parametrize("kind", range(9))
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("up", "up_bucket", "up_count", "up_sum", "up_gcount", "up_gsum", "_count", "_sum"),
+        *("up_bucket_count", "up_sum_sum", "_bucket", "up_total", "sum", "é_sum"),
+    ],
+)
+def test_metadata_is_that_of_a_family(name: str, kind: int) -> None:
+    described = Metadata(kind, "help")
+    series = [
+        Series(labels(name), (ONE,), metadata=described),
+        Series(labels(name, ("a", "x")), (), (), (INTEGERS,), described),
+    ]
+    for found in (series, series[:1], series[1:]):
+        assert sifted(encoded(2, *found), 2).series == len(found)
 
 
 def test_observations_of_nan_are_in_no_bucket() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from telemeter.metrics.proto.metrics_pb2 import (
     SUMMARY,
     UNTYPED,
     BucketSpan,
+    Histogram,
     MetricType,
 )
 from telemeter.metrics.proto.remote_pb2 import Histogram as NativeHistogram
@@ -523,6 +525,7 @@ class TestValues:
     def test_a_native_histogram_with_classic_buckets_is_both(self) -> None:
         metric = histogram({1.0: 3}, total=7.5, count=3)
         metric.histogram.positive_span.append(BucketSpan(offset=1, length=1))
+        metric.histogram.positive_delta.append(3)
         result = convert(family("h", metric, kind=HISTOGRAM))
         series = WriteRequest.FromString(result.payload).timeseries
         assert [(one.labels[0].value, len(one.histograms)) for one in series] == [
@@ -532,6 +535,59 @@ class TestValues:
             ("h_sum", 0),
             ("h_count", 0),
         ]
+
+    def test_a_native_histogram_of_floats_without_observations(self) -> None:
+        """As a Prometheus federates one that has been idle; no number says that it is of floats."""
+        metric = histogram({})
+        metric.histogram.sample_count_float = 0.0
+        metric.histogram.positive_span.append(BucketSpan(offset=1, length=2))
+        metric.histogram.positive_count.extend([0.0, 0.0])
+        result = convert(family("h", metric, kind=HISTOGRAM))
+        (series,) = WriteRequest.FromString(result.payload).timeseries
+        assert series.histograms[0].WhichOneof("count") == "count_float"
+
+    def test_too_fine_buckets_become_the_finest_that_receivers_know(self) -> None:
+        metric = histogram({}, count=3)
+        metric.histogram.schema = 10
+        metric.histogram.positive_span.append(BucketSpan(offset=1, length=4))
+        metric.histogram.positive_delta.extend([1, 0, 0, -1])
+        result = convert(family("h", metric, kind=HISTOGRAM))
+        (series,) = WriteRequest.FromString(result.payload).timeseries
+        (found,) = series.histograms
+        assert (found.schema, list(found.positive_deltas)) == (8, [3])
+
+    @pytest.mark.parametrize(
+        ("fields", "reason"),
+        [
+            (
+                {"schema": -53, "positive_delta": [3]},
+                r"has custom buckets \(schema -53\), of which this format cannot say the bounds",
+            ),
+            ({"schema": -5, "positive_delta": [3]}, "is not valid: schema -5 is coarser than"),
+            ({"schema": 53, "positive_delta": [3]}, "is not valid: schema 53 is not known"),
+            ({"positive_delta": [3, 0]}, "is not valid: its positive spans need 1 buckets"),
+            ({"positive_delta": [2]}, "is not valid: its buckets hold 2 observations, its count"),
+            ({"positive_delta": [-3]}, "is not valid: a positive bucket has a negative count"),
+        ],
+    )
+    def test_a_native_histogram_that_makes_no_sense(
+        self, fields: dict[str, Any], reason: str
+    ) -> None:
+        """A Prometheus that scrapes what it became would refuse everything, all clusters'."""
+        metric = histogram({}, count=3)
+        metric.histogram.positive_span.append(BucketSpan(offset=1, length=1))
+        metric.histogram.MergeFrom(Histogram(**fields))
+        for rules in (UploadRules(), UploadRules(whitelist("other"))):
+            with pytest.raises(BadInputError, match=f"metric h: a native histogram {reason}"):
+                convert(family("h", metric, kind=HISTOGRAM), rules=rules)
+
+    def test_custom_buckets_beside_the_classic_ones_are_those(self) -> None:
+        metric = histogram({1.0: 2}, total=7.5, count=3)
+        metric.histogram.MergeFrom(
+            Histogram(schema=-53, positive_span=[BucketSpan(length=2)], positive_delta=[2, -1])
+        )
+        result = convert(family("h", metric, kind=HISTOGRAM))
+        assert names(result) == ["h_bucket", "h_bucket", "h_sum", "h_count"]
 
     def test_nothing_left_is_no_payload(self) -> None:
         for result in (

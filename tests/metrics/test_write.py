@@ -4,6 +4,7 @@ import gc
 import tracemalloc
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Final
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telemeter.metrics.errors import BadInputError, TooLargeError
+from telemeter.metrics.proto import remote_pb2
 from telemeter.metrics.selector import parse_selector
 from telemeter.metrics.upload import MAX_OUTPUT
 from telemeter.metrics.whitelist import Whitelist
@@ -22,6 +24,7 @@ from telemeter.metrics.write import (
     shown,
 )
 
+from . import histogram_model
 from .build import NORMAL_NAN, STALE_NAN, bits
 from .sifting import sift_write, sift_write_v2
 from .strategies import mutations
@@ -50,6 +53,7 @@ from .write_strategies import (
     text,
     varint,
     whole,
+    zigzag,
 )
 
 ONE: Final = Sample(bits(1.0), 1000)
@@ -81,25 +85,83 @@ def up(*samples: Sample, more: Pairs = ()) -> Series:
 
 @dataclass
 class Expected:
-    """What section 5 makes of a request."""
+    """What section 5 makes of a request.
+
+    Attributes:
+        kept: the series that are left, as they came but for their labels.
+        written: the same in the form that they are written in.
+        claims: the labels of what is written, with what tells it from others, and its timestamps.
+    """
 
     kept: list[Series] = field(default_factory=list)
-    originals: list[Pairs] = field(default_factory=list)
+    written: list[Series] = field(default_factory=list)
+    claims: list[tuple[Pairs, Pairs, list[int]]] = field(default_factory=list)
+    buckets: dict[Pairs, Histogram] = field(default_factory=dict)
     received: int = 0
+    left: int = 0
     dropped: int = 0
     duplicates: int = 0
+    histograms: int = 0
     refused: type[BadInputError] | None = None
 
     def counts(self) -> tuple[int, ...]:
         return (
             self.received,
-            len(self.kept),
+            self.left,
             self.dropped,
             self.duplicates,
             sum(len(series.samples) for series in self.kept),
-            sum(len(series.histograms) for series in self.kept),
-            sum(len(series.exemplars) for series in self.kept),
+            self.histograms,
+            sum(len(series.exemplars) for series in self.written),
         )
+
+    def claim(self, labels: Pairs, original: Pairs, stamps: list[int]) -> bool:
+        """Whether nothing before was the same, or had become it."""
+        same = [claim for claim in self.claims if claim[0] == labels]
+        known = [stamp for _, _, earlier in same for stamp in earlier]
+        nothing_new = stamps != [] and all(stamp in known for stamp in stamps)
+        if same and (nothing_new or any(before != original for _, before, _ in same)):
+            self.duplicates += 1
+            return False
+        self.claims.append((labels, original, stamps))
+        return True
+
+    def write(self, series: Series, original: Pairs, plain: PlainRules) -> None:
+        """Write a series as 1.0 has it."""
+        custom = [each for each in series.histograms if histogram_model.is_custom(each)]
+        others = tuple(each for each in series.histograms if not histogram_model.is_custom(each))
+        if custom:
+            self.buckets[original] = custom[-1]
+        only = not series.samples and not others
+        if not custom and not (only and original in self.buckets):
+            self.written.append(series)
+            self.left += 1
+            self.histograms += len(others)
+            return
+        if not only:
+            self.written.append(replace(series, histograms=others))
+            self.histograms += len(others)
+        exemplars = series.exemplars if only else ()
+        parts = histogram_model.parts(custom, exemplars, self.buckets[original])
+        some, every = not only, True
+        for (suffix, le), (samples, own) in parts.items():
+            given = dict(original)
+            given[NAME] += suffix
+            if le is not None:
+                given["le"] = le
+            left = in_order((n, v) for n, v in given.items() if n not in plain.elided)
+            stamps = [sample.at for sample in samples]
+            if self.claim(left, (*original, ("of", "")), stamps):
+                some = True
+                self.written.append(Series(left, tuple(samples), tuple(own)))
+            else:
+                every = False
+        self.left += some
+        self.histograms += len(custom) * every
+
+
+def in_order(pairs: Iterable[tuple[str, str]]) -> Pairs:
+    return tuple(sorted(pairs, key=lambda pair: pair[0].encode()))
 
 
 def counts_of(written: Written) -> tuple[int, ...]:
@@ -114,8 +176,8 @@ def counts_of(written: Written) -> tuple[int, ...]:
     )
 
 
-def model(found: Iterable[Series], plain: PlainRules) -> Expected:
-    """Steps 4 and 5, series by series."""
+def model(found: Iterable[Series], plain: PlainRules, *, keep: bool = False) -> Expected:
+    """Steps 4 and 5, series by series; keep: what is left is written as 2.0."""
     expected = Expected()
     for series in found:
         expected.received += 1
@@ -134,20 +196,18 @@ def model(found: Iterable[Series], plain: PlainRules) -> Expected:
         if not plain.allow(given):
             expected.dropped += 1
             continue
-        original = tuple(sorted(given.items(), key=lambda pair: pair[0].encode()))
+        original = in_order(given.items())
         left = tuple(pair for pair in original if pair[0] not in plain.elided)
-        same = [
-            (earlier, expected.originals[position])
-            for position, earlier in enumerate(expected.kept)
-            if earlier.labels == left
-        ]
-        known = [stamp for earlier, _ in same for stamp in earlier.stamps]
-        nothing_new = series.stamps and all(stamp in known for stamp in series.stamps)
-        if same and (nothing_new or any(before != original for _, before in same)):
-            expected.duplicates += 1
+        if not expected.claim(left, original, series.stamps):
             continue
-        expected.kept.append(replace(series, labels=left))
-        expected.originals.append(original)
+        series = replace(series, labels=left)
+        expected.kept.append(series)
+        if keep:
+            expected.written.append(series)
+            expected.left += 1
+            expected.histograms += len(series.histograms)
+        else:
+            expected.write(series, original, plain)
     return expected
 
 
@@ -159,17 +219,28 @@ def is_malformed(series: Series) -> bool:
     return "" in names or len(set(names)) < len(names) or is_empty
 
 
-def model_v2(asked: Request, plain: PlainRules) -> Expected:
+def model_v2(asked: Request, plain: PlainRules, *, keep: bool = False) -> Expected:
     """The same for 2.0, which refuses what 1.0 puts right."""
     sound: list[Series] = []
     for series in asked.series:
         if is_malformed(series):
-            expected = model(sound, plain)
+            expected = model(sound, plain, keep=keep)
             expected.refused = expected.refused or BadInputError
             return expected
         if series.samples or series.histograms or series.exemplars:
             sound.append(series)
-    return model(sound, plain)
+    return model(sound, plain, keep=keep)
+
+
+def family_of(series: Series) -> str:
+    """What 1.0 describes: the family of a series."""
+    name = dict(series.labels).get(NAME, "")
+    endings = {3: "_bucket _count _sum", 4: "_bucket _gcount _gsum _count _sum", 5: "_count _sum"}
+    assert series.metadata is not None
+    for ending in endings.get(series.metadata.kind, "").split():
+        if not series.histograms and name.endswith(ending) and len(name) > len(ending):
+            return name[: -len(ending)]
+    return name
 
 
 def as_v1(expected: Expected) -> Request:
@@ -177,8 +248,7 @@ def as_v1(expected: Expected) -> Request:
     metadata: dict[str, Metadata] = {}
     for series in expected.kept:
         if series.metadata is not None and series.metadata != Metadata():
-            name = dict(series.labels).get(NAME, "")
-            metadata.setdefault(name, series.metadata)
+            metadata.setdefault(family_of(series), series.metadata)
     return Request(
         tuple(
             replace(
@@ -188,7 +258,7 @@ def as_v1(expected: Expected) -> Request:
                 exemplars=tuple(replace(each, extra=b"") for each in series.exemplars),
                 histograms=tuple(replace(each, extra=b"") for each in series.histograms),
             )
-            for series in expected.kept
+            for series in expected.written
         ),
         tuple(metadata.items()),
     )
@@ -207,8 +277,8 @@ class TestAgainstTheModel:
         written = sift_write(encode_v1(asked), plain.real)
         assert counts_of(written) == expected.counts()
         assert written.only_metadata is (bool(asked.metadata) and not asked.series)
-        left = replace(asked, series=tuple(expected.kept))
-        assert written.payload == (encode_v1(left) if expected.kept else b"")
+        left = replace(asked, series=tuple(expected.written))
+        assert written.payload == (encode_v1(left) if expected.written else b"")
 
     @settings(max_examples=250)
     @given(requests_v2(), rules)
@@ -223,10 +293,11 @@ class TestAgainstTheModel:
             return
         converted = sift_write_v2(body, plain.real)
         kept = sift_write_v2(body, plain.real, keep_version=True)
-        assert counts_of(converted) == counts_of(kept) == expected.counts()
+        assert counts_of(converted) == expected.counts()
+        assert counts_of(kept) == model_v2(asked, plain, keep=True).counts()
         assert converted.only_metadata is kept.only_metadata
         assert kept.only_metadata is (bool(asked.series) and not expected.received)
-        assert converted.payload == (encode_v1(as_v1(expected)) if expected.kept else b"")
+        assert converted.payload == (encode_v1(as_v1(expected)) if expected.written else b"")
         symbols, series = read_v2(kept.payload)
         assert series == [raw(each) for each in expected.kept]
         assert sorted(symbols) == (sorted({"", *symbols_of(series)}) if series else [])
@@ -458,7 +529,7 @@ class TestDemands:
         assert len(written.dropped_examples) == 2
 
     def test_nothing_there(self, sift: Sift, encode: Encode) -> None:
-        assert sift(b"", WriteRules()) == Written()
+        assert sift(b"", WriteRules()) == Written(is_empty=True)
 
 
 @both
@@ -612,6 +683,244 @@ def test_the_start_of_a_counter_passes_in_2_and_is_left_out_of_1() -> None:
     _, series = read_v2(sift_write_v2(body, WriteRules(), keep_version=True).payload)
     assert series == [raw(counted), raw(observed)]
     assert b"\x18\xf4\x03" in series[0].samples[0].extra
+
+
+# --- What 1.0 cannot hold -------------------------------------------------------------------------
+
+
+def custom(*counts: int, bounds: tuple[float, ...] = (0.1, 2.5), at: int = 1000) -> Histogram:
+    """A histogram with custom buckets."""
+    head = (
+        varint(1, sum(counts))
+        + double(3, bits(5.0))
+        + whole(4, zigzag(-53))
+        + chunk(11, whole(2, len(counts)))
+        + packed(12, (zigzag(b - a) for a, b in pairwise([0, *counts])))
+    )
+    return Histogram(head, at, bounds)
+
+
+def lat(*histograms: Histogram, more: Pairs = (), **parts: Any) -> Series:
+    return Series(labels("lat", *more), histograms=histograms, **parts)
+
+
+def texts_of(written: Written) -> list[str]:
+    """The series of a payload, as text."""
+    found = []
+    for series in remote_pb2.WriteRequest.FromString(written.payload).timeseries:
+        given = {label.name: label.value for label in series.labels}
+        assert list(given) == sorted(given)
+        name = given.pop(NAME)
+        assert given.pop("_id") == CLUSTER
+        shown_ = ",".join(f"{label}={value}" for label, value in given.items())
+        parts = [f"{sample.value:g}@{sample.timestamp}" for sample in series.samples]
+        parts += [f"exemplar {each.value:g}" for each in series.exemplars]
+        parts += [f"histogram {each.schema}" for each in series.histograms]
+        found.append(f"{name}{{{shown_}}} {' '.join(parts)}")
+    return found
+
+
+@both
+class TestCustomBuckets:
+    def test_become_a_classic_histogram(self, sift: Sift, encode: Encode) -> None:
+        sent = request(lat(custom(1, 2, 3), more=(("zone", "a"),)), up())
+        written = sift(encode(sent), WriteRules())
+        assert texts_of(written) == [
+            "lat_bucket{le=0.1,zone=a} 1@1000",
+            "lat_bucket{le=2.5,zone=a} 3@1000",
+            "lat_bucket{le=+Inf,zone=a} 6@1000",
+            "lat_sum{zone=a} 5@1000",
+            "lat_count{zone=a} 6@1000",
+            "up{} 1@1000",
+        ]
+        assert counts_of(written) == (2, 2, 0, 0, 1, 1, 0)
+
+    def test_the_whitelist_sees_the_name_of_the_histogram(self, sift: Sift, encode: Encode) -> None:
+        body = encode(request(lat(custom(1))))
+        for rule, left in (("lat", 1), ("lat_bucket", 0), ("lat_count", 0)):
+            real = PlainRules(whitelist=(((NAME, "=", rule),),)).real
+            assert sift(body, real).series == left
+
+    def test_labels_are_elided_le_among_them(self, sift: Sift, encode: Encode) -> None:
+        body = encode(request(lat(custom(1, 2, 3), more=(("zone", "a"),))))
+        written = sift(body, WriteRules(elided=frozenset(["zone", "le"])))
+        assert texts_of(written) == [
+            "lat_bucket{} 1@1000",
+            "lat_sum{} 5@1000",
+            "lat_count{} 6@1000",
+        ]
+        # It is not whole, so it does not count as written.
+        assert counts_of(written) == (1, 1, 0, 2, 0, 0, 0)
+
+    def test_a_label_le_of_its_own_gives_way(self, sift: Sift, encode: Encode) -> None:
+        found = [lat(custom(1), more=(("le", text_),)) for text_ in ("x", "y")]
+        written = sift(encode(request(*found)), WriteRules())
+        assert [each for each in texts_of(written) if "_bucket" in each] == [
+            "lat_bucket{le=0.1} 1@1000",
+            "lat_bucket{le=2.5} 1@1000",
+            "lat_bucket{le=+Inf} 1@1000",
+        ]
+        # Sums and counts keep it.
+        assert (written.series, written.duplicates, written.histograms) == (2, 3, 1)
+
+    def test_a_classic_histogram_beside_it(self, sift: Sift, encode: Encode) -> None:
+        """Some senders have both. What came first stays, and the rest is counted."""
+        parts = [
+            Series(labels("lat_bucket", ("le", le)), (ONE,)) for le in ("0.1", "2.5", "+Inf")
+        ] + [Series(labels(name), (ONE,)) for name in ("lat_sum", "lat_count")]
+        written = sift(encode(request(lat(custom(1, 1, 1)), *parts)), WriteRules())
+        assert texts_of(written)[0] == "lat_bucket{le=0.1} 1@1000"
+        assert counts_of(written) == (6, 1, 0, 5, 0, 1, 0)
+        written = sift(encode(request(*parts, lat(custom(2, 2, 2)))), WriteRules())
+        assert texts_of(written)[0] == "lat_bucket{le=0.1} 1@1000"
+        assert counts_of(written) == (6, 5, 0, 5, 5, 0, 0)
+        written = sift(encode(request(parts[0], lat(custom(2, 2, 2)))), WriteRules())
+        assert len(texts_of(written)) == 5
+        assert counts_of(written) == (2, 2, 0, 1, 1, 0, 0)
+
+    def test_of_a_prometheus_that_has_fallen_behind(self, sift: Sift, encode: Encode) -> None:
+        found = [lat(custom(1, 1), custom(2, 1, at=2000)), lat(custom(4, 1, at=3000))]
+        written = sift(encode(request(*found, found[1])), WriteRules())
+        assert texts_of(written)[0] == "lat_bucket{le=0.1} 1@1000 2@2000"
+        assert texts_of(written)[5] == "lat_bucket{le=0.1} 4@3000"
+        assert counts_of(written) == (3, 2, 0, 1, 0, 3, 0)
+
+    def test_bounds_that_change(self, sift: Sift, encode: Encode) -> None:
+        found = lat(custom(1, 1), custom(2, 1, at=2000, bounds=(0.1, 5.0)))
+        assert texts_of(sift(encode(request(found)), WriteRules()))[:4] == [
+            "lat_bucket{le=0.1} 1@1000 2@2000",
+            "lat_bucket{le=2.5} 2@1000",
+            "lat_bucket{le=+Inf} 2@1000 3@2000",
+            "lat_sum{} 5@1000 5@2000",
+        ]
+
+    def test_beside_numbers_and_other_histograms(self, sift: Sift, encode: Encode) -> None:
+        other = Histogram(varint(1, 0) + whole(4, zigzag(3)), 3000)
+        exemplar = Exemplar((), bits(1.0), 1000)
+        found = lat(custom(1), other, samples=(Sample(bits(7.0), 500),), exemplars=(exemplar,))
+        written = sift(encode(request(found)), WriteRules())
+        assert texts_of(written)[:2] == [
+            "lat{} 7@500 exemplar 1 histogram 3",
+            "lat_bucket{le=0.1} 1@1000",
+        ]
+        assert counts_of(written) == (1, 1, 0, 0, 1, 2, 1)
+
+    @pytest.mark.parametrize("apart", [False, True])
+    def test_exemplars_go_into_the_buckets(self, apart: bool, sift: Sift, encode: Encode) -> None:
+        """Also if they come in a series of their own, as from a Prometheus."""
+        values = [0.05, 0.1, 0.2, 9.0, float("nan"), float("-inf")]
+        exemplars = tuple(Exemplar((("trace_id", "x"),), bits(value), 1000) for value in values)
+        found = [lat(custom(1), exemplars=exemplars)]
+        if apart:
+            found = [lat(custom(1)), lat(exemplars=exemplars)]
+        written = sift(encode(request(*found)), WriteRules())
+        placed = [each.split(" ", 1) for each in texts_of(written) if "exemplar" in each]
+        if apart:
+            assert [where for where, _ in placed] == [
+                "lat_bucket{le=0.1}",
+                "lat_bucket{le=2.5}",
+                "lat_bucket{le=+Inf}",
+            ]
+        assert [each.partition("exemplar")[2].split(" exemplar ") for _, each in placed] == [
+            [" 0.05", "0.1", "-inf"],
+            [" 0.2"],
+            [" 9", "nan"],
+        ]
+        assert (written.series, written.histograms, written.exemplars) == (len(found), 1, 6)
+
+    def test_exemplars_of_others_stay(self, sift: Sift, encode: Encode) -> None:
+        exemplar = Exemplar((), bits(1.0), 1000)
+        other = Series(labels("other"), exemplars=(exemplar,))
+        written = sift(encode(request(lat(custom(1)), other)), WriteRules())
+        assert texts_of(written)[-1] == "other{} exemplar 1"
+
+    def test_the_end_of_a_series(self, sift: Sift, encode: Encode) -> None:
+        stale = Histogram(varint(1, 0) + double(3, STALE) + whole(4, zigzag(-53)), 1000, (0.1,))
+        written = sift(encode(request(lat(stale))), WriteRules())
+        found = remote_pb2.WriteRequest.FromString(written.payload).timeseries
+        assert [bits(series.samples[0].value) for series in found] == [STALE] * 4
+
+    @pytest.mark.parametrize(
+        ("wrong", "message"),
+        [
+            (custom(1, 2, 3, bounds=(2.5, 0.1)), "custom values must increase"),
+            (custom(1, bounds=(float("nan"),)), "custom values must increase"),
+            (custom(1, bounds=(0.1, float("inf"))), "must not end with"),
+            (custom(1, 1, 1, 1), "its spans reach bucket 4, it has 2 custom values"),
+            (replace(custom(), head=custom().head[2:] + varint(1, 1)), "its count is 1"),
+            (Histogram(varint(1, 0) + whole(4, zigzag(-54))), "schema -54 is not known"),
+            (Histogram(varint(1, 0) + whole(4, zigzag(-5))), "schema -5 is coarser than"),
+            (Histogram(varint(1, 0), 0, (1.0,)), "an exponential schema has no custom values"),
+        ],
+    )
+    def test_nonsense(self, wrong: Histogram, message: str, sift: Sift, encode: Encode) -> None:
+        body = encode(request(up(), lat(wrong)))
+        for plain in (PlainRules(), PlainRules(whitelist=(((NAME, "=", "other"),),))):
+            with pytest.raises(BadInputError, match=f"a histogram is not valid: .*{message}"):
+                sift(body, plain.real)
+
+    def test_too_fine_buckets_become_coarser(self, sift: Sift, encode: Encode) -> None:
+        head = varint(1, 3) + whole(4, zigzag(10)) + chunk(11, whole(2, 2)) + packed(12, [2, 2])
+        written = sift(encode(request(lat(Histogram(head, 5)))), WriteRules())
+        (series,) = remote_pb2.WriteRequest.FromString(written.payload).timeseries
+        (found,) = series.histograms
+        assert (found.schema, found.timestamp, list(found.positive_deltas)) == (8, 5, [1, 1])
+        assert written.histograms == 1
+
+    def test_many_buckets_cannot_become_too_much(self, sift: Sift, encode: Encode) -> None:
+        """A bound is 8 bytes, a series has all the labels."""
+        more = (("a", "x" * 1000),)
+        bounds = tuple(map(float, range(15_500)))
+        few = sift(encode(request(lat(custom(1, bounds=bounds), more=more))), WriteRules())
+        assert 15 * MIB < len(few.payload) < MAX_OUTPUT + MIB
+        found = [
+            lat(custom(1, bounds=bounds), more=(*more, ("b", str(number)))) for number in range(40)
+        ]
+        body = encode(request(*found))
+
+        def refused() -> None:
+            with pytest.raises(TooLargeError, match=f"more than {MAX_OUTPUT} bytes of labels"):
+                sift(body, WriteRules())
+
+        assert len(body) < 6 * MIB
+        assert peak_of(refused) < 60 * MIB
+
+
+def test_custom_buckets_stay_in_2() -> None:
+    series = lat(custom(1, 2, 3), exemplars=(Exemplar((), bits(1.0), 1000),))
+    coarse = Series(labels("coarse"), histograms=(Histogram(varint(1, 0) + whole(4, zigzag(-9))),))
+    fine = Series(labels("fine"), histograms=(Histogram(varint(1, 0) + whole(4, zigzag(52))),))
+    written = keep_v2(encode_v2(request(series, coarse, fine)), WriteRules())
+    _, found = read_v2(written.payload)
+    assert found == [raw(series), raw(coarse), raw(fine)]
+    assert counts_of(written) == (3, 3, 0, 0, 0, 3, 1)
+
+
+def test_metadata_is_that_of_the_histogram() -> None:
+    described = replace(lat(custom(1)), metadata=Metadata(3, "how long", "s"))
+    bucket = Series(labels("other_bucket", ("le", "1.0")), (ONE,), metadata=Metadata(3, "x"))
+    count = Series(labels("other_count"), (ONE,), metadata=Metadata(3, "x"))
+    written = sift_write_v2(encode_v2(request(described, bucket, count)), WriteRules())
+    found = remote_pb2.WriteRequest.FromString(written.payload).metadata
+    assert [(each.metric_family_name, each.help) for each in found] == [
+        ("lat", "how long"),
+        ("other", "x"),
+    ]
+
+
+class TestEmpty:
+    def test_of_1(self) -> None:
+        assert sift_write(b"", WriteRules()).is_empty
+        for body in (encode_v1(request(up())), encode_v2(_full), varint(100, 7), chunk(3, b"")):
+            assert not sift_write(body, WriteRules()).is_empty
+
+    @pytest.mark.parametrize("keep", [False, True])
+    def test_of_2(self, keep: bool) -> None:
+        for body in (b"", encode_v2(Request()), chunk(4, b"") + chunk(4, b"x")):
+            assert sift_write_v2(body, WriteRules(), keep_version=keep).is_empty
+        described = encode_v2(request(Series((), metadata=Metadata(1))))
+        for body in (encode_v2(request(up())), encode_v1(_full), varint(100, 7), described):
+            assert not sift_write_v2(body, WriteRules(), keep_version=keep).is_empty
 
 
 # --- What 2.0 refuses -----------------------------------------------------------------------------

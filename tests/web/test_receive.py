@@ -27,6 +27,8 @@ from telemeter.metrics.wire import write_varint
 from telemeter.metrics.write import WriteRules
 from telemeter.net.client import InstrumentedAgent
 from telemeter.upstream.forwarder import Forwarder
+from telemeter.upstream.store import Store
+from telemeter.upstream.store_federation import Federation, Text
 from telemeter.web import receive
 from telemeter.web.receive import Check, ReceiveEndpoint, ReceiveSettings
 from telemeter.web.routing import make_site
@@ -47,6 +49,7 @@ from tests.fakes import (
     json_reply,
     request_of,
 )
+from tests.metrics import histogram_model
 from tests.metrics.build import NORMAL_NAN, STALE_NAN, bits
 from tests.metrics.write_strategies import (
     Exemplar,
@@ -445,9 +448,9 @@ class TestCountsOf2:
     @pytest.mark.parametrize(
         ("body", "status"),
         [
-            (request(), 400),
+            (request(), 204),
             (request(up(cluster="other")), 400),
-            (request(Series(labels(), metadata=Metadata(1))), 200),
+            (request(Series(labels(), metadata=Metadata(1))), 204),
             (b"", 400),
             (b"x", 400),
             (bytes(LIMIT), 413),
@@ -456,6 +459,22 @@ class TestCountsOf2:
     def test_what_was_not_forwarded(self, body: Request | bytes, status: int) -> None:
         answer = Server().write(body, 2)
         assert (answer.status, written(answer)) == (status, ("0", "0", "0"))
+
+    def test_what_the_store_does_not_keep_is_not_written(self) -> None:
+        """It keeps no exemplars."""
+        clock = clock_at()
+        store = Store(clock, 600.0, 1000)
+        endpoint = ReceiveEndpoint(settings(), lambda _: succeed(None), store, maybeDeferred)
+        site = make_site([endpoint.route()], clock)
+        series = replace(up(), exemplars=(EXEMPLAR,), histograms=(HISTOGRAM,))
+        sent = encoded(request(series, observed(named("lat"), custom=True)), 2)
+        answer = ask(site, "POST", PATH, headers_of(2), sent)
+        assert (answer.status, written(answer)) == (204, ("1", "2", "0"))
+        text = b"".join(
+            Federation(store, [parse_selector('{__name__=~"lat.*"}')], Text()).pieces()
+        ).decode()
+        assert f'lat_bucket{{_id="{CLUSTER}",le="+Inf",instance=""}} 30 {NOW_MS}\n' in text
+        assert len([line for line in text.splitlines() if line.startswith("lat_bucket")]) == 7
 
     @pytest.mark.parametrize("keep", [False, True])
     @pytest.mark.parametrize("status", [204, 400])
@@ -690,11 +709,21 @@ class TestContent:
         assert server.upstream.received == []
 
     @both
-    def test_nothing_at_all(self, version: int) -> None:
-        server = Server()
+    def test_nothing_at_all(self, growth: Growth, version: int) -> None:
+        server = Server(settings("other"))
         answer = server.write(request(), version)
+        assert (answer.status, answer.text, server.upstream.received) == (204, "", [])
+        assert refused(growth) == {}
+
+    @both
+    def test_a_request_of_the_other_version(self, growth: Growth, version: int) -> None:
+        """It holds nothing that is known here, but to say that all is well would lose it."""
+        server = Server()
+        answer = server.write(encoded(ONE, 3 - version), version)
+        message = ("prometheus.WriteRequest", "io.prometheus.write.v2.Request")[version - 1]
         assert (answer.status, server.upstream.received) == (400, [])
-        assert "nothing is left to forward" in answer.text
+        assert f"nothing is left to forward: no series. Expected a {message}, as" in answer.text
+        assert refused(growth) == {"nothing_left": 1}
 
 
 class TestSize:
@@ -871,9 +900,13 @@ class TestMetadata:
     ) -> None:
         server = Server(settings("other"))
         answer = server.write(sent, version)
-        assert answer.status == 200
-        assert answer.headers["content-type"] == "application/json"
-        assert isinstance(answer.json, dict)
+        if version == 2:
+            assert (answer.status, answer.text) == (204, "")
+            assert written(answer) == ("0", "0", "0")
+        else:
+            assert answer.status == 200
+            assert answer.headers["content-type"] == "application/json"
+            assert isinstance(answer.json, dict)
         assert server.upstream.received == []
         assert growth.of("telemeter_receive_metadata_requests_total") == 1
         assert refused(growth) == {}
@@ -1295,7 +1328,8 @@ def accepts(*series: Series) -> None:
         assert written(answer) == tuple(map(str, counts))
         in_order = tuple(
             replace(each, labels=tuple(sorted(each.labels, key=lambda pair: pair[0].encode())))
-            for each in series
+            for one in series
+            for each in as_1(one)
         )
         metadata = {
             dict(each.labels)[NAME]: each.metadata
@@ -1303,6 +1337,23 @@ def accepts(*series: Series) -> None:
             if each.metadata is not None and each.metadata != Metadata()
         }
         assert server.forwarded == encode_v1(Request(in_order, tuple(metadata.items())))
+
+
+def as_1(series: Series) -> list[Series]:
+    """The series that 1.0 holds one as: several, if it is a histogram with custom buckets."""
+    custom = [each for each in series.histograms if histogram_model.is_custom(each)]
+    if not custom:
+        return [series]
+    given = dict(series.labels)
+    parts = histogram_model.parts(custom, series.exemplars, custom[0])
+    return [
+        Series(
+            tuple({**given, NAME: given[NAME] + suffix, **({"le": le} if le else {})}.items()),
+            tuple(samples),
+            tuple(exemplars),
+        )
+        for (suffix, le), (samples, exemplars) in parts.items()
+    ]
 
 
 def rejects(*series: Series) -> None:
@@ -1489,7 +1540,7 @@ class TestCompliance:
         server = Server()
         orphan = described(metric(named("orphan_metric")), 1, "Orphaned metric metadata", "count")
         answer = server.write(request(orphan), 2)
-        assert (answer.status, written(answer)) == (200, ("0", "0", "0"))
+        assert (answer.status, answer.text, written(answer)) == (204, "", ("0", "0", "0"))
 
     def test_exemplars_without_data(self) -> None:
         orphan = traced(42.0, trace_id="orphan_trace")
