@@ -33,15 +33,17 @@ from telemeter.metrics.proto import metrics_pb2
 from telemeter.observe.log import logfmt
 from telemeter.web.site import Site
 
-#: The time that clocks show at first, in seconds since the epoch.
+#: The time that wall clocks show at first, in seconds since the epoch.
 NOW: Final = 1_700_000_000
+#: The time that clocks of elapsed time show then: nobody can take one for the other.
+UPTIME: Final = 5_000
 NOW_MS: Final = NOW * 1000
 
 _T = TypeVar("_T")
 
 
-def clock_at(seconds: float = NOW) -> Clock:
-    """A clock that shows this time."""
+def clock_at(seconds: float = UPTIME) -> Clock:
+    """A clock that shows this elapsed time."""
     clock = Clock()
     clock.advance(seconds)
     return clock
@@ -52,7 +54,7 @@ class FakeWall:
 
     def __init__(self, clock: IReactorTime, ahead: float = 0.0) -> None:
         self._clock = clock
-        self._ahead = ahead
+        self._ahead = NOW - UPTIME + ahead
 
     def now(self) -> Wall:
         return Wall(self._clock.seconds() + self._ahead)
@@ -63,8 +65,8 @@ class FakeWall:
 
 
 def moment_at(seconds: float = NOW) -> Moment:
-    """A moment at which both clocks show this time."""
-    return Moment(Elapsed(seconds), Wall(seconds))
+    """The moment at which the wall clock shows this time, if it was never set."""
+    return Moment(Elapsed(seconds - NOW + UPTIME), Wall(seconds))
 
 
 # --- Deferreds ------------------------------------------------------------------------------------

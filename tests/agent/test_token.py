@@ -15,8 +15,8 @@ from telemeter.agent.token import AuthorizeError, Token, TokenStore, retry_after
 from telemeter.loop.clocks import Elapsed
 from tests.agent.world import AUTHORIZE_URL, TOKEN, token_reply
 from tests.fakes import (
-    NOW,
     SILENCE,
+    UPTIME,
     Broken,
     Peer,
     Reply,
@@ -68,7 +68,7 @@ def test_what_is_asked(store: TokenStore, peer: Peer) -> None:
 
 def test_the_token(store: TokenStore) -> None:
     assert run(store.get()) == Token(
-        "first", {"_id": "c", "tier": "gold"}, Elapsed(NOW + 86400 - 15)
+        "first", {"_id": "c", "tier": "gold"}, Elapsed(UPTIME + 86400 - 15)
     )
 
 

@@ -182,7 +182,7 @@ class TestNo:
             assert error.status == status
             clock.advance(0.999)
         assert len(tollbooth.questions) == 1
-        clock.advance(0.01)
+        clock.advance(0.02)
         tollbooth.error = None
         assert verdict(cache.check(QUESTION)) is None
         assert len(tollbooth.questions) == 2

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from telemeter.auth.authorizer import Answer
 from telemeter.auth.cache import CachingAsker, Expiring
 from telemeter.auth.memcached import PAUSE, TIMEOUT, DownError, Memcached
-from tests.fakes import NOW, FakeWall, Growth, Log, result_of, start
+from tests.fakes import NOW, UPTIME, FakeWall, Growth, Log, result_of, start
 
 DAY: Final = 24 * 3600
 YES: Final = Answer(200, "application/json", b'{"account_id": "a"}')
@@ -127,7 +127,7 @@ class Network(MemoryReactorClock):
         self.servers: dict[str, FakeMemcached] = {}
         self.slow = False
         self._unfinished: list[Callable[[], None]] = []
-        self.advance(NOW)
+        self.advance(UPTIME)
 
     # What a name server does.
 

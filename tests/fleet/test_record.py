@@ -13,7 +13,7 @@ from telemeter.fleet.attempt import MAX_ID, MAX_REASON, Attempt, Path
 from telemeter.fleet.record import FleetRecord
 from telemeter.fleet.standing import HISTORY, State
 from telemeter.fleet.trail import MAX_ATTEMPTS, MAX_ENTRY, add_attempt, pack_examples, read_examples
-from telemeter.loop.clocks import Elapsed, Wall
+from telemeter.loop.clocks import Wall
 from telemeter.metrics.proto import remote_pb2
 from tests.fakes import NOW, moment_at
 
@@ -25,7 +25,7 @@ def attempt(
     cluster: str = "c", after: float = 0.0, status: int = 200, kept: int = 10, **more: object
 ) -> Attempt:
     """An attempt, so many seconds after the start."""
-    made = Attempt(cluster.encode(), Elapsed(START + after), Path.UPLOAD, status)
+    made = Attempt(cluster.encode(), moment_at(START + after).elapsed, Path.UPLOAD, status)
     made.measured = status == 200 or status >= 500
     if made.measured:
         made.received = made.kept = kept

@@ -30,21 +30,21 @@ from telemeter.loop.clocks import (
     moment,
     run_on_elapsed_time,
 )
-from tests.fakes import FakeWall, clock_at
+from tests.fakes import NOW, UPTIME, FakeWall, clock_at
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_a_moment_tells_the_date_of_another_by_its_age() -> None:
-    clock = clock_at(500)
-    wall = FakeWall(clock, ahead=1_000_000)
+    clock = clock_at()
+    wall = FakeWall(clock)
     began = elapsed(clock)
     clock.advance(60)
-    assert moment(clock, wall).date(began) == Wall(1_000_500)
+    assert moment(clock, wall).date(began) == Wall(NOW)
     wall.step(-3600)
     now = moment(clock, wall)
-    assert (now.elapsed, now.wall) == (Elapsed(560), Wall(996_960))
-    assert now.date(began) == now.wall - 60
+    assert (now.elapsed, now.wall) == (Elapsed(UPTIME + 60), Wall(NOW + 60 - 3600))
+    assert now.date(began) == Wall(NOW - 3600)
 
 
 def test_the_wall_clock_is_that_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:

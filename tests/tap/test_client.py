@@ -20,8 +20,8 @@ from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE
 from telemeter.tap.client import Options, Planner, dry_run, make_plan, makeService
 from tests.agent.world import families_reply, token_reply, up, uploaded
 from tests.fakes import (
-    NOW,
     NOW_MS,
+    UPTIME,
     Answer,
     FakeWall,
     Log,
@@ -656,4 +656,4 @@ def test_an_empty_dry_run_prints_nothing(capsys: pytest.CaptureFixture[str]) -> 
     reactor.connect(Peer(Reply(200, b"", {"Content-Type": PROTOBUF_CONTENT_TYPE})))
     result_of(running)
     assert capsys.readouterr().out == ""
-    assert reactor.seconds() == NOW
+    assert reactor.seconds() == UPTIME

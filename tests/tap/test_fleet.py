@@ -17,7 +17,7 @@ from telemeter.tap.fleet import ATTEMPTS, Fleet, reporter
 from telemeter.tap.server_options import Options
 from telemeter.tap.workers.control import MAX_REPORT
 from telemeter.web.routing import make_site
-from tests.fakes import NOW, FakeWall, Log, ask
+from tests.fakes import UPTIME, FakeWall, Log, ask
 
 
 def fleet(clock: Clock, *flags: str) -> Fleet:
@@ -27,7 +27,7 @@ def fleet(clock: Clock, *flags: str) -> Fleet:
 
 
 def attempts(count: int) -> list[Attempt]:
-    return [Attempt(b"c%d" % at, Elapsed(NOW), Path.UPLOAD, 200) for at in range(count)]
+    return [Attempt(b"c%d" % at, Elapsed(UPTIME), Path.UPLOAD, 200) for at in range(count)]
 
 
 def test_the_flag(clock: Clock) -> None:
@@ -129,7 +129,7 @@ def test_many_large_ones_fit(clock: Clock) -> None:
     observe.stop()
     assert len(parent.reports) > 3
     assert sum(len(decode_attempts(report)) for report in parent.reports) == 300
-    assert not [call for call in clock.getDelayedCalls() if call.getTime() > NOW + 1]
+    assert not [call for call in clock.getDelayedCalls() if call.getTime() > UPTIME + 1]
 
 
 def test_what_cannot_be_reported_is_forgotten(clock: Clock, log: Log) -> None:

@@ -14,7 +14,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Site as WebSite
 
 from telemeter.web.site import Site
-from tests.fakes import NOW
+from tests.fakes import UPTIME
 
 
 class _Pool:
@@ -38,7 +38,7 @@ class FakeReactor(MemoryReactorClock):
 
     def __init__(self) -> None:
         super().__init__()
-        self.advance(NOW)
+        self.advance(UPTIME)
 
     def getThreadPool(self) -> _Pool:
         return self._pool

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from telemeter.loop.clocks import elapsed
 from telemeter.web.ratelimit import RateLimitedError, RateLimiter
 from telemeter.web.replicas import Replicas, SharedSlot
-from tests.fakes import NOW, FakeWall, Growth, Log, Reply, has_fired, result_of
+from tests.fakes import NOW, UPTIME, FakeWall, Growth, Log, Reply, has_fired, result_of
 from tests.web.server import CLUSTER, Server, up
 
 INTERVAL = 270.0
@@ -47,7 +47,7 @@ class FakeMemcache:
         value, flags, lifetime = arguments
         if method == "add" and key in self.stored:
             return False
-        over = lifetime if lifetime > 30 * 24 * 3600 else now + lifetime
+        over = lifetime - NOW + UPTIME if lifetime > 30 * 24 * 3600 else now + lifetime
         self.stored[key] = (flags, value, over)
         return True
 
@@ -104,7 +104,7 @@ def test_an_interval_of_months(clock: Clock, memcache: FakeMemcache) -> None:
     one, other = (Replicas(memcache, month, FakeWall(clock), mark) for mark in (1, 2))
     assert wait_of(one) == 0
     (entry,) = memcache.stored.values()
-    assert entry[2] == NOW + month
+    assert entry[2] == UPTIME + month
     assert wait_of(other) == month
 
 
@@ -115,7 +115,7 @@ def test_an_entry_that_says_nothing_stops_nobody(
     one, other = (Replicas(memcache, INTERVAL, FakeWall(clock), mark) for mark in (1, 2))
     assert wait_of(one) == 0
     (key,) = memcache.stored
-    memcache.stored[key] = (7, value, NOW + 1e6)
+    memcache.stored[key] = (7, value, 1e9)
     assert wait_of(one) == 0
     assert wait_of(other) == 270
 

@@ -16,7 +16,7 @@ from twisted.web.client import ResponseNeverReceived
 
 from telemeter.auth.keys import generate_key
 from telemeter.auth.token import TokenIssuer
-from telemeter.loop.clocks import Wall
+from telemeter.loop.clocks import Wall, milliseconds
 from telemeter.metrics.compression import compress_framed, decompress_framed
 from telemeter.metrics.family import (
     PROTOBUF_CONTENT_TYPE,
@@ -41,7 +41,6 @@ from tests.fakes import (
     Reply,
     Wire,
     chunk,
-    clock_at,
     request_of,
     untyped,
 )
@@ -110,7 +109,8 @@ def test_what_the_original_agent_sent_is_taken() -> None:
     metrics = [metric for family in families for metric in family.metric]
     labels = {pair.name: pair.value for pair in metrics[0].label}
     sent = max(metric.timestamp_ms for metric in metrics) / 1000 + 1
-    server = Server(clock=clock_at(sent))
+    server = Server()
+    server.wall.step(sent - NOW)
     token = server.token(labels["_id"], tier=labels["tier"]).encode()
     wire = Wire(server.site)
     wire.send(head.replace(b"jwt-token-x", token).replace(b"\n", b"\r\n") + b"\r\n\r\n")
@@ -119,7 +119,9 @@ def test_what_the_original_agent_sent_is_taken() -> None:
     assert wire.answer.status == 200
     assert wire.is_closed()
     assert len(forwarded(server.upstream.only)) == len(metrics)
-    assert {time for _, _, time in forwarded(server.upstream.only)} == {int(sent * 1000)}
+    assert {time for _, _, time in forwarded(server.upstream.only)} == {
+        milliseconds(server.wall.now())
+    }
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEaReR"])

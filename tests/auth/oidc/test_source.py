@@ -23,7 +23,7 @@ from tests.auth.oidc.world import (
     token_reply,
     unavailable,
 )
-from tests.fakes import NOW, SILENCE, Log, Reply, json_reply, result_of, run, start
+from tests.fakes import SILENCE, UPTIME, Log, Reply, json_reply, result_of, run, start
 
 # --- One request for all --------------------------------------------------------------------------
 
@@ -147,7 +147,7 @@ def test_an_issuer_that_is_down_is_left_alone_in_between(
         before = len(issuer.asked)
         start(source.token()).addErrback(lambda failure: failure.trap(TokenUnavailableError))
         if len(issuer.asked) > before:
-            rounds.append(clock.seconds() - NOW)
+            rounds.append(clock.seconds() - UPTIME)
         clock.advance(0.25)
     # Each time three tries within a second and a half, then a pause.
     assert rounds == [0, 3.5, 9, 18.5, 36, 67.5, 99, 130.5, 162, 193.5]
@@ -212,16 +212,6 @@ def test_it_recovers_by_itself(issuer: Issuer, source: TokenSource, clock: Clock
     with unavailable("404"):
         run(source.token())
     assert [event["rest_seconds"] for event in log.of("no new access token")] == [2, 2]
-
-
-def test_a_clock_that_is_set_back_does_not_make_a_pause_long(
-    issuer: Issuer, source: TokenSource, clock: Clock
-) -> None:
-    issuer.endpoint.reply = [Reply(404), Reply(404), token_reply("a")]
-    with unavailable("404"):
-        run(source.token())
-    clock.rightNow -= 3600
-    assert run(source.token()) == "a"
 
 
 def test_a_mistake_of_ours_is_told_and_does_not_last(
@@ -293,16 +283,6 @@ def test_tokens_are_replaced_every_ten_seconds_at_most(
     clock.advance(0.1)
     assert source.invalidate("token-2")
     assert run(source.token(other_than="token-2")) == "token-3"
-
-
-def test_a_clock_that_is_set_back_does_not_keep_a_refused_token(
-    source: TokenSource, clock: Clock
-) -> None:
-    run(source.token())
-    assert source.invalidate("token-1")
-    assert run(source.token(other_than="token-1")) == "token-2"
-    clock.rightNow -= 3600
-    assert source.invalidate("token-2")
 
 
 def test_a_refused_token_that_cannot_be_replaced(issuer: Issuer, source: TokenSource) -> None:
