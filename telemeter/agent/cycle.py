@@ -16,7 +16,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from telemeter.agent.federate import CollectError, Source
-from telemeter.agent.token import AuthorizeError, TokenStore
+from telemeter.agent.token import AuthorizeError, Token, TokenStore
 from telemeter.agent.upload import Destination, UploadError
 from telemeter.loop.clocks import WallClock, milliseconds
 from telemeter.metrics.compression import compress_framed, decompress_framed
@@ -42,6 +42,7 @@ for _stage in ("collect", "authorize", "upload"):
 RETRY_SECONDS: Final = 60.0
 _JITTER = 0.25
 _LONGEST_RETRY = 3600.0
+_UNAUTHORIZED: Final = 401
 
 log = Logger()
 
@@ -238,10 +239,7 @@ class Agent(Service):
         if not transformed.families:
             log.warn("no metrics to send: nothing that was collected is left")
             return
-        try:
-            token = await plan.tokens.get()
-        except AuthorizeError as error:
-            raise CycleError("authorize", str(error), error.retry_after) from error
+        token = await _token(plan)
         told = {
             "samples": transformed.samples,
             "filtered": transformed.received - transformed.samples,
@@ -249,22 +247,42 @@ class Agent(Service):
         }
         # What is large goes as soon as it can: the upload may take its time.
         pack = self._run if transformed.is_large else run_here
-        packing = pack(_packed, transformed, token.labels)
-        del transformed
-        self._last = await packing
-        del packing
+        self._last = await pack(_packed, transformed, token.labels)
         try:
             await plan.destination.upload(self._last, token)
         except UploadError as error:
-            if error.status == 401:
-                plan.tokens.drop(token)
-            raise CycleError("upload", str(error), error.retry_after) from error
+            if error.status != _UNAUTHORIZED:
+                raise _failed_upload(error) from error
+            # A server that was restarted, or has another key, does not know its old tokens.
+            log.info("the server did not accept the token; asking for another", reason=str(error))
+            plan.tokens.drop(token)
+            another = await _token(plan)
+            if another.labels != token.labels:
+                self._last = await pack(_packed, transformed, another.labels)
+            try:
+                await plan.destination.upload(self._last, another)
+            except UploadError as again:
+                if again.status == _UNAUTHORIZED:
+                    plan.tokens.drop(another)
+                raise _failed_upload(again) from again
         log.info(
             "metrics uploaded",
             **told,
             bytes=len(self._last),
             seconds=f"{self._clock.seconds() - began:.3f}",
         )
+
+
+async def _token(plan: Plan) -> Token:
+    """The token to upload with; raises `CycleError`."""
+    try:
+        return await plan.tokens.get()
+    except AuthorizeError as error:
+        raise CycleError("authorize", str(error), error.retry_after) from error
+
+
+def _failed_upload(error: UploadError) -> CycleError:
+    return CycleError("upload", str(error), error.retry_after)
 
 
 def _packed(transformed: Transformed, labels: Mapping[str, str]) -> bytes:

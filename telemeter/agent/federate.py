@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Final
 
 from prometheus_client import Counter, Gauge
-from treq.client import HTTPClient
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE, TEXT_CONTENT_TYPE
 from telemeter.metrics.format import EXPECTED, Decoder, decoder_for
-from telemeter.net.body import AnswerTooLongError, read_body
+from telemeter.net.body import AnswerTooLongError
 from telemeter.net.errors import explain
+from telemeter.net.exchange import Answer, exchange
+from telemeter.net.redirect import RedirectError
 from telemeter.net.url import split_credentials
 
 HTTP_REQUESTS: Final = Counter(
@@ -64,7 +64,7 @@ class Source:
             limit: how many bytes an answer may have.
             timeout: how many seconds an answer may take.
         """
-        self._client = HTTPClient(agent)
+        self._agent = agent
         self._clock = clock
         self._url, credentials = split_credentials(url)
         self._headers = Headers({"Accept": [_ACCEPT]})
@@ -84,32 +84,47 @@ class Source:
         Raises:
             CollectError: nothing usable came.
         """
-        exchange = Deferred.fromCoroutine(self._exchange())
         try:
-            content_type, body = await exchange.addTimeout(self._timeout, self._clock)
+            answer = await exchange(
+                self._agent,
+                self._clock,
+                "GET",
+                self._url,
+                self._headers,
+                timeout=self._timeout,
+                limit=self._limit,
+            )
+            _count(answer.status)
+            _check_complete(answer)
+            body = answer.body
         except CollectError:
             raise
+        except RedirectError as error:
+            _count(error.status)
+            raise CollectError(f"the source answered with {error}") from None
         except AnswerTooLongError as error:
             raise CollectError(
                 f"{error} (--limit-bytes): narrow --match, or raise the limit"
             ) from None
         except Exception as error:
             raise CollectError(explain(error)) from error
+        content_type = answer.header(b"Content-Type")
         decode = decoder_for(content_type)
         if decode is None:
             raise CollectError(f"expected Content-Type {EXPECTED}; saw {content_type or 'none'}")
         return body, decode
 
-    async def _exchange(self) -> tuple[str, bytes]:
-        response = await self._client.get(
-            self._url, headers=self._headers, allow_redirects=False, unbuffered=True
-        )
-        status = response.code
-        HTTP_REQUESTS.labels(_CLIENT, str(status)).inc()
-        RETRIEVED.labels(_CLIENT, str(status)).inc()
-        if status != 200:
-            await read_body(response, 4096, truncate=True)
-            reason = _REASONS.get(status, "expected status 200")
-            raise CollectError(f"the source answered with status {status}: {reason}")
-        content_type = (response.headers.getRawHeaders("Content-Type") or [""])[0]
-        return content_type, await read_body(response, self._limit)
+
+def _count(status: int) -> None:
+    HTTP_REQUESTS.labels(_CLIENT, str(status)).inc()
+    RETRIEVED.labels(_CLIENT, str(status)).inc()
+
+
+def _check_complete(answer: Answer) -> None:
+    """Check that an answer says that it holds what was asked for; raises `CollectError`."""
+    status = answer.status
+    if status != 200:
+        reason = _REASONS.get(status, "expected status 200")
+        raise CollectError(f"the source answered with status {status}: {reason}")
+    if answer.headers.hasHeader(b"Content-Range"):
+        raise CollectError("the source answered with a part (Content-Range), and was asked for all")

@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from treq.client import HTTPClient
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
-from telemeter.loop.clocks import Elapsed, elapsed
+from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, Elapsed, WallClock, elapsed
 from telemeter.metrics.family import label_fault
-from telemeter.net.body import read_body
 from telemeter.net.errors import explain
+from telemeter.net.exchange import exchange
 from telemeter.net.quoted import quote_answer
+from telemeter.net.redirect import RedirectError
+from telemeter.net.retry_after import retry_after_seconds
 from telemeter.net.url import split_credentials
 
 _TIMEOUT = 30.0
@@ -58,9 +58,17 @@ class Token:
 class TokenStore:
     """Holds the current token, and gets a new one when there is none."""
 
-    def __init__(self, agent: IAgent, clock: IReactorTime, url: str, initial_token: str) -> None:
-        self._client = HTTPClient(agent)
+    def __init__(
+        self,
+        agent: IAgent,
+        clock: IReactorTime,
+        url: str,
+        initial_token: str,
+        wall: WallClock = SYSTEM_WALL_CLOCK,
+    ) -> None:
+        self._agent = agent
         self._clock = clock
+        self._wall = wall
         self._asks = (url, initial_token)
         self._url, _ = split_credentials(url)
         self._headers = Headers({"Authorization": [f"Bearer {initial_token}"]})
@@ -74,11 +82,12 @@ class TokenStore:
         """
         token = self._token
         if token is None or token.expires <= self._clock.seconds():
-            exchange = Deferred.fromCoroutine(self._exchange())
             try:
-                token = await exchange.addTimeout(_TIMEOUT, self._clock)
+                token = await self._exchange()
             except AuthorizeError:
                 raise
+            except RedirectError as error:
+                raise AuthorizeError(f"the server answered with {error}") from None
             except Exception as error:
                 raise AuthorizeError(explain(error)) from error
             self._token = token
@@ -90,7 +99,7 @@ class TokenStore:
 
     def use(self, agent: IAgent) -> None:
         """Ask through another agent from now on."""
-        self._client = HTTPClient(agent)
+        self._agent = agent
 
     def drop(self, token: Token) -> None:
         """Forget a token that the server refused."""
@@ -99,21 +108,27 @@ class TokenStore:
 
     async def _exchange(self) -> Token:
         began = elapsed(self._clock)
-        response = await self._client.post(
-            self._url, headers=self._headers, allow_redirects=False, unbuffered=True
+        answer = await exchange(
+            self._agent,
+            self._clock,
+            "POST",
+            self._url,
+            self._headers,
+            timeout=_TIMEOUT,
+            limit=_ANSWER_LIMIT,
         )
-        body = await read_body(response, _ANSWER_LIMIT, truncate=True)
-        if response.code == 401:
+        if answer.status == 401:
             raise AuthorizeError(
                 "the server answered with status 401: --to-token or --to-token-file is expired "
                 "or invalid"
             )
-        if response.code not in (200, 201):
+        if answer.status not in (200, 201):
+            said = quote_answer(answer.response, answer.start)
             raise AuthorizeError(
-                f"the server answered with status {response.code}: {quote_answer(response, body)}",
-                retry_after_seconds(response.headers),
+                f"the server answered with status {answer.status}: {said}",
+                retry_after_seconds(answer.headers, self._wall.now()),
             )
-        return _parse_token(body, began)
+        return _parse_token(answer.body, began)
 
 
 def _parse_token(body: bytes, began: Elapsed) -> Token:
@@ -139,9 +154,3 @@ def _unexpected(seen: str) -> AuthorizeError:
         'expected JSON such as {"token": ..., "expiresInSeconds": ..., "labels": {...}} '
         f"from the server, saw {seen}"
     )
-
-
-def retry_after_seconds(headers: Headers) -> float | None:
-    """What a Retry-After header says in seconds; None if there is none, or a date."""
-    value = (headers.getRawHeaders(b"Retry-After") or [b""])[0]
-    return float(value) if value.isdigit() and len(value) < 7 else None

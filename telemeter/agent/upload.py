@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from prometheus_client import Gauge
-from treq.client import HTTPClient
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 from telemeter.agent.federate import HTTP_REQUESTS
-from telemeter.agent.token import Token, retry_after_seconds
+from telemeter.agent.token import Token
+from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock
 from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE
-from telemeter.net.body import BytesBody, read_body
 from telemeter.net.errors import explain
+from telemeter.net.exchange import exchange
 from telemeter.net.quoted import quote_answer
+from telemeter.net.redirect import RedirectError
+from telemeter.net.retry_after import retry_after_seconds
 from telemeter.net.url import split_credentials
 
 SENT = Gauge(
@@ -44,7 +45,14 @@ class UploadError(Exception):
 class Destination:
     """The telemeter-server that metrics are uploaded to."""
 
-    def __init__(self, agent: IAgent, clock: IReactorTime, url: str, timeout: float) -> None:
+    def __init__(
+        self,
+        agent: IAgent,
+        clock: IReactorTime,
+        url: str,
+        timeout: float,
+        wall: WallClock = SYSTEM_WALL_CLOCK,
+    ) -> None:
         """Make a destination.
 
         Args:
@@ -52,9 +60,11 @@ class Destination:
             clock: times them.
             url: of the upload endpoint.
             timeout: how many seconds an answer may take.
+            wall: tells the time of day, for a Retry-After with a date.
         """
-        self._client = HTTPClient(agent)
+        self._agent = agent
         self._clock = clock
+        self._wall = wall
         self._url, _ = split_credentials(url)
         self._timeout = timeout
 
@@ -64,35 +74,41 @@ class Destination:
         Raises:
             UploadError: the server did not take them.
         """
-        exchange = Deferred.fromCoroutine(self._exchange(body, token))
+        headers = Headers(
+            {
+                "Authorization": [f"Bearer {token.value}"],
+                "Content-Type": [PROTOBUF_CONTENT_TYPE],
+                "Content-Encoding": ["snappy"],
+            }
+        )
         try:
-            await exchange.addTimeout(self._timeout, self._clock)
-        except UploadError:
-            raise
+            answer = await exchange(
+                self._agent,
+                self._clock,
+                "POST",
+                self._url,
+                headers,
+                body,
+                timeout=self._timeout,
+                limit=_ANSWER_LIMIT,
+            )
+        except RedirectError as error:
+            _count(error.status)
+            raise UploadError(f"the server answered with {error}", error.status) from None
         except Exception as error:
             raise UploadError(explain(error)) from error
-
-    async def _exchange(self, body: bytes, token: Token) -> None:
-        response = await self._client.post(
-            self._url,
-            data=BytesBody(body),
-            headers=Headers(
-                {
-                    "Authorization": [f"Bearer {token.value}"],
-                    "Content-Type": [PROTOBUF_CONTENT_TYPE],
-                    "Content-Encoding": ["snappy"],
-                }
-            ),
-            allow_redirects=False,
-            unbuffered=True,
-        )
-        status = response.code
-        HTTP_REQUESTS.labels(_CLIENT, str(status)).inc()
-        SENT.labels(_CLIENT, str(status)).inc()
-        answer = await read_body(response, _ANSWER_LIMIT, truncate=True)
+        # The status is the answer: there is nothing in the body that could be missed.
+        status = answer.status
+        _count(status)
         if not 200 <= status < 300:
+            said = quote_answer(answer.response, answer.start)
             raise UploadError(
-                f"the server answered with status {status}: {quote_answer(response, answer)}",
+                f"the server answered with status {status}: {said}",
                 status,
-                retry_after_seconds(response.headers),
+                retry_after_seconds(answer.headers, self._wall.now()),
             )
+
+
+def _count(status: int) -> None:
+    HTTP_REQUESTS.labels(_CLIENT, str(status)).inc()
+    SENT.labels(_CLIENT, str(status)).inc()

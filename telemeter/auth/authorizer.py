@@ -10,7 +10,6 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.http_headers import Headers
@@ -19,8 +18,9 @@ from twisted.web.iweb import IAgent
 from telemeter.auth.fnv import fnv1a_base32
 from telemeter.auth.oidc import TokenUnavailableError
 from telemeter.metrics.family import is_utf8
-from telemeter.net.body import BytesBody, read_body
+from telemeter.net.body import AnswerTooLongError
 from telemeter.net.errors import explain
+from telemeter.net.exchange import exchange
 from telemeter.net.url import split_credentials
 
 _TIMEOUT = 20.0
@@ -101,8 +101,7 @@ class AuthorizationServer:
     def __init__(self, agent: IAgent, clock: IReactorTime, url: str) -> None:
         self._agent = agent
         self._clock = clock
-        bare, credentials = split_credentials(url)
-        self._url = bare.encode("ascii")
+        self._url, credentials = split_credentials(url)
         self._headers = Headers(
             {
                 "Content-Type": ["application/json"],
@@ -132,9 +131,8 @@ class AuthorizationServer:
             RefusedError: it said no.
             UnavailableError: it said something else, or nothing.
         """
-        exchange = Deferred.fromCoroutine(self._exchange(question))
         try:
-            answer = await exchange.addTimeout(_TIMEOUT, self._clock)
+            answer = await self._exchange(question)
         except TokenUnavailableError as error:
             raise UnavailableError(
                 f"there is no access token for the authorization server: {error}"
@@ -148,11 +146,20 @@ class AuthorizationServer:
         raise UnavailableError(f"the authorization server answered with status {answer.status}")
 
     async def _exchange(self, question: bytes) -> Answer:
-        response = await self._agent.request(b"POST", self._url, self._headers, BytesBody(question))
-        # Read for a no as well, so that the connection can be used again.
-        body = await read_body(response, _ANSWER_LIMIT, truncate=True)
-        content_type = (response.headers.getRawHeaders("Content-Type") or [""])[0]
-        return Answer(response.code, content_type.partition(";")[0].strip().lower(), body)
+        answer = await exchange(
+            self._agent,
+            self._clock,
+            "POST",
+            self._url,
+            self._headers,
+            question,
+            timeout=_TIMEOUT,
+            limit=_ANSWER_LIMIT,
+        )
+        content_type = answer.header(b"Content-Type").partition(";")[0].strip().lower()
+        # A refusal is its status. What accepts must have come whole, but only the start is read.
+        is_whole = answer.status not in _YES or isinstance(answer.flaw, AnswerTooLongError)
+        return Answer(answer.status, content_type, answer.start if is_whole else answer.body)
 
 
 def _account_of(body: bytes) -> str:

@@ -16,6 +16,7 @@ from zope.interface import implementer
 
 from telemeter import __version__
 from telemeter.net.body import BytesBody
+from telemeter.net.connection import ConnectionFactory
 from telemeter.net.proxy import Proxies
 from telemeter.net.route import RoutingAgent
 from telemeter.net.tls import ClientPolicy
@@ -57,9 +58,10 @@ class _Retrying(_RetryingHTTP11ClientProtocol):
 class _Pool(HTTPConnectionPool):
     """Connections that are used again; one that the server has closed meanwhile harms nobody.
 
-    That is common where servers speak HTTP/1.0: they close after each answer, but Twisted waits to
-    be told.
+    What comes over them is held against HTTP/1.1, and bounded: see `telemeter.net.connection`.
     """
+
+    _factory = ConnectionFactory
 
     def getConnection(self, key: Hashable, endpoint: IStreamClientEndpoint) -> Deferred[Any]:
         return super().getConnection(key, endpoint).addCallback(_made_to_retry)
@@ -107,7 +109,7 @@ def make_agent(
         reactor,
         Proxies() if proxies is None else proxies,
         user_agent=f"{program}/{__version__}",
-        pool=pool,
+        pool=_Pool(reactor, persistent=False) if pool is None else pool,
         policy=ClientPolicy() if policy is None else policy,
         timeout=_CONNECT_TIMEOUT,
     )

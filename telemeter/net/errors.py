@@ -10,11 +10,13 @@ from twisted.internet import defer
 from twisted.internet.error import (
     ConnectError,
     ConnectingCancelledError,
+    ConnectionDone,
     ConnectionLost,
     DNSLookupError,
 )
 from twisted.web._newclient import RequestGenerationFailed, RequestTransmissionFailed
 from twisted.web.client import ResponseFailed, ResponseNeverReceived
+from twisted.web.http import _DataLoss, _MalformedChunkedDataError
 
 
 class ExplainedError(Exception):
@@ -40,7 +42,9 @@ def explain(error: BaseException) -> str:
         return str(explained)
     reasons = getattr(error, "reasons", None)
     if isinstance(error, _WRAPPERS) and reasons:
-        inner = "; ".join(dict.fromkeys(explain(reason.value) for reason in reasons))
+        # That something is missing is said already; why is the question.
+        told = [reason for reason in reasons if not reason.check(_DataLoss)] or reasons
+        inner = "; ".join(dict.fromkeys(explain(reason.value) for reason in told))
         return f"no complete answer: {inner}"
     if isinstance(error, defer.TimeoutError | defer.CancelledError | ConnectingCancelledError):
         return "no answer in time"
@@ -50,6 +54,10 @@ def explain(error: BaseException) -> str:
         return f"cannot connect: {error}"
     if isinstance(error, ConnectionLost):
         return "the connection was lost"
+    if isinstance(error, ConnectionDone):
+        return "the connection was closed before its end"
+    if isinstance(error, _MalformedChunkedDataError):
+        return f"malformed chunks: {error}"
     if isinstance(error, VerificationError):
         return "wrong name: the certificate is for another host"
     if isinstance(error, SSL.Error):

@@ -195,6 +195,7 @@ def _parse_proxy(variable: str, value: str) -> Proxy:
         raise problem from None
     if (
         parts.scheme not in _DEFAULT_PORTS
+        or "%" in host  # the zone of an IPv6 address
         or not (_HOST.fullmatch(host) or _address(host))
         or port == 0
         or parts.path not in ("", "/")

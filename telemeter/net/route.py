@@ -208,5 +208,5 @@ def _check_authenticated(response: IResponse, proxy: Proxy) -> IResponse | Defer
         return response
     error = refusal(proxy, "the request", response.code)
     # What it says is read, so that the connection can be used again.
-    read = read_body(response, _REFUSAL_LIMIT, truncate=True)
+    read = read_body(response, _REFUSAL_LIMIT)
     return read.addBoth(lambda _: Failure(error))

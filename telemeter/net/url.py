@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable
+from typing import Final
 from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit, urlunsplit
+
+_EXPECTED: Final = "expected a URL such as http://HOST:PORT/PATH or https://HOST/PATH"
+#: The end of what is between a scheme and a path: an IPv6 address has brackets, and no zone.
+_HOST_AND_PORT: Final = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|[^:\[\]@%]+)(?::[0-9]*)?")
+#: What stays as it is in a path and in a query (RFC 3986, sections 3.3 and 3.4).
+_IN_PATH: Final = "%/:@!$&'()*+,;=~"
+_IN_QUERY: Final = f"{_IN_PATH}?"
 
 
 def check_http_url(value: str) -> str:
@@ -18,16 +27,34 @@ def check_http_url(value: str) -> str:
         port_is_right = parts.port is None or parts.port > 0
     except ValueError:
         parts, port_is_right = urlsplit(""), False
+    if parts.hostname and ":" in parts.hostname and "%" in parts.hostname:
+        raise ValueError(f"{_EXPECTED}; an IPv6 address with a zone (%...) is not understood here")
     if (
         parts.scheme not in ("http", "https")
         or not parts.hostname
         or not port_is_right
+        or not _HOST_AND_PORT.fullmatch(parts.netloc.rpartition("@")[2])
         or not value.isascii()
         or not value.isprintable()
         or " " in value
     ):
-        raise ValueError("expected a URL such as http://HOST:PORT/PATH or https://HOST/PATH")
+        hint = "; an IPv6 address is written as [::1]" if value.count(":") > 2 else ""
+        raise ValueError(f"{_EXPECTED}{hint}")
     return value
+
+
+def to_request(url: str) -> str:
+    """The URL to ask for: without user and fragment, and with legal characters only."""
+    parts = urlsplit(url)
+    return urlunsplit(
+        (
+            parts.scheme,
+            parts.netloc.rpartition("@")[2].removesuffix(":"),
+            quote(parts.path, safe=_IN_PATH),
+            quote(parts.query, safe=_IN_QUERY),
+            "",
+        )
+    )
 
 
 def extend_path(url: str, segment: str) -> str:
@@ -56,14 +83,14 @@ def add_query(url: str, fields: Iterable[tuple[str, str]]) -> str:
 
 
 def split_credentials(url: str) -> tuple[str, str | None]:
-    """The URL without user and password, and the Authorization header that says the same."""
+    """The URL to ask for, without user and password, and the Authorization header for those."""
     parts = urlsplit(url)
     user_info, separator, _ = parts.netloc.rpartition("@")
     if not separator:
-        return url, None
+        return to_request(url), None
     user, _, password = user_info.partition(":")
     pair = f"{unquote(user)}:{unquote(password)}".encode()
-    return _bare(parts), f"Basic {base64.b64encode(pair).decode()}"
+    return to_request(url), f"Basic {base64.b64encode(pair).decode()}"
 
 
 def shown(url: str) -> str:

@@ -6,20 +6,19 @@ Protocol: https://prometheus.io/docs/specs/prw/remote_write_spec/
 from __future__ import annotations
 
 from prometheus_client import Counter, Histogram
-from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionClosed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.web._newclient import RequestTransmissionFailed
-from twisted.web.client import ResponseNeverReceived
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IResponse
+from twisted.web.iweb import IAgent
 
 from telemeter.auth.oidc import TokenUnavailableError
 from telemeter.metrics.compression import compress_block
-from telemeter.net.body import BytesBody, read_body
+from telemeter.net.coding import ACCEPTED
 from telemeter.net.errors import explain
+from telemeter.net.exchange import exchange
 from telemeter.net.quoted import quote_answer
+from telemeter.net.redirect import RedirectError
+from telemeter.net.retry_after import retry_after
 from telemeter.net.url import split_credentials
 from telemeter.runner import Runner, run_here
 from telemeter.upstream.batch import ALONE, Batches, BatchLimits
@@ -82,8 +81,7 @@ class Forwarder:
         self._clock = clock
         self._run = run
         self._batches = Batches(self._send_alone, clock, limits) if limits.requests > 1 else None
-        bare, credentials = split_credentials(url)
-        self._url = bare.encode("ascii")
+        self._url, credentials = split_credentials(url)
         self._headers = {
             version: _make_headers(version, tenant, credentials) for version in (V1, V2)
         }
@@ -122,46 +120,52 @@ class Forwarder:
         return await self._batches.add(block)
 
     async def _send_alone(self, block: bytes, version: Version = V1) -> Sent:
-        exchange = Deferred.fromCoroutine(self._exchange(block, self._headers[version]))
         try:
-            response, text = await exchange.addTimeout(_TIMEOUT, self._clock)
+            answer = await exchange(
+                self._agent,
+                self._clock,
+                "POST",
+                self._url,
+                self._headers[version],
+                block,
+                timeout=_TIMEOUT,
+                limit=_ANSWER_LIMIT,
+                may_repeat=True,
+            )
         except TokenUnavailableError as error:
             log.warn("no access token for the upstream", reason=str(error))
             raise ForwardError(
                 502, "there is no access token for the upstream at present", str(_DOWN_SECONDS)
             ) from error
+        except RedirectError as error:
+            log.warn("the upstream sends elsewhere", reason=str(error))
+            raise _unexpected(error.status) from error
         except Exception as error:
             log.warn("the upstream did not answer", reason=explain(error))
             raise ForwardError(502, "the upstream did not answer") from error
-        if not 200 <= response.code < 300:
-            log.warn(
-                "the upstream refused",
-                status=response.code,
-                answer=quote_answer(response, text),
-            )
-            retry_after = response.headers.getRawHeaders(b"Retry-After")
-            raise ForwardError(
-                response.code,
-                f"the upstream refused the samples with status {response.code}",
-                retry_after[0].decode("ascii", "replace") if retry_after else None,
-                answered=True,
-                headers=response.headers,
-            )
-        return Sent(response.code, response.headers)
+        # The status is the answer: what the upstream says in the body is for people.
+        status = answer.status
+        if 200 <= status < 300:
+            return Sent(status, answer.headers)
+        log.warn(
+            "the upstream refused",
+            status=status,
+            answer=quote_answer(answer.response, answer.start),
+        )
+        if not 400 <= status < 600:
+            raise _unexpected(status)
+        raise ForwardError(
+            status,
+            f"the upstream refused the samples with status {status}",
+            retry_after(answer.headers),
+            answered=True,
+            headers=answer.headers,
+        )
 
-    async def _exchange(self, body: bytes, headers: Headers) -> tuple[IResponse, bytes]:
-        try:
-            response = await self._post(body, headers)
-        except (ResponseNeverReceived, RequestTransmissionFailed) as error:
-            # A pooled connection may be closed by the upstream just as it is used again. Sending
-            # the same samples twice does no harm, so this is worth a second try.
-            if not any(reason.check(ConnectionClosed) for reason in error.reasons):
-                raise
-            response = await self._post(body, headers)
-        return response, await read_body(response, _ANSWER_LIMIT, truncate=True)
 
-    def _post(self, body: bytes, headers: Headers) -> Deferred[IResponse]:
-        return self._agent.request(b"POST", self._url, headers, BytesBody(body))
+def _unexpected(status: int) -> ForwardError:
+    """The upstream's status is none that a sender can be given."""
+    return ForwardError(502, f"the upstream answered with the unexpected status {status}")
 
 
 def _make_headers(version: Version, tenant: str, credentials: str | None) -> Headers:
@@ -170,6 +174,7 @@ def _make_headers(version: Version, tenant: str, credentials: str | None) -> Hea
         {
             "Content-Type": [content_type],
             "Content-Encoding": ["snappy"],
+            "Accept-Encoding": [ACCEPTED],
             "X-Prometheus-Remote-Write-Version": [number],
             "THANOS-TENANT": [tenant],
         }

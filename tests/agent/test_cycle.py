@@ -301,13 +301,60 @@ def test_retry_after_is_honoured(
     assert log.of("cycle failed")[0]["retry_seconds"] == round(wait, 1)
 
 
-def test_a_401_on_upload_drops_the_token(world: World) -> None:
+def test_a_401_on_upload_is_followed_by_another_token_and_upload_at_once(world: World) -> None:
     world.authorize.reply = [token_reply("old"), token_reply("new")]
     world.server.reply = [Reply(401), Reply(200)]
+    growth = Growth()
     started(world)
-    assert times_of_uploads(world, 61) == [60]
     tokens = [received.headers["authorization"] for received in world.server.received]
     assert tokens == ["Bearer old", "Bearer new"]
+    first, second = world.server.received
+    assert first.body == second.body
+    assert growth.of("federate_requests_total") == 1
+    assert growth.of("federate_requests_failed_total") == 0
+    assert len(world.prometheus.received) == 1
+
+
+def test_the_second_upload_has_the_labels_of_the_new_token(world: World) -> None:
+    world.authorize.reply = [token_reply("old", _id="cluster"), token_reply("new", _id="renamed")]
+    world.server.reply = [Reply(401), Reply(200)]
+    started(world)
+    ids = [uploaded(received)[0][1]["_id"] for received in world.server.received]
+    assert ids == ["cluster", "renamed"]
+    (family,) = world.agent.last
+    assert {pair.value for pair in family.metric[0].label} >= {"renamed"}
+
+
+def test_a_second_401_fails_the_cycle(world: World, log: Log) -> None:
+    world.authorize.reply = [token_reply("old"), token_reply("new"), token_reply("newest")]
+    world.server.reply = [Reply(401), Reply(401), Reply(200)]
+    started(world)
+    assert world.uploads == 2
+    (event,) = log.of("cycle failed")
+    assert event["stage"] == "upload"
+    # Neither of the two tokens is used again.
+    assert times_of_uploads(world, 61) == [60]
+    assert world.server.received[-1].headers["authorization"] == "Bearer newest"
+
+
+def test_no_other_token_after_a_401(world: World, log: Log) -> None:
+    world.authorize.reply = [token_reply("old"), Reply(503, b"down", {"Retry-After": "90"})]
+    world.server.reply = Reply(401)
+    world.luck = 0.0
+    started(world)
+    assert world.uploads == 1
+    (event,) = log.of("cycle failed")
+    assert (event["stage"], event["retry_seconds"]) == ("authorize", 90)
+
+
+def test_another_failure_of_the_second_upload_keeps_the_new_token(world: World, log: Log) -> None:
+    world.authorize.reply = [token_reply("old"), token_reply("new")]
+    world.server.reply = [Reply(401), Reply(500), Reply(200)]
+    started(world)
+    (event,) = log.of("cycle failed")
+    assert "status 500" in event["reason"]
+    assert times_of_uploads(world, 61) == [60]
+    assert len(world.authorize.received) == 2
 
 
 @pytest.mark.parametrize("status", [400, 403, 413, 429, 500, 503])

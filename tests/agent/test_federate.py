@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -158,13 +159,14 @@ def test_an_answer_may_have_just_the_limit(peer: Peer, clock: Clock) -> None:
         (500, "expected status 200"),
         (503, "expected status 200"),
         (204, "expected status 200"),
+        (206, "expected status 200"),
+        (300, "expected status 200"),
         (302, "expected status 200"),
-        (301, "expected status 200"),
     ],
 )
 def test_another_status(source: Source, peer: Peer, status: int, word: str) -> None:
     body = b"" if status == 204 else b"secret text"
-    peer.reply = Reply(status, body, {"Location": "http://elsewhere.test/"})
+    peer.reply = Reply(status, body)
     growth = Growth()
     reason = reason_of(source)
     assert f"status {status}" in reason
@@ -236,3 +238,74 @@ def test_a_token_is_never_in_a_reason_or_in_the_log(peer: Peer, clock: Clock, lo
         peer.reply = Reply(status, b"x")
         assert "secret" not in reason_of(make(peer.agent, clock, url, token="secret"))
     assert "secret" not in "".join(log.lines)
+
+
+# --- Answers that are not whole, and redirects ----------------------------------------------------
+
+LINES = b"".join(b"m%d 1 1700000000000\n" % number for number in range(300))
+PACKED = gzip.compress(LINES)
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        (PACKED[:-8], "cut off"),
+        (PACKED[:200], "cut off"),
+        (b"", "cut off"),
+        (PACKED[:-8] + bytes(8), "damaged"),
+        (LINES, "damaged"),
+        (PACKED + b"\n\n", "damaged after its first member"),
+        (PACKED + b"\n", "cut off after its first member"),
+    ],
+)
+def test_a_damaged_collection_is_none(source: Source, peer: Peer, body: bytes, word: str) -> None:
+    peer.reply = Reply(200, body, {"Content-Type": TEXT, "Content-Encoding": "gzip"})
+    assert word in reason_of(source)
+
+
+def test_a_packed_collection(source: Source, peer: Peer) -> None:
+    peer.reply = Reply(200, PACKED * 2, {"Content-Type": TEXT, "Content-Encoding": "x-gzip"})
+    body, _ = run(source.collect())
+    assert body == LINES * 2
+    assert peer.only.headers["accept-encoding"] == "gzip"
+
+
+def test_the_limit_is_for_what_was_decoded(peer: Peer, clock: Clock) -> None:
+    packed = gzip.compress(bytes(100_001))
+    peer.reply = Reply(200, packed, {"Content-Type": TEXT, "Content-Encoding": "gzip"})
+    reason = reason_of(make(peer.agent, clock, limit=100_000))
+    assert "over the limit of 100000 bytes (--limit-bytes)" in reason
+
+
+def test_another_coding_is_named(source: Source, peer: Peer) -> None:
+    peer.reply = Reply(200, LINES, {"Content-Type": TEXT, "Content-Encoding": "zstd"})
+    assert reason_of(source) == "expected Content-Encoding gzip or none; saw 'zstd'"
+
+
+def test_a_part_is_no_collection(source: Source, peer: Peer) -> None:
+    peer.reply = Reply(200, LINES, {"Content-Type": TEXT, "Content-Range": "bytes 0-99/200"})
+    assert "Content-Range" in reason_of(source)
+
+
+def test_a_redirect(peer: Peer, clock: Clock) -> None:
+    peer.reply = [Reply(301, headers={"Location": "/prom/federate"}), families_reply(up())]
+    families_of(make(peer.agent, clock, token="secret"))
+    assert peer.received[1].target == "/prom/federate"
+    assert peer.received[1].headers["authorization"] == "Bearer secret"
+
+
+@pytest.mark.parametrize("location", ["http://elsewhere.test/", "https://prometheus.test/"])
+def test_a_token_goes_nowhere_else(peer: Peer, clock: Clock, location: str) -> None:
+    peer.reply = Reply(302, headers={"Location": location})
+    growth = Growth()
+    reason = reason_of(make(peer.agent, clock, token="secret"))
+    assert f"the source answered with status 302, which points to {location} and" in reason
+    assert len(peer.received) == 1
+    labels = {"client": "federate_from", "status_code": "302"}
+    assert growth.of("metricsclient_http_requests_total", **labels) == 1
+
+
+def test_redirects_without_an_end(source: Source, peer: Peer) -> None:
+    peer.reply = Reply(302, headers={"Location": "http://elsewhere.test/"})
+    assert "http://elsewhere.test/ and is not followed: there were 5 before" in reason_of(source)
+    assert len(peer.received) == 6

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import Any
 
 import pytest
 from twisted.internet import error as errors
 from twisted.internet.task import Clock
-from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
-from telemeter.agent.token import AuthorizeError, Token, TokenStore, retry_after_seconds
+from telemeter.agent.token import AuthorizeError, Token, TokenStore
 from telemeter.loop.clocks import Elapsed
 from tests.agent.world import AUTHORIZE_URL, TOKEN, token_reply
 from tests.fakes import (
@@ -176,10 +176,10 @@ def test_401_names_the_flags(store: TokenStore, peer: Peer) -> None:
     assert "--to-token-file" in text
 
 
-@pytest.mark.parametrize("status", [202, 204, 302, 400, 403, 404, 409, 429, 500, 503])
+@pytest.mark.parametrize("status", [202, 204, 300, 302, 400, 403, 404, 409, 429, 500, 503])
 def test_another_status_is_told_with_its_text(store: TokenStore, peer: Peer, status: int) -> None:
     body = b"" if status == 204 else b" the reason\n"
-    peer.reply = Reply(status, body, {"Location": "http://elsewhere.test/"})
+    peer.reply = Reply(status, body)
     text = str(error_of(store))
     assert str(status) in text
     assert text.endswith("the reason" if body else ": ")
@@ -199,25 +199,67 @@ def test_a_long_text_is_cut_off(store: TokenStore, peer: Peer) -> None:
         ("0", 0.0),
         ("300", 300.0),
         ("999999", 999999.0),
-        ("1000000", None),
+        ("1000000", 1000000.0),
         ("-1", None),
         ("1.5", None),
         ("", None),
         ("\u0663", None),
-        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("Tue, 14 Nov 2023 22:14:20 GMT", 60.0),
+        ("Tue, 14 Nov 2023 22:13:19 GMT", 0.0),
     ],
 )
 def test_retry_after(value: str, seconds: float | None, store: TokenStore, peer: Peer) -> None:
-    assert retry_after_seconds(Headers({"Retry-After": [value]})) == seconds
-    peer.reply = Reply(429, headers={"Retry-After": value})
+    date = "Tue, 14 Nov 2023 22:13:20 GMT"
+    peer.reply = Reply(429, headers={"Retry-After": value, "Date": date})
     assert error_of(store).retry_after == seconds
 
 
 def test_no_retry_after(store: TokenStore, peer: Peer) -> None:
-    assert retry_after_seconds(Headers()) is None
-    assert retry_after_seconds(Headers({b"Retry-After": [b"\xff"]})) is None
     peer.reply = Reply(503)
     assert error_of(store).retry_after is None
+
+
+# --- Answers that are not whole, and redirects ----------------------------------------------------
+
+
+def test_a_damaged_answer_is_no_token(store: TokenStore, peer: Peer) -> None:
+    packed = gzip.compress(token_reply("t").body)
+    peer.reply = Reply(200, packed, {"Content-Encoding": "gzip"})
+    assert value_of(store) == "t"
+    store.drop(run(store.get()))
+    peer.reply = Reply(200, packed[:-8], {"Content-Encoding": "gzip"})
+    assert "cut off" in str(error_of(store))
+
+
+def test_a_long_answer_is_no_token(store: TokenStore, peer: Peer) -> None:
+    reply = token_reply("t", padding="x" * 16_384)
+    peer.reply = reply
+    assert "over the limit of 16384 bytes" in str(error_of(store))
+
+
+def test_a_redirect(store: TokenStore, peer: Peer) -> None:
+    peer.reply = [Reply(307, headers={"Location": "/other?id=cluster"}), token_reply("t")]
+    assert value_of(store) == "t"
+    _, second = peer.received
+    assert (second.method, second.target) == ("POST", "/other?id=cluster")
+    assert second.headers["authorization"] == f"Bearer {TOKEN}"
+
+
+@pytest.mark.parametrize(
+    ("status", "location"),
+    [
+        (307, "http://elsewhere.test/authorize"),
+        (308, "https://telemeter.test/authorize"),
+        (302, "http://telemeter.test/other"),
+    ],
+)
+def test_a_redirect_that_is_not_followed(
+    store: TokenStore, peer: Peer, status: int, location: str
+) -> None:
+    peer.reply = Reply(status, headers={"Location": location})
+    text = str(error_of(store))
+    assert text.startswith(f"the server answered with status {status}, which points to {location}")
+    assert len(peer.received) == 1
 
 
 # --- Malformed answers ----------------------------------------------------------------------------

@@ -95,9 +95,9 @@ def test_2xx_is_fine(destination: Destination, peer: Peer, status: int) -> None:
     assert growth.of("metricsclient_request_send", **labels) == 1
 
 
-@pytest.mark.parametrize("status", [302, 400, 401, 403, 404, 413, 415, 429, 500, 502, 503])
+@pytest.mark.parametrize("status", [300, 302, 400, 401, 403, 404, 413, 415, 429, 500, 502, 503])
 def test_anything_else_is_not(destination: Destination, peer: Peer, status: int) -> None:
-    peer.reply = Reply(status, b" the reason \n", {"Location": "http://elsewhere.test/"})
+    peer.reply = Reply(status, b" the reason \n")
     growth = Growth()
     error = error_of(destination)
     assert error.status == status
@@ -154,3 +154,32 @@ def test_the_token_goes_before_credentials_in_the_url(peer: Peer, clock: Clock) 
     run(make(peer.agent, clock, url).upload(BODY, TOKEN))
     assert peer.only.headers["authorization"] == f"Bearer {SECRET}"
     assert peer.only.headers["host"] == "telemeter.test"
+
+
+def test_an_accepted_upload_is_accepted_whatever_the_body_is(
+    destination: Destination, peer: Peer
+) -> None:
+    peer.reply = Reply(200, b"damaged", {"Content-Encoding": "gzip"})
+    run(destination.upload(BODY, TOKEN))
+
+
+def test_a_redirect(destination: Destination, peer: Peer) -> None:
+    peer.reply = [Reply(308, headers={"Location": "/moved"}), Reply(200)]
+    growth = Growth()
+    run(destination.upload(BODY, TOKEN))
+    first, second = peer.received
+    assert (second.method, second.target) == ("POST", "/moved")
+    assert (second.body, second.headers) == (first.body, first.headers)
+    labels = {"client": "federate_to", "status_code": "200"}
+    assert growth.of("metricsclient_http_requests_total", **labels) == 1
+
+
+def test_a_redirect_that_is_not_followed(destination: Destination, peer: Peer) -> None:
+    peer.reply = Reply(307, headers={"Location": "https://elsewhere.test/upload?secret"})
+    growth = Growth()
+    error = error_of(destination)
+    assert "status 307, which points to https://elsewhere.test/upload and" in str(error)
+    assert error.status == 307
+    assert len(peer.received) == 1
+    labels = {"client": "federate_to", "status_code": "307"}
+    assert growth.of("metricsclient_http_requests_total", **labels) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import Any
 
@@ -219,3 +220,35 @@ def test_it_can_be_given_up(server: AuthorizationServer, peer: Peer, clock: Cloc
 def test_without_a_server_everyone_is_accepted() -> None:
     assert run(AcceptEveryone().authorize("token", "cluster")) == fnv1a_base32("token")
     assert run(AcceptEveryone().authorize("other", "cluster")) == fnv1a_base32("other")
+
+
+def test_a_damaged_yes_is_none(server: AuthorizationServer, peer: Peer) -> None:
+    body = gzip.compress(json_reply({"account_id": "account"}).body)
+    coded = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    peer.reply = Reply(200, body, coded)
+    assert run(server.authorize("token", "cluster")) == "account"
+    peer.reply = Reply(200, body[:-1], coded)
+    with pytest.raises(UnavailableError, match="cut off"):
+        run(server.authorize("token", "cluster"))
+    with pytest.raises(UnavailableError, match="cut off"):
+        run(server.ask(b"{}"))
+
+
+def test_a_damaged_no_is_a_no(server: AuthorizationServer, peer: Peer) -> None:
+    peer.reply = Reply(403, b"damaged", {"Content-Encoding": "gzip"})
+    with pytest.raises(RefusedError):
+        run(server.ask(b"{}"))
+
+
+def test_a_redirect(server: AuthorizationServer, peer: Peer) -> None:
+    peer.reply = [Reply(307, headers={"Location": "/v2"}), json_reply({"account_id": "account"})]
+    assert run(server.authorize("token", "cluster")) == "account"
+    assert peer.received[1].target == "/v2"
+    assert peer.received[1].body == peer.received[0].body
+
+
+def test_a_question_goes_to_no_other_server(server: AuthorizationServer, peer: Peer) -> None:
+    peer.reply = Reply(307, headers={"Location": "http://elsewhere.test/"})
+    with pytest.raises(UnavailableError, match=r"points to http://elsewhere\.test/ and is not"):
+        run(server.authorize("token", "cluster"))
+    assert len(peer.received) == 1

@@ -14,6 +14,7 @@ from telemeter.net.url import (
     replace_path,
     shown,
     split_credentials,
+    to_request,
 )
 
 
@@ -31,6 +32,13 @@ from telemeter.net.url import (
         "http://x/?a=%20",
         "http://x?a=b",
         "http://xn--bcher-kva.example/",
+        "http://[::1]",
+        "http://[::1]:",
+        "http://[2001:db8::7]:9090",
+        "http://[0:0:0:0:0:0:0:1]/",
+        "http://[::ffff:192.0.2.1]:80/",
+        "https://user:pass@[::1]:9090/p",
+        "http://some_container:80/",
     ],
 )
 def test_a_url(url: str) -> None:
@@ -67,6 +75,17 @@ def test_a_url(url: str) -> None:
         "http://@",
         "http://user@",
         "http://:80",
+        "http://::1",
+        "http://::1:9090/",
+        "http://2001:db8::7:9090/",
+        "http://[::1]x:9090/",
+        "http://[::1]9090/",
+        "http://x[::1]/",
+        "http://[127.0.0.1]/",
+        "http://[v1.x]/",
+        "http://[fe80::1%25eth0]/",
+        "http://[fe80::1%eth0]:9090/",
+        "http://a%2eb/",
     ],
 )
 def test_no_url(url: str) -> None:
@@ -197,3 +216,32 @@ def test_credentials(url: str, bare: str, header: str | None) -> None:
 def test_what_is_shown(url: str, result: str) -> None:
     assert shown(url) == result
     assert "secret" not in shown(url)
+
+
+@pytest.mark.parametrize("url", ["http://::1:9090/", "http://2001:db8::7/"])
+def test_an_ipv6_address_without_brackets_is_told(url: str) -> None:
+    with pytest.raises(ValueError, match=r"an IPv6 address is written as \[::1\]"):
+        check_http_url(url)
+
+
+@pytest.mark.parametrize("url", ["http://[fe80::1%25eth0]:90/", "http://[fe80::1%eth0]/"])
+def test_a_zone_is_told(url: str) -> None:
+    with pytest.raises(ValueError, match="with a zone"):
+        check_http_url(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        ("http://x", "http://x"),
+        ("http://user:pass@x:1/a?b#c", "http://x:1/a?b"),
+        ("http://x:/", "http://x/"),
+        ("http://[::1]:/", "http://[::1]/"),
+        ("http://[::1]:90/a?b=[c]", "http://[::1]:90/a?b=%5Bc%5D"),
+        ('http://x/{a}?m={b="c|d"}', "http://x/%7Ba%7D?m=%7Bb=%22c%7Cd%22%7D"),
+        ("http://x/%2F%20?%5B", "http://x/%2F%20?%5B"),
+    ],
+)
+def test_to_request(url: str, asked: str) -> None:
+    assert to_request(url) == asked
+    assert split_credentials(url)[0] == asked

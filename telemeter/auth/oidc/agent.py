@@ -72,4 +72,4 @@ def _with_token(headers: Headers | None, token: str) -> Headers:
 
 def _let_go(response: IResponse) -> None:
     """Be done with an answer: its connection is used again if all has arrived, or else closed."""
-    read_body(response, _REFUSAL_LIMIT, truncate=True).addErrback(lambda _: None).cancel()
+    read_body(response, _REFUSAL_LIMIT).addErrback(lambda _: None).cancel()

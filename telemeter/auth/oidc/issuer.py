@@ -5,22 +5,25 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeGuard
+from typing import Final, TypeGuard
 from urllib.parse import quote_plus, urlsplit
 
 from oauthlib.oauth2 import BackendApplicationClient
-from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 from telemeter.auth.oidc.access import AccessToken, TokenUnavailableError, parse_object, parse_token
 from telemeter.loop.clocks import elapsed
-from telemeter.net.body import AnswerTooLongError, BytesBody, read_body
+from telemeter.net.body import AnswerTooLongError
 from telemeter.net.errors import explain
-from telemeter.net.url import check_http_url, extend_path
+from telemeter.net.exchange import Answer, exchange
+from telemeter.net.redirect import RedirectError
+from telemeter.net.url import check_http_url, extend_path, shown
 
+#: For one request, in seconds; `TokenSource`, which makes several, has a stricter deadline.
+_TIMEOUT: Final = 30.0
 _ANSWER_LIMIT: Final = 64 * 1024
 #: Statuses that say nothing about the request itself.
 _PASSING: Final = (408, 429)
@@ -46,13 +49,14 @@ class Credentials:
     secret: str = field(repr=False)
 
     @property
-    def basic(self) -> tuple[str, str]:
-        """User and password of HTTP Basic (RFC 6749, section 2.3.1)."""
-        return quote_plus(self.client_id), quote_plus(self.secret)
+    def basic_header(self) -> str:
+        """The value of Authorization for HTTP Basic (RFC 6749, section 2.3.1)."""
+        pair = f"{quote_plus(self.client_id)}:{quote_plus(self.secret)}"
+        return f"Basic {base64.b64encode(pair.encode()).decode()}"
 
     def hide(self, text: str) -> str:
         """The text without the secret, in whatever way it was sent."""
-        encoded = base64.b64encode(":".join(self.basic).encode()).decode()
+        encoded = self.basic_header.removeprefix("Basic ")
         for form in (encoded, self.secret, quote_plus(self.secret)):
             if form:
                 text = text.replace(form, "...")
@@ -99,16 +103,17 @@ class Issuer:
         url = extend_path(self.url, ".well-known/openid-configuration")
         what = f"discovery at {url}"
         headers = Headers({"Accept": ["application/json"]})
-        # A client of its own for every request: it would keep cookies.
-        asked = HTTPClient(self._agent).get(
-            url, headers=headers, allow_redirects=False, unbuffered=True
-        )
-        status, body = await _answer(what, asked)
-        if status != 200:
+        answer = await self._exchange(what, "GET", url, headers)
+        if answer.status != 200:
             raise TokenUnavailableError(
-                f"{what}: expected status 200, saw {status}", passing=_may_pass(status)
+                f"{what}: expected status 200, saw {answer.status}",
+                passing=_may_pass(answer.status),
             )
-        fields = parse_object(what, body)
+        if _is_https(url) and not _is_https(answer.url):
+            raise TokenUnavailableError(
+                f"{what}: it was redirected from https to {shown(answer.url)}, which is not trusted"
+            )
+        fields = parse_object(what, _whole(what, answer))
         issuer, endpoint = fields.get("issuer"), fields.get("token_endpoint")
         if issuer != self.url:
             raise TokenUnavailableError(
@@ -140,22 +145,21 @@ class Issuer:
         refusals = []
         for in_form in ways:
             began = elapsed(self._clock)
-            status, body = await self._post(endpoint, credentials, in_form=in_form)
+            answer = await self._post(endpoint, credentials, in_form=in_form)
+            status = answer.status
             if 200 <= status < 300:
                 self._in_form = in_form
-                return parse_token(endpoint, body, began)
+                return parse_token(endpoint, _whole(endpoint, answer), began)
             if _may_pass(status) or not 400 <= status < 500:
                 raise TokenUnavailableError(
                     f"{endpoint} answered with status {status}", passing=_may_pass(status)
                 )
             way = "in the form" if in_form else "by HTTP Basic"
-            refusals.append(f"credentials {way}: status {status}{_why(body)}")
+            refusals.append(f"credentials {way}: status {status}{_why(answer.start)}")
         self._in_form = None
         raise TokenUnavailableError(f"{endpoint} refused: {'; '.join(refusals)}")
 
-    async def _post(
-        self, endpoint: str, credentials: Credentials, *, in_form: bool
-    ) -> tuple[int, bytes]:
+    async def _post(self, endpoint: str, credentials: Credentials, *, in_form: bool) -> Answer:
         client = BackendApplicationClient(credentials.client_id)
         form = client.prepare_request_body(
             include_client_id=in_form,
@@ -169,28 +173,39 @@ class Issuer:
                 "Content-Type": ["application/x-www-form-urlencoded"],
             }
         )
-        asked = HTTPClient(self._agent).post(
-            endpoint,
-            data=BytesBody(form.encode("ascii")),
-            headers=headers,
-            auth=None if in_form else credentials.basic,
-            allow_redirects=False,
-            unbuffered=True,
-        )
-        return await _answer(endpoint, asked)
+        if not in_form:
+            headers.setRawHeaders("Authorization", [credentials.basic_header])
+        return await self._exchange(endpoint, "POST", endpoint, headers, form.encode("ascii"))
+
+    async def _exchange(
+        self, what: str, method: str, url: str, headers: Headers, body: bytes | None = None
+    ) -> Answer:
+        try:
+            return await exchange(
+                self._agent,
+                self._clock,
+                method,
+                url,
+                headers,
+                body,
+                timeout=_TIMEOUT,
+                limit=_ANSWER_LIMIT,
+            )
+        except RedirectError as error:
+            raise TokenUnavailableError(f"{what}: {error}") from None
+        except Exception as error:
+            if _is_cancelled(error):
+                raise CancelledError from None
+            raise TokenUnavailableError(f"{what}: {explain(error)}", passing=True) from None
 
 
-async def _answer(what: str, asked: Deferred[Any]) -> tuple[int, bytes]:
-    """Status and body of an answer."""
+def _whole(what: str, answer: Answer) -> bytes:
+    """The body of an answer that counts; raises `TokenUnavailableError`."""
     try:
-        response = await asked
-        return response.code, await read_body(response, _ANSWER_LIMIT)
-    except AnswerTooLongError as error:
-        raise TokenUnavailableError(f"{what}: {error}") from None
+        return answer.body
     except Exception as error:
-        if _is_cancelled(error):
-            raise CancelledError from None
-        raise TokenUnavailableError(f"{what}: {explain(error)}", passing=True) from None
+        passing = not isinstance(error, AnswerTooLongError)
+        raise TokenUnavailableError(f"{what}: {explain(error)}", passing=passing) from None
 
 
 def _is_cancelled(error: Exception) -> bool:

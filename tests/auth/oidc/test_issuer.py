@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import pytest
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionRefusedError  # noqa: A004
@@ -74,7 +76,8 @@ def test_what_is_an_issuer() -> None:
 
 UNUSABLE = [
     (Reply(404), "expected status 200, saw 404"),
-    (Reply(302, headers={"Location": "https://elsewhere.test/"}), "expected status 200, saw 302"),
+    (Reply(302), "expected status 200, saw 302"),
+    (Reply(302, headers={"Location": "ftp://elsewhere.test/"}), "points to ftp://elsewhere.test/"),
     (Reply(204), "expected status 200, saw 204"),
     (Reply(200, b"<html>"), "expected a JSON object"),
     (Reply(200, b""), "expected a JSON object"),
@@ -403,3 +406,59 @@ def test_a_lifetime_counts_from_the_question(
     clock.advance(0.2)
     assert run(source.token()) == "a"
     assert run(source.token()) == "b"
+
+
+# --- Answers that are not whole, and redirects ----------------------------------------------------
+
+
+def damaged(reply: Reply) -> Reply:
+    """The reply as gzip that is cut off."""
+    return Reply(
+        reply.status,
+        gzip.compress(reply.body)[:-1],
+        {**reply.headers, "Content-Encoding": "gzip"},
+    )
+
+
+def test_a_damaged_discovery_is_tried_again(
+    issuer: Issuer, source: TokenSource, clock: Clock
+) -> None:
+    sound = issuer.discovery.reply
+    assert isinstance(sound, Reply)
+    issuer.discovery.reply = [damaged(sound), sound]
+    asking = start(source.token())
+    take_time(clock, 1)
+    assert result_of(asking) == "token-1"
+
+
+def test_a_damaged_token_is_tried_again(issuer: Issuer, source: TokenSource, clock: Clock) -> None:
+    issuer.endpoint.reply = [damaged(token_reply("token-1")), token_reply("token-2")]
+    asking = start(source.token())
+    take_time(clock, 1)
+    assert result_of(asking) == "token-2"
+
+
+def test_a_discovery_that_is_redirected(issuer: Issuer, source: TokenSource) -> None:
+    sound = issuer.discovery.reply
+    assert isinstance(sound, Reply)
+    there = f"https://other.test/{WELL_KNOWN}"
+    issuer.discovery.reply = [Reply(302, headers={"Location": there}), sound]
+    assert run(source.token()) == "token-1"
+    assert issuer.uris[1] == there.encode()
+
+
+def test_a_discovery_is_not_trusted_without_tls(issuer: Issuer, source: TokenSource) -> None:
+    sound = issuer.discovery.reply
+    assert isinstance(sound, Reply)
+    there = f"http://issuer.test/{WELL_KNOWN}"
+    issuer.discovery.reply = [Reply(302, headers={"Location": there}), sound]
+    with unavailable("redirected from https to http://issuer.test/"):
+        run(source.token())
+    assert not issuer.asked
+
+
+def test_credentials_go_to_no_other_server(issuer: Issuer, source: TokenSource) -> None:
+    issuer.endpoint.reply = Reply(307, headers={"Location": "https://other.test/token"})
+    with unavailable("status 307, which points to https://other.test/token and is not followed"):
+        run(source.token())
+    assert len(issuer.asked) == 1

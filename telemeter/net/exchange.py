@@ -1,0 +1,201 @@
+"""A request to another server, and its answer: the one way in which all of them are made.
+
+It has a deadline for all that it takes and a limit for the decoded body, and follows redirects. No
+cookie is kept, whatever a server sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionClosed
+from twisted.internet.interfaces import IReactorTime
+from twisted.web._newclient import RequestTransmissionFailed
+from twisted.web.client import ResponseNeverReceived
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IResponse
+
+from telemeter.net.body import BodyReader, BytesBody
+from telemeter.net.coding import ACCEPTED, CodingError, Gunzip, decoder_for
+from telemeter.net.errors import ExplainedError
+from telemeter.net.redirect import MOST_REDIRECTS, RedirectError, is_redirect, redirect_target
+
+#: How many bytes of a body are read that nobody looks at, so that its connection can be used again.
+IGNORED_BYTES: Final = 4096
+
+_T = TypeVar("_T")
+
+
+class LateError(ExplainedError):
+    """There was no answer, or not all of it, before the deadline."""
+
+    def __init__(self) -> None:
+        super().__init__("no answer in time")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server answered.
+
+    Attributes:
+        response: Twisted's, which knows the request as it was sent; its body has been read.
+        url: what was asked in the end, after redirects.
+        start: the body, decoded, or the beginning of one that is not whole.
+        flaw: why the body is not whole and intact; None: it is.
+    """
+
+    response: IResponse
+    url: str
+    start: bytes
+    flaw: Exception | None
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        code: int = self.response.code
+        return code
+
+    @property
+    def headers(self) -> Headers:
+        """The headers, without those of the connection."""
+        headers: Headers = self.response.headers
+        return headers
+
+    @property
+    def body(self) -> bytes:
+        """The whole body; raises why there is none."""
+        if self.flaw is not None:
+            raise self.flaw
+        return self.start
+
+    @property
+    def content_type(self) -> str:
+        """The Content-Type; empty: there is none."""
+        return self.header(b"Content-Type")
+
+    def header(self, name: bytes) -> str:
+        """Return the first value of a header, each byte as one character; empty: there is none."""
+        fields: Sequence[bytes] = self.headers.getRawHeaders(name) or (b"",)
+        return fields[0].decode("latin-1")
+
+
+class _Deadline:
+    """A time by which all has to be done; what is not done then is cancelled."""
+
+    def __init__(self, clock: IReactorTime, seconds: float) -> None:
+        self.is_over = False
+        self._watched: Deferred[Any] | None = None
+        self._call = clock.callLater(seconds, self._pass)
+
+    def watch(self, deferred: Deferred[_T]) -> Deferred[_T]:
+        """Have a Deferred cancelled if it has not fired by then."""
+        self._watched = deferred
+        if self.is_over:
+            deferred.cancel()
+        return deferred
+
+    def end(self) -> None:
+        if self._call.active():
+            self._call.cancel()
+
+    def _pass(self) -> None:
+        self.is_over = True
+        if self._watched is not None:
+            self._watched.cancel()
+
+
+async def exchange(
+    agent: IAgent,
+    clock: IReactorTime,
+    method: str,
+    url: str,
+    headers: Headers,
+    body: bytes | None = None,
+    *,
+    timeout: float,
+    limit: int = IGNORED_BYTES,
+    may_repeat: bool = False,
+) -> Answer:
+    """Make a request, and read its answer.
+
+    Redirects are followed as `redirect_target` says; a POST is confidential for its body.
+
+    Args:
+        agent: makes the requests.
+        clock: times them.
+        method: GET or POST.
+        url: absolute, http or https.
+        headers: those of the request.
+        body: of the request.
+        timeout: how many seconds it may take in all.
+        limit: how many bytes the body may have, decoded. What comes after them is not read.
+        may_repeat: whether the request is made once more when its connection is closed before an
+            answer, as a server may close one just when it is used again. It may come twice then.
+
+    Returns:
+        The answer. Its status counts as soon as it is there: a body that is cut off, damaged, over
+        the limit or late is a flaw of the answer, and whoever needs the body raises it.
+
+    Raises:
+        Exception: there is no answer; `telemeter.net.errors.explain` has the words for that.
+    """
+    if not headers.hasHeader(b"Accept-Encoding"):
+        headers = headers.copy()
+        headers.setRawHeaders(b"Accept-Encoding", [ACCEPTED.encode("ascii")])
+    confidential = method != "GET" or headers.hasHeader(b"Authorization")
+    verb = method.encode("ascii")
+    deadline = _Deadline(clock, timeout)
+
+    def ask() -> Deferred[IResponse]:
+        producer = None if body is None else BytesBody(body)
+        return deadline.watch(agent.request(verb, url.encode("ascii"), headers, producer))
+
+    try:
+        redirects = 0
+        while True:
+            try:
+                response = await ask()
+            except (ResponseNeverReceived, RequestTransmissionFailed) as error:
+                closed = any(reason.check(ConnectionClosed) for reason in error.reasons)
+                if not may_repeat or not closed:
+                    raise
+                response = await ask()
+            status = response.code
+            locations = response.headers.getRawHeaders(b"Location", ())
+            if not locations or not is_redirect(status):
+                return await _read(response, deadline, url, limit)
+            await _read(response, deadline, url, IGNORED_BYTES)
+            url = redirect_target(method, url, status, locations, confidential=confidential)
+            redirects += 1
+            if redirects > MOST_REDIRECTS:
+                raise RedirectError(status, url, f"there were {MOST_REDIRECTS} before it")
+    except Exception:
+        if deadline.is_over:
+            raise LateError from None
+        raise
+    finally:
+        deadline.end()
+
+
+async def _read(response: IResponse, deadline: _Deadline, url: str, limit: int) -> Answer:
+    """Read the rest of an answer."""
+    flaw: Exception | None = None
+    decoder: Gunzip | None = None
+    try:
+        decoder = decoder_for(response.headers.getRawHeaders(b"Content-Encoding", ()))
+    except CodingError as error:
+        flaw = error
+    reader = BodyReader(0 if flaw else limit, decoder)
+    response.deliverBody(reader)
+    try:
+        await deadline.watch(reader.done)
+    except CancelledError:
+        if not deadline.is_over:
+            raise
+        flaw = flaw or LateError()
+    except Exception as error:
+        flaw = flaw or error
+    return Answer(response, url, reader.body, flaw)
