@@ -29,7 +29,7 @@ demo: .venv/.run ## Show the whole path live on real input (ONCE=1: end when don
 	@$(BIN)/python -m demo $(if $(TLS),--tls) $(if $(ONCE),--once) $(if $(SOURCE),--source $(SOURCE))
 
 test: NEEDS := prometheus=prometheus victoria-metrics=victoria-metrics vmagent=victoria-metrics
-test: NEEDS += memcached=memcached systemd-analyze=systemd tinyproxy=tinyproxy-bin
+test: NEEDS += memcached=memcached systemd-analyze=systemd tinyproxy=tinyproxy-bin haproxy=haproxy
 test: NEEDS += node=nodejs npm=npm chromium=chromium
 test: .venv/.test ## Run all tests (ARGS="..." for pytest)
 	@demo/need.sh commands $(NEEDS)

@@ -8,13 +8,14 @@
 # Packages are installed when that is possible without a question: as root, or through sudo without
 # a password. Otherwise the one command that is missing is printed, and the exit code is 1.
 #
-# Debian's packages of Prometheus (port 9090), VictoriaMetrics (8428), memcached (11211) and nginx
-# (80) bring services of their own. They are not started here, but a machine that runs systemd starts
-# them when it boots; `systemctl disable prometheus victoria-metrics memcached nginx` prevents that.
+# Debian's packages of Prometheus (port 9090), VictoriaMetrics (8428), memcached (11211), nginx (80)
+# and HAProxy bring services of their own. They are not started here, but a machine that runs systemd
+# starts them when it boots; `systemctl disable prometheus victoria-metrics memcached nginx haproxy`
+# prevents that.
 # The demo, the tests and the benchmark start their own on other ports and do not need them.
 set -eu
 
-# Where Debian has nginx, and not every user looks.
+# Where Debian has nginx and HAProxy, and not every user looks.
 PATH=$PATH:/usr/sbin
 
 stop() {

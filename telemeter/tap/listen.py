@@ -10,7 +10,10 @@ from typing import Any
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
 
+from telemeter.web.proxied import ProxiedEndpoint
+
 _HOST_PORT = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]+)")
+_PROXIED = "haproxy:"
 _ENDPOINT = re.compile(r"(?:tcp|tcp6|ssl|tls|unix|systemd|fd|haproxy)(?::|$)")
 
 #: Makes the endpoint, given a reactor.
@@ -25,8 +28,14 @@ def listen_address(value: str) -> str:
 
 
 def is_tcp(value: str) -> bool:
-    """Whether an address is one of plain TCP."""
+    """Whether an address is one of plain TCP, perhaps with a PROXY protocol header in front."""
+    value = value.removeprefix(_PROXIED)
     return not _ENDPOINT.match(value) or value.startswith(("tcp:", "tcp6:"))
+
+
+def at_address(value: str, endpoint: IStreamServerEndpoint, reactor: Any) -> IStreamServerEndpoint:
+    """Return an endpoint that listens elsewhere, with the header that an address asks for."""
+    return ProxiedEndpoint(endpoint, reactor) if value.startswith(_PROXIED) else endpoint
 
 
 def endpoint_maker(value: str) -> EndpointMaker:
@@ -36,11 +45,7 @@ def endpoint_maker(value: str) -> EndpointMaker:
         ValueError: it is no address.
     """
     if _ENDPOINT.match(value):
-        try:
-            serverFromString(None, value)
-        except Exception as error:  # whatever the parser of an endpoint stumbles over
-            raise ValueError(f"Twisted does not take this endpoint: {error}") from None
-        return lambda reactor: serverFromString(reactor, value)
+        return _described(value)
     parts = _HOST_PORT.fullmatch(value)
     if parts is None or int(parts["port"]) > 65535:
         raise ValueError(
@@ -58,3 +63,15 @@ def endpoint_maker(value: str) -> EndpointMaker:
     family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     kind = TCP6ServerEndpoint if family == socket.AF_INET6 else TCP4ServerEndpoint
     return lambda reactor: kind(reactor, port, interface=str(address[0]), backlog=1024)
+
+
+def _described(value: str) -> EndpointMaker:
+    """What makes the endpoint of a description of Twisted's; raises ValueError."""
+    if value.startswith(_PROXIED):
+        inner = _described(value.removeprefix(_PROXIED))
+        return lambda reactor: ProxiedEndpoint(inner(reactor), reactor)
+    try:
+        serverFromString(None, value)
+    except Exception as error:  # whatever the parser of an endpoint stumbles over
+        raise ValueError(f"Twisted does not take this endpoint: {error}") from None
+    return lambda reactor: serverFromString(reactor, value)

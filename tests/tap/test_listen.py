@@ -121,7 +121,10 @@ def test_no_address(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
         "unix:/s:mode=rw",
         "systemd:domain=INET:index=7",
         "ssl:9003:privateKey=/missing/key.pem",
+        "haproxy",
+        "haproxy:",
         "haproxy:nonsense:1",
+        "haproxy:tcp:x",
         "fd:7",
     ],
 )
@@ -130,11 +133,13 @@ def test_no_endpoint(address: str) -> None:
         listen_address(address)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", ":1", "[::1]:1", "tcp:1", "tcp6:1"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:1", ":1", "[::1]:1", "tcp:1", "tcp6:1", "haproxy:tcp:1"]
+)
 def test_plain_tcp(address: str) -> None:
     assert is_tcp(address)
 
 
-@pytest.mark.parametrize("address", ["unix:/s", "ssl:1", "tls:1", "systemd:x", "haproxy:tcp:1"])
+@pytest.mark.parametrize("address", ["unix:/s", "ssl:1", "tls:1", "systemd:x", "haproxy:unix:/s"])
 def test_what_else_there_is(address: str) -> None:
     assert not is_tcp(address)

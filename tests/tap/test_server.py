@@ -687,7 +687,7 @@ REFUSED = [
     "--workers two",
     "--workers 2",
     "--workers 2 --forward-url http://upstream.test/ --listen unix:{files}/socket",
-    "--workers 2 --forward-url http://upstream.test/ --listen haproxy:tcp:1",
+    "--workers 2 --forward-url http://upstream.test/ --listen haproxy:unix:/s",
 ]
 
 

@@ -24,6 +24,7 @@ from telemeter.observe.log import make_observer
 from telemeter.tap.files import Contents, reading_from
 from telemeter.tap.flags import text
 from telemeter.tap.fleet import reporter
+from telemeter.tap.listen import at_address
 from telemeter.tap.server import External, Shared
 from telemeter.tap.server_options import Options
 from telemeter.tap.service import GRACE_SECONDS, Daemon, OnStop, log_level, settle_memory
@@ -145,7 +146,11 @@ class Worker:
         self._external.health.changed = self.control.tell_ready
         connections = Connections(CONNECTIONS_FD, setup.workers)
         self._external.listen_at(
-            InheritedEndpoint(self._reactor, LISTEN_FD, connections, self._number),
+            at_address(
+                self._options["listen"],
+                InheritedEndpoint(self._reactor, LISTEN_FD, connections, self._number),
+                self._reactor,
+            ),
             needs_issuer=False,  # the parent sees to that
         )
         daemon.privilegedStartService()
