@@ -48,7 +48,9 @@ def parse_composite(header: str | None, tenant_key: str = "") -> CompositeToken:
     except NotAuthorizedError as error:
         raise MalformedTokenError(str(error)) from None
     if len(encoded) > _MAX_TOKEN:
-        raise MalformedTokenError(f"the token is longer than {_MAX_TOKEN} characters")
+        raise MalformedTokenError(
+            f"the token is longer than {_MAX_TOKEN} characters (fixed): it has {len(encoded)}"
+        )
     try:
         plain = encoded.translate({ord("-"): "+", ord("_"): "/"}).rstrip("=")
         question = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)

@@ -22,3 +22,7 @@ class TooLargeError(BadInputError):
         super().__init__(message)
         self.limit = limit
         self.seen = seen
+
+
+class BecomesTooLargeError(TooLargeError):
+    """What the input becomes is over a limit that is fixed, however large the input itself is."""

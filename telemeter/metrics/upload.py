@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
 from telemeter.metrics.dropped import Examples
-from telemeter.metrics.errors import BadInputError, TooLargeError
+from telemeter.metrics.errors import BadInputError, BecomesTooLargeError
 from telemeter.metrics.family import (
     MAX_AGE_MS,
     MAX_NAME_LENGTH,
@@ -270,8 +270,10 @@ class _Conversion:
         # Duplicates count too: they take as much work.
         self._output += sum(len(name) + len(value) for name, value in pairs) + _SERIES_OVERHEAD
         if self._output > self._limit:
-            raise TooLargeError(
-                f"the upload becomes more than {self._limit} bytes of series",
+            raise BecomesTooLargeError(
+                f"the upload becomes more than {self._limit} bytes of series, {self._output} or "
+                f"more: this limit is fixed, {MAX_OUTPUT} or twice the size of a larger upload; "
+                "send histograms with fewer buckets or labels",
                 limit=self._limit,
                 seen=self._output,
             )

@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 from google.protobuf.message import DecodeError
 
 from telemeter.metrics.dropped import Examples
-from telemeter.metrics.errors import BadInputError, TooLargeError
+from telemeter.metrics.errors import BadInputError, BecomesTooLargeError
 from telemeter.metrics.histogram import (
     Histogram,
     bucket_texts,
@@ -187,9 +187,9 @@ class _Budget:
     def spend(self, size: int) -> None:
         self._spent += size
         if self._spent > MAX_OUTPUT:
-            raise TooLargeError(
-                f"the request becomes more than {MAX_OUTPUT} bytes of labels and samples (this "
-                "limit is fixed): send fewer series at once",
+            raise BecomesTooLargeError(
+                f"the request becomes more than {MAX_OUTPUT} bytes of labels and samples, "
+                f"{self._spent} or more: this limit is fixed; send fewer series at once",
                 limit=MAX_OUTPUT,
                 seen=self._spent,
             )

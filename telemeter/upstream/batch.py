@@ -108,7 +108,10 @@ class Batches:
         """
         if self._held + len(block) > _MAX_WAITING_BYTES:
             raise ForwardError(
-                503, "too many samples are waiting for the upstream already", str(_BUSY_SECONDS)
+                503,
+                "too many samples are waiting for the upstream already: "
+                f"{self._held} bytes, compressed, of {_MAX_WAITING_BYTES} that may (fixed)",
+                str(_BUSY_SECONDS),
             )
         waiting = _Waiting(block)
         self._held += len(block)

@@ -54,7 +54,7 @@ class _Form:
 
 
 def _too_long(size: int) -> Refused:
-    return Refused(400, f"the body may have {_BODY_LIMIT} bytes, it has {size} or more")
+    return Refused(400, f"the body may have {_BODY_LIMIT} bytes (fixed), it has {size} or more")
 
 
 class Authorize:
@@ -139,6 +139,10 @@ def _parse_form(data: bytes, what: str) -> list[tuple[str, str]]:
         text = data.decode("utf-8")
         if _BAD_ESCAPE.search(text) or ";" in text:
             raise ValueError("a malformed escape or a semicolon")
-        return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=_MAX_FIELDS)
+        if text.count("&") >= _MAX_FIELDS:
+            raise ValueError(
+                f"it may have {_MAX_FIELDS} fields (fixed), it has {text.count('&') + 1}"
+            )
+        return parse_qsl(text, keep_blank_values=True, errors="strict")
     except ValueError as error:
         raise Refused(400, f"{what} cannot be parsed: {error}") from None

@@ -29,7 +29,10 @@ class _Question:
     def write(self, data: bytes) -> None:
         self.body.write(data)
         if self.body.tell() > _BODY_LIMIT:
-            raise Refused(413, f"a question may have {_BODY_LIMIT} bytes")
+            size = self.body.tell()
+            raise Refused(
+                413, f"a question may have {_BODY_LIMIT} bytes (fixed), this has {size} or more"
+            )
 
     def abandoned(self) -> None:
         """There is nothing to undo."""

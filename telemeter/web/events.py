@@ -117,7 +117,11 @@ class Events:
     async def get(self, request: Any) -> bytes:
         """Tell of changes until the reader goes away or the server stops."""
         if self._stopping or len(self._streams) >= MAX_STREAMS:
-            what = "the server stops" if self._stopping else f"there are {MAX_STREAMS} readers"
+            what = (
+                "the server stops"
+                if self._stopping
+                else f"there are {MAX_STREAMS} readers, a fixed limit"
+            )
             raise Refused(503, f"no more events: {what}", {"Retry-After": "30"})
         request.setHeader("Content-Type", "text/event-stream")
         request.setHeader("Cache-Control", "no-store")

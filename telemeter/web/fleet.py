@@ -162,7 +162,7 @@ def dump(value: object) -> bytes:
 def _parameters(request: IRequest, known: tuple[str, ...]) -> Mapping[str, str]:
     query = request.uri.partition(b"?")[2]
     if len(query) > _MAX_QUERY:
-        raise Refused(414, f"the query may have {_MAX_QUERY} bytes, it has {len(query)}")
+        raise Refused(414, f"the query may have {_MAX_QUERY} bytes (fixed), it has {len(query)}")
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, encoding="utf-8")
     for name, _ in pairs:
         if name not in known:

@@ -361,8 +361,14 @@ def _decompressed(body: bytes, limit: int) -> bytes:
     try:
         return decompress_block(body, _MOST_COMPRESSION * len(body))
     except TooLargeError as error:
-        if error.seen > _MOST_COMPRESSION * limit:
-            raise
+        most = _MOST_COMPRESSION * limit
+        if error.seen > most:
+            raise TooLargeError(
+                f"{error}: it says that it has {error.seen} bytes, {most} are the most "
+                f"({_MOST_COMPRESSION} times --limit-receive-bytes)",
+                limit=most,
+                seen=error.seen,
+            ) from None
         raise BadInputError(
             f"the body is not a valid snappy block: {len(body)} bytes cannot hold {error.seen}"
         ) from None

@@ -60,8 +60,10 @@ IDLE_SECONDS: Final = 75.0
 _PAUSE_SECONDS: Final = 60.0
 _CLIENT_WENT_AWAY = 499
 _LONG_HEADERS: Final = (
-    f"the headers may have {HTTPChannel.totalHeadersSize} bytes, and be {HTTPChannel.maxHeaders}"
+    f"the headers may have {HTTPChannel.totalHeadersSize} bytes, and be {HTTPChannel.maxHeaders}: "
+    "these limits are fixed, and there is more"
 )
+_FIXED: Final = "this limit is fixed, and it has more"
 _PHRASES: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 _METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE"))
 
@@ -285,7 +287,11 @@ class Request(server.Request):
             if self.admission is not None:
                 self.admission.write(data)
             elif self.body_size > _IGNORED_BODY:
-                raise Refused(413, "no body is expected here")
+                raise Refused(
+                    413,
+                    f"no body is expected here: one is ignored up to {_IGNORED_BODY} bytes, a "
+                    f"limit that is fixed; it has {self.body_size} or more",
+                )
         except Refused as refused:
             self._refuse_early(refused)
 
@@ -438,7 +444,7 @@ class Channel(HTTPChannel):
         if self.requests:
             self._reject(431, _LONG_HEADERS)
         else:
-            self._reject(414, f"the request line may have {self.MAX_LENGTH} bytes")
+            self._reject(414, f"the request line may have {self.MAX_LENGTH} bytes: {_FIXED}")
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         """Twisted cannot make a request of what it read: say why, which Twisted would not."""

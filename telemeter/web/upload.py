@@ -15,7 +15,7 @@ from telemeter.auth.bearer import NotAuthorizedError
 from telemeter.auth.token import Client, TokenVerifier
 from telemeter.loop.clocks import WallClock, elapsed, milliseconds
 from telemeter.metrics.compression import decompress_framed, max_framed_size
-from telemeter.metrics.errors import BadInputError, TooLargeError
+from telemeter.metrics.errors import BadInputError, BecomesTooLargeError, TooLargeError
 from telemeter.metrics.format import EXPECTED, Decoder, decoder_for
 from telemeter.metrics.transcoder import KIND, Transcoder
 from telemeter.metrics.upload import Converted, UploadRules
@@ -244,6 +244,8 @@ class UploadEndpoint:
     async def _converted(self, upload: Upload) -> Converted:
         try:
             converted = await self._convert(upload)
+        except BecomesTooLargeError as error:
+            raise Refused(413, str(error)) from None
         except TooLargeError as error:
             raise too_large("--limit-bytes", error.limit, f"{error.seen} bytes: {error}") from None
         except BadInputError as error:

@@ -54,7 +54,11 @@ class Views:
             Refused: 503, too many are waiting for theirs.
         """
         if len(self._lock.waiting) >= _WAITING:
-            raise Refused(503, "too many pages of the fleet are asked for at once")
+            raise Refused(
+                503,
+                "too many pages of the fleet are asked for at once: "
+                f"{_WAITING} may wait (fixed), and they do",
+            )
         await self._lock.acquire()
         try:
             view = self._view(query)

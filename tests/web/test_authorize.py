@@ -251,6 +251,17 @@ def test_a_body_has_4_kib_at_most(server: Server, caller: Caller, size: int, sta
     body = b"id=a&x=".ljust(size, b"y")
     answer = caller("POST", "/authorize", {**BEARER, **FORM}, body)
     assert answer.status == status
+    assert ("4096 bytes (fixed), it has" in answer.text) is (status == 400)
+
+
+@pytest.mark.parametrize(("fields", "status"), [(100, 200), (101, 400), (2000, 400)])
+def test_so_many_fields_and_no_more(server: Server, fields: int, status: int) -> None:
+    form = "&".join(["id=a", *["x"] * (fields - 1)])
+    answer = server.ask("POST", "/authorize", {**BEARER, **FORM}, form.encode())
+    assert answer.status == status
+    if status == 400:
+        expected = f"the form cannot be parsed: it may have 100 fields (fixed), it has {fields}"
+        assert answer.text == expected + "\n"
 
 
 def test_a_body_is_bounded_whatever_it_is(server: Server, caller: Caller) -> None:

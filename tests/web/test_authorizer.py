@@ -111,7 +111,9 @@ def test_no_cluster_is_400(site: Site, body: bytes) -> None:
 
 
 def test_a_huge_question_is_refused(site: Site) -> None:
-    assert ask(site, "POST", "/", JSON, question("x" * 40_000)).status == 413
+    answer = ask(site, "POST", "/", JSON, question("x" * 40_000))
+    assert answer.status == 413
+    assert "bytes (fixed), this has 4" in answer.text
 
 
 def test_no_body_at_all_is_400(site: Site) -> None:

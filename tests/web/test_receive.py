@@ -788,6 +788,8 @@ class TestSize:
         answer = server.write(write_varint(declared) + BODY)
         assert answer.status == 413
         assert "the decompressed body is too long" in answer.text
+        assert f"it has {declared} bytes, {LIMIT * 32} are the most" in answer.text
+        assert "(32 times --limit-receive-bytes)" in answer.text
         assert growth.of("telemeter_receive_size_limited_total") == 1
         assert refused(growth) == {"size": 1}
 
@@ -809,7 +811,9 @@ class TestSize:
         server = Server()
         answer = server.write(request(up(*pairs)), 2)
         assert answer.status == 413
-        assert "bytes of labels" in answer.text
+        assert "more than 16777216 bytes of labels and samples, 20" in answer.text
+        assert "this limit is fixed" in answer.text
+        assert "--limit" not in answer.text
         assert (server.upstream.received, refused(growth)) == ([], {"size": 1})
         kept = Server(settings(keep_version=True))
         assert kept.write(request(up(*pairs)), 2).status == 204

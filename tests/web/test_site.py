@@ -255,19 +255,25 @@ def assert_rejected(wire: Wire, log: Log, status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "status"),
+    ("sent", "status", "limit"),
     [
-        (b"GET /" + b"x" * 20_000, b"414 "),
-        (b"GET /plain HTTP/1.1\r\nX: " + b"x" * 20_000, b"431 Request Header Fields Too Large"),
-        (b"GET /plain HTTP/1.1\r\nX: y\r\n\r\nGET /" + b"x" * 20_000, b"414 "),
+        (b"GET /" + b"x" * 20_000, b"414 ", b"16384 bytes: this limit is fixed"),
+        (
+            b"GET /plain HTTP/1.1\r\nX: " + b"x" * 20_000,
+            b"431 Request Header Fields Too Large",
+            b"16384 bytes, and be 500: these limits are fixed",
+        ),
+        (b"GET /plain HTTP/1.1\r\nX: y\r\n\r\nGET /" + b"x" * 20_000, b"414 ", b"16384 bytes"),
     ],
 )
 def test_a_line_that_is_too_long_is_answered(
-    toy: Toy, sent: bytes, status: bytes, log: Log
+    toy: Toy, sent: bytes, status: bytes, limit: bytes, log: Log
 ) -> None:
     wire = Wire(toy.site)
     wire.send(sent)
-    assert wire.written.rpartition(b"HTTP/1.1 ")[2].startswith(status)
+    answer = wire.written.rpartition(b"HTTP/1.1 ")[2]
+    assert answer.startswith(status)
+    assert limit in answer
     assert_rejected(wire, log, int(status[:3]))
     wire.vanish()
     assert toy.site.active == set()

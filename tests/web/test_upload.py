@@ -355,6 +355,22 @@ def test_a_413_names_the_flag_the_limit_and_the_size(encoding: str) -> None:
     assert "1234" in text
 
 
+def test_an_upload_that_would_become_too_much_is_told_of_that_limit() -> None:
+    """It is under --limit-bytes, and to raise that would not help."""
+    made = Family(name="h", type=metrics_pb2.HISTOGRAM)
+    metric = made.metric.add(timestamp_ms=NOW_MS)
+    metric.label.add(name="_id", value=CLUSTER)
+    for number in range(200):
+        metric.label.add(name=f"l{number}", value="x" * 250)
+    for number in range(500):
+        metric.histogram.bucket.add(upper_bound=number)
+    answer = Server().upload(made)
+    assert answer.status == 413
+    assert "the upload becomes more than 16777216 bytes of series, 16" in answer.text
+    assert "this limit is fixed" in answer.text
+    assert "--limit" not in answer.text
+
+
 def test_the_default_limit_holds_in_front_of_a_bomb() -> None:
     server = Server()
     bomb = compress_framed(bytes(5_000_000))
