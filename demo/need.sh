@@ -15,7 +15,7 @@
 # The demo, the tests and the benchmark start their own on other ports and do not need them.
 set -eu
 
-# Where Debian has nginx and HAProxy, and not every user looks.
+# Where Debian has nginx, HAProxy and logrotate, and not every user looks.
 PATH=$PATH:/usr/sbin
 
 stop() {

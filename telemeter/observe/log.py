@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, Final, TextIO
+from typing import Any, Final, Protocol
 
 from twisted.logger import (
     FileLogObserver,
@@ -66,7 +66,15 @@ def level_of(line: str) -> Any:
     return LogLevel.lookupByName(found[1]) if found else LogLevel.info
 
 
-def make_observer(stream: TextIO, level: str, **fields: object) -> ILogObserver:
+class Stream(Protocol):
+    """Where lines are written."""
+
+    def write(self, text: str, /) -> object: ...
+
+    def flush(self) -> object: ...
+
+
+def make_observer(stream: Stream, level: str, **fields: object) -> ILogObserver:
     """An observer that writes the events of a level and above, all with the same further fields.
 
     What Twisted itself has to say (a port opened, a connection's factory started) is for whoever
@@ -80,5 +88,6 @@ def make_observer(stream: TextIO, level: str, **fields: object) -> ILogObserver:
     def write(event: LogEvent) -> str | None:
         return logfmt({**event, **fields})
 
-    observer: ILogObserver = FilteringLogObserver(FileLogObserver(stream, write), [predicate])
+    file: Any = stream
+    observer: ILogObserver = FilteringLogObserver(FileLogObserver(file, write), [predicate])
     return observer

@@ -66,7 +66,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     """The service of the stub."""
     if reactor is None:
         reactor = elapsed_reactor()
-    daemon = Daemon(options)
+    daemon = Daemon(options, reactor)
     site = make_site([StubAuthorizer(options.tokens).route()], reactor)
     listener_of(options, reactor, site).setServiceParent(daemon)
     log.info("starting telemeter-authorizer", version=__version__, tokens=len(options.tokens))

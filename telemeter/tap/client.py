@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -444,12 +445,13 @@ def makeService(
         )
         warn_of_empty(options)
         react(lambda reactor: Deferred.fromCoroutine(dry_run(options, reactor, wall)))
-    daemon = Daemon(options)
+    daemon = Daemon(options, reactor)
     planner = Planner(options, reactor)
     agent = Agent(planner.plan, reactor, wall, refresh=planner.current, run=thread_runner(reactor))
     agent.setServiceParent(daemon)
     reloader = Reloader(reactor, wall, lambda: planner.reload(agent))
     reloader.setServiceParent(daemon)
+    daemon.signals.call(signal.SIGHUP, reloader.reload_quietly)
     if options["listen"]:
         health = Health()
         site = make_site(

@@ -121,7 +121,7 @@ def makeService(
     """The service of the source."""
     if reactor is None:
         reactor = elapsed_reactor()
-    daemon = Daemon(options)
+    daemon = Daemon(options, reactor)
     source = Source(options, reactor, wall, thread_runner(reactor))
     timer = TimerService(options["interval"], source.look)
     timer.clock = reactor

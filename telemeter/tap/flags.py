@@ -27,6 +27,7 @@ from telemeter.net.proxy import Proxies
 from telemeter.net.tls import ClientPolicy
 from telemeter.tap import files
 from telemeter.tap.listen import endpoint_maker
+from telemeter.tap.pidfile import settle_pid_file
 
 log = Logger()
 
@@ -143,6 +144,8 @@ class Flags(Options):
         try:
             super().parseOptions(self._spelled_out(sys.argv[1:] if options is None else options))
             self.check()
+            if self.parent is not None:
+                settle_pid_file(self.parent)
         except UsageError as error:
             raise SystemExit(f"{self.program}: {' '.join(str(error).split())}") from None
 
@@ -622,4 +625,17 @@ LOGGING: Final = (
         "What to log: debug, info, warn or error and above.",
     ),
     Flag("verbose", None, False, "The same as --log-level=debug.", short="v"),
+    Flag(
+        "log-rotate-bytes",
+        integer(0),
+        0,
+        "Before the file of twistd's --logfile has more bytes, it is renamed to FILE.1, and a new "
+        "one begins; 0: never.",
+    ),
+    Flag(
+        "log-rotate-files",
+        integer(1, 1000),
+        5,
+        "With --log-rotate-bytes: how many such old files are kept.",
+    ),
 )

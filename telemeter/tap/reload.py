@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from inspect import isawaitable
 from typing import Any, Final, TypeAlias
@@ -43,7 +42,7 @@ class NotReloadedError(ValueError):
 
 
 class Reloader(Service):
-    """Reloads on SIGHUP, on request, and some files when they change.
+    """Reloads on request, and some files when they change.
 
     Files that belong together are replaced one after the other, and a look may fall in between. So
     what has just changed and cannot be used is no failure yet, but is read once more at the next
@@ -62,7 +61,7 @@ class Reloader(Service):
         """Make a reloader.
 
         Args:
-            reactor: times looks, and takes the signal into its thread.
+            reactor: times looks.
             wall: tells the time of day.
             reload: reads all files again.
             watched: paths to look at for changes.
@@ -80,12 +79,11 @@ class Reloader(Service):
         self._watch.clock = reactor
         self._failing: set[Reload] = set()
         self._one_at_a_time = DeferredLock()
-        self._old_handler: Any = None
+        self._is_asked = False
 
     def startService(self) -> None:
         super().startService()
         self._succeeded(self._reload)
-        self._old_handler = signal.signal(signal.SIGHUP, self._signalled)
         if self._watched:
             self._watch.start(WATCH_SECONDS, now=False).addErrback(
                 lambda failure: log.failure("files are not watched any more", failure)
@@ -93,7 +91,6 @@ class Reloader(Service):
 
     def stopService(self) -> None:
         super().stopService()
-        signal.signal(signal.SIGHUP, self._old_handler or signal.SIG_DFL)
         if self._watch.running:
             self._watch.stop()
 
@@ -103,6 +100,8 @@ class Reloader(Service):
 
     async def _attempt(self, reload: Reload, *, just_changed: bool = False) -> None:
         await self._one_at_a_time.acquire()
+        if reload is self._reload:
+            self._is_asked = False
         try:
             told = reload()
             if isawaitable(told):
@@ -137,8 +136,12 @@ class Reloader(Service):
             SUCCESSFUL.set(1)
             SUCCESS_TIME.set(self._wall.now())
 
-    def _signalled(self, number: int, frame: Any) -> None:
-        self._reactor.callFromThread(self._attempt_quietly, self._reload)
+    def reload_quietly(self) -> None:
+        """Reload as soon as no other is under way; what comes of it is logged."""
+        if self._is_asked:
+            return  # that one has yet to read the files
+        self._is_asked = True
+        self._attempt_quietly(self._reload)
 
     def _attempt_quietly(self, reload: Reload, *, just_changed: bool = False) -> None:
         attempt = Deferred.fromCoroutine(self._attempt(reload, just_changed=just_changed))

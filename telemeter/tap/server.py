@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -321,7 +322,7 @@ def makeService(
     """The service of a server: one process, or the parent of several."""
     if reactor is None:
         reactor = elapsed_reactor()
-    daemon = Daemon(options)
+    daemon = Daemon(options, reactor)
     if options["workers"] == 1:
         _serve(options, reactor, wall, daemon)
     else:
@@ -351,6 +352,7 @@ def _serve(options: Options, reactor: Any, wall: WallClock, daemon: Daemon) -> N
 
     reloader = _reloader(options, reactor, wall, reload, reload_certificates)
     reloader.setServiceParent(daemon)
+    daemon.signals.call(signal.SIGHUP, reloader.reload_quietly)
     store = external.store
     more = []
     if store is not None:
@@ -388,6 +390,7 @@ def _supervise(options: Options, reactor: Any, wall: WallClock, daemon: Daemon) 
     )
     fleet = Fleet(options, reactor, wall)
     workers.reports[ATTEMPTS] = fleet.take
+    daemon.signals.at_once.append(workers.end_at_once)
     OnStop(workers.remove_folder).setServiceParent(daemon)
     health = Health(lambda: workers.ready)
     internal_tls = ReloadableServerContext(options.files.internal_tls)
@@ -408,6 +411,7 @@ def _supervise(options: Options, reactor: Any, wall: WallClock, daemon: Daemon) 
 
     reloader = _reloader(options, reactor, wall, reload, reload_certificates)
     reloader.setServiceParent(daemon)
+    daemon.signals.call(signal.SIGHUP, reloader.reload_quietly)
     clients.discover(health)
     metrics = WithWorkers(lambda: workers.folder, workers.pids)
     _listen_inside(options, reactor, daemon, health, reloader, internal_tls, fleet, metrics)

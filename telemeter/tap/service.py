@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import sys
-from collections.abc import Callable
-from typing import Any, Final, TextIO
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Protocol, TextIO, runtime_checkable
 
 from twisted.application.service import IServiceCollection, MultiService, Service
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -19,11 +22,12 @@ from twisted.internet.interfaces import (
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
-from twisted.python.logfile import LogFile
 
 from telemeter.observe.log import level_of, make_observer
+from telemeter.observe.logfile import LogFile, open_anew
 from telemeter.tap.flags import Flags
 from telemeter.tap.listen import endpoint_maker
+from telemeter.tap.signals import Signals
 from telemeter.web.site import Site
 
 log = Logger()
@@ -46,33 +50,111 @@ def settle_memory() -> None:
     gc.set_threshold(*_COLLECTOR_THRESHOLDS)
 
 
+@runtime_checkable
+class Finishing(Protocol):
+    """A part of a daemon that lets requests finish when it stops.
+
+    Attributes:
+        finished: how many it let finish.
+    """
+
+    finished: int
+
+
 class Daemon(MultiService):
     """The service of a whole daemon.
 
-    It logs as logfmt, and stops its children one after the other, the last one first: a listener is
-    done with its requests before what answers them goes away.
+    It logs as logfmt, takes the signals of its process, and stops its children one after the other,
+    the last one first: a listener is done with its requests before what answers them goes away.
+
+    Attributes:
+        signals: what they do.
     """
 
-    def __init__(self, options: Flags) -> None:
+    def __init__(self, options: Flags, reactor: Any) -> None:
         super().__init__()
         self.setName(options.program)
+        self.signals = Signals(reactor)
+        self._reactor = reactor
         self._options = options
-        self._stream: TextIO | None = None
+        self._runner: Any = getattr(options, "parent", None) or {}
+        self._stream: LogFile | TextIO | None = None
         self._is_alone = False  # in its process
 
     def setServiceParent(self, parent: IServiceCollection) -> None:
         """Join the application, and be its log observer unless the user chose another."""
         super().setServiceParent(parent)
-        runner = getattr(self._options, "parent", None) or {}
-        if isinstance(parent, Componentized) and not (runner.get("logger") or runner.get("syslog")):
-            self._stream = _log_stream(runner)
-            parent.setComponent(ILogObserver, make_observer(self._stream, log_level(self._options)))
         self._is_alone = isinstance(parent, Componentized)
+        runner = self._runner
+        if isinstance(parent, Componentized) and not (runner.get("logger") or runner.get("syslog")):
+            self._stream = self._log_stream()
+            observer = make_observer(self._stream, log_level(self._options))
+            parent.setComponent(ILogObserver, observer)
+
+    def _log_stream(self) -> LogFile | TextIO:
+        """Return where twistd was told to log: a file, or standard error."""
+        name = self._runner.get("logfile")
+        if name == "-" or (not name and self._runner.get("nodaemon", True)):
+            return sys.stderr
+        name = name or "twistd.log"
+        try:
+            return LogFile(
+                name, self._options["log-rotate-bytes"], self._options["log-rotate-files"]
+            )
+        except OSError as error:
+            raise StartError(
+                f"{self.name}: --logfile {name!r}: cannot be written: {error.strerror}"
+            ) from None
+
+    def _open_log_anew(self) -> None:
+        """Go on in the file that has the log's name now, if the log is a file."""
+        try:
+            if isinstance(self._stream, LogFile):
+                self._stream.open_anew()
+            elif (file := self._runner.get("logFile")) not in (None, sys.stdout, sys.stderr):
+                open_anew(file.fileno(), os.path.abspath(file.name))  # noqa: PTH100 - twist's
+            else:
+                return
+        except OSError as error:
+            log.error(
+                "the log file cannot be opened anew, the old one is written on",
+                reason=error.strerror,
+                file=error.filename,
+            )
+        else:
+            log.info("the log file is opened anew")
+
+    def privilegedStartService(self) -> None:
+        with self._reason_in_log():
+            super().privilegedStartService()
 
     def startService(self) -> None:
-        super().startService()
+        if self._is_alone:
+            for number in (signal.SIGHUP, signal.SIGUSR1):
+                self.signals.call(number, self._open_log_anew)
+            self.signals.start()
+        with self._reason_in_log():
+            super().startService()
         if self._is_alone:
             settle_memory()
+
+    @contextmanager
+    def _reason_in_log(self) -> Iterator[None]:
+        """Log why the daemon cannot start.
+
+        Otherwise the reason would come into the log when Python ends. In the background that is
+        after twistd has told its caller to look there; in the foreground with a log file, it would
+        come nowhere else.
+        """
+        try:
+            yield
+        except StartError as error:
+            if "nodaemon" in self._runner:  # twistd, whose log has begun by now
+                log.critical(str(error))
+                if self._stream is not sys.stderr and self._runner["nodaemon"]:
+                    print(error, file=sys.__stderr__)
+                error.code = 1  # instead of the text, which Python would print
+            raise
 
     def pass_on(self, line: str) -> None:
         """Write a line that another process of this daemon has logged, without its end."""
@@ -82,16 +164,28 @@ class Daemon(MultiService):
             self._stream.write(line + "\n")
             self._stream.flush()
 
+    @property
+    def finished(self) -> int:
+        """How many requests were let finish since the daemon was told to stop."""
+        return sum(child.finished for child in self if isinstance(child, Finishing))
+
     def stopService(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        began = self._reactor.seconds()
+        if self._is_alone:
+            log.info("stopping", signal=self.signals.stopped_by or "none")
+            self.signals.stop()
         Service.stopService(self)
         for child in reversed(list(self)):
             try:
                 await _deferred(child.stopService())
             except Exception:
                 log.failure("a part of the daemon did not stop as it should")
+        if self._is_alone:
+            seconds = f"{self._reactor.seconds() - began:.1f}"
+            log.info("stopped", requests=self.finished, seconds=seconds)
 
 
 def _deferred(result: Any) -> Deferred[Any]:
@@ -105,16 +199,6 @@ def _deferred(result: Any) -> Deferred[Any]:
 def log_level(options: Flags) -> str:
     """From which level on a daemon logs."""
     return "debug" if options["verbose"] else str(options["log-level"])
-
-
-def _log_stream(runner: Any) -> Any:
-    """Where twistd was told to log: a file, or standard error."""
-    name = runner.get("logfile")
-    if name and name != "-":
-        return LogFile.fromFullPath(name)
-    if not name and not runner.get("nodaemon", True):
-        return LogFile.fromFullPath("twistd.log")
-    return sys.stderr
 
 
 class StartError(SystemExit, Exception):
@@ -188,7 +272,11 @@ class Listening(Service):
 
 
 class Listener(Listening):
-    """Serves a site at an address, and lets its requests finish when it stops."""
+    """Serves a site at an address, and lets its requests finish when it stops.
+
+    Attributes:
+        finished: how many it let finish.
+    """
 
     def __init__(
         self,
@@ -202,10 +290,12 @@ class Listener(Listening):
         program: str,
     ) -> None:
         super().__init__(endpoint, factory, flag=flag, address=address, program=program)
+        self.finished = 0
         self._reactor = reactor
         self._site = site
 
     async def _stop(self) -> None:
+        before = self._site.over
         await super()._stop()
         if self.port is None:
             return
@@ -217,6 +307,7 @@ class Listener(Listening):
                 requests=len(self._site.active),
                 seconds=GRACE_SECONDS,
             )
+        self.finished = self._site.over - before
         self._site.abort()
 
 

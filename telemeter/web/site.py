@@ -360,6 +360,7 @@ class Request(server.Request):
         if self not in self.site.active:
             return
         self.site.active.discard(self)
+        self.site.over += 1
         took = self.site.reactor.seconds() - self._began
         route = self.route or self._meant
         if route is not None and route.name:
@@ -550,6 +551,7 @@ class Site(server.Site):
         observers: called with each request when it is over, its status, and how many seconds it
             took.
         active: the requests that are under way.
+        over: how many are no longer.
         channels: the connections that are open.
         idle_seconds: for how long a connection may wait for a request.
         stopping: whether no more requests are wanted.
@@ -572,6 +574,7 @@ class Site(server.Site):
         self.branches = [(each.path.rstrip("/").encode() + b"/", each) for each in branches]
         self.observers: list[Callable[[Request, int, float], None]] = []
         self.active: set[Request] = set()
+        self.over = 0
         self.channels: set[Channel] = set()
         self.stopping = False
         self._idle: list[Deferred[None]] = []

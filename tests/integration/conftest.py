@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
 
-def need_command(command: str, package: str) -> None:
+def need_command(command: str, package: str, folder: str = "") -> None:
     """Skip the test when a command is missing; where CI=true, fail it."""
-    if shutil.which(command) is not None:
+    if shutil.which(command, path=f"{os.environ['PATH']}:{folder}") is not None:
         return
     reason = f"{command} is not on the PATH; install it with: apt-get install {package}"
     if os.environ.get("CI") == "true":
@@ -49,6 +49,12 @@ def memcached() -> None:
 def systemd_analyze() -> None:
     """Need systemd's checker of unit files."""
     need_command("systemd-analyze", "systemd")
+
+
+@pytest.fixture(scope="session")
+def logrotate_command() -> None:
+    """Need Debian's logrotate."""
+    need_command("logrotate", "logrotate", "/usr/sbin")
 
 
 @pytest.fixture(scope="module")

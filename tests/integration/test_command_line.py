@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import socket
 import subprocess
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from demo.keys import signing_key
 from demo.programs import start_server, start_source, twistd, wait_for_samples
-from demo.stack import Stack
+from demo.stack import POLL_SECONDS, Stack
 
 from .command_line import run_twistd
 
@@ -222,8 +225,52 @@ def test_a_port_in_use_ends_a_daemon_in_the_background_too(
     )
     assert done.returncode == 1
     assert f"{plugin}: --listen" in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["twistd.log"]
+    # Whoever is told to look into the log finds the reason there.
+    last = (tmp_path / "twistd.log").read_text().splitlines()[-1]
+    assert f"127.0.0.1:{busy_port}" in last
+    assert "level=critical" in last
+    deadline = time.monotonic() + 30  # twistd says so before it tidies up
+    while [path.name for path in tmp_path.iterdir()] != ["twistd.log"]:
+        assert time.monotonic() < deadline
+        time.sleep(POLL_SECONDS)
     assert f"127.0.0.1:{busy_port}" in (tmp_path / "twistd.log").read_text().splitlines()[-1]
+
+
+@pytest.mark.parametrize("content", ["1", "", "{pid}"])
+def test_a_pid_file_that_lies_about_stops_nobody(content: str) -> None:
+    """As of a container that was killed, of a full disk, of another program in the same folder."""
+    with subprocess.Popen(["sleep", "60"]) as other, Stack() as stack:
+        pid_file = stack.write("twistd.pid", content.format(pid=other.pid))
+        before = pid_file.read_text()
+        listen = f"127.0.0.1:{stack.free_port()}"
+        command = twistd(SERVER, "--listen", "127.0.0.1:0", "--listen-internal", listen)
+        command.remove("--pidfile=")
+        stack.start("started", command, f"http://{listen}").stop()
+        assert pid_file.read_text() == before
+        other.kill()
+
+
+@pytest.mark.parametrize("content", ["", "{pid}"])
+def test_nor_in_the_background_where_twistd_keeps_one(tmp_path: Path, content: str) -> None:
+    with subprocess.Popen(["sleep", "60"]) as other:
+        pid_file = tmp_path / "twistd.pid"
+        pid_file.write_text(content.format(pid=other.pid))
+        command = twistd(SERVER, "--listen", "127.0.0.1:0", "--listen-internal", "127.0.0.1:0")
+        in_background = [word for word in command if word not in ("-n", "--pidfile=")]
+        done = subprocess.run(in_background, cwd=tmp_path, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        number = int(pid_file.read_text())
+        assert number != other.pid
+        # A second one is told that there is one.
+        again = subprocess.run(in_background, cwd=tmp_path, capture_output=True, check=False)
+        os.kill(number, signal.SIGTERM)
+        other.kill()
+    assert again.returncode == 1
+    assert b"Another twistd server is running" in again.stderr
+    deadline = time.monotonic() + 30
+    while pid_file.exists():
+        assert time.monotonic() < deadline
+        time.sleep(POLL_SECONDS)
 
 
 def test_no_pid_file_and_no_log_file_is_left(stack: Stack) -> None:

@@ -6,8 +6,16 @@ import io
 from datetime import UTC, datetime
 
 import pytest
-from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, LogPublisher
+from twisted.logger import (
+    ILogObserver,
+    LogEvent,
+    Logger,
+    LogLevel,
+    LogPublisher,
+)
+from twisted.logger._legacy import publishToNewObserver
 from twisted.python.failure import Failure
+from twisted.python.log import textFromEventDict
 from zope.interface.verify import verifyObject
 
 from telemeter.observe.log import LEVELS, level_of, logfmt, make_observer
@@ -146,6 +154,18 @@ def test_what_twisted_says_is_for_those_who_ask(
     for each in ("debug", "info", "warn", "error"):
         getattr(log, each)("message")
     assert [fields_of(line)["level"] for line in stream.getvalue().splitlines()] == shown
+
+
+def test_twisted_s_own_lines_keep_their_levels() -> None:
+    """Also those of its former way to log: errors are critical, all else is information."""
+    for level, shown in (("debug", ["info", "critical"]), ("info", ["critical"])):
+        stream = io.StringIO()
+        observer = make_observer(stream, level)
+        for is_error in (0, 1):
+            event = {"message": ("it",), "isError": is_error, "system": "-", "time": TIME}
+            publishToNewObserver(observer, event, textFromEventDict)
+        lines = [fields_of(line) for line in stream.getvalue().splitlines()]
+        assert [(line["level"], line["msg"]) for line in lines] == [(each, "it") for each in shown]
 
 
 def test_fields_that_all_lines_have() -> None:

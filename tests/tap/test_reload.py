@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,13 +49,11 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     """A world whose reloader runs."""
-    before = signal.getsignal(signal.SIGHUP)
     world = World(tmp_path / "file")
     world.reloader.startService()
     yield world
     if world.reloader.running:
         world.reloader.stopService()
-    assert signal.getsignal(signal.SIGHUP) == before
     assert world.reactor.getDelayedCalls() == []
 
 
@@ -74,8 +71,8 @@ def test_on_request(world: World, log: Log) -> None:
     assert value_of("telemeter_config_last_reload_success_timestamp_seconds") == NOW + 7
 
 
-def test_on_a_signal(world: World, log: Log) -> None:
-    signal.raise_signal(signal.SIGHUP)
+def test_without_anybody_who_waits(world: World, log: Log) -> None:
+    world.reloader.reload_quietly()
     assert world.all == 1
     assert len(log.of("reloaded")) == 1
 
@@ -92,9 +89,9 @@ def test_a_refused_request_says_why(world: World, log: Log) -> None:
     assert world.successful()
 
 
-def test_a_refused_signal_is_only_logged(world: World, log: Log) -> None:
+def test_a_refusal_that_nobody_waits_for_is_only_logged(world: World, log: Log) -> None:
     world.problem = "no"
-    signal.raise_signal(signal.SIGHUP)
+    world.reloader.reload_quietly()
     assert len(log.of("not reloaded, the old configuration stays")) == 1
     assert not world.successful()
 
@@ -126,9 +123,23 @@ def test_a_reload_waits_for_the_one_before(log: Log) -> None:
     assert len(log.of("reloaded")) == 1
 
 
+def test_many_who_ask_at_once_are_served_by_one(log: Log) -> None:
+    slow = Slow()
+    for _ in range(100):
+        slow.reloader.reload_quietly()
+    assert len(slow.under_way) == 1
+    for _ in range(100):  # the one under way may have read the files before they changed
+        slow.reloader.reload_quietly()
+    slow.under_way[0].callback(None)
+    assert len(slow.under_way) == 2
+    slow.under_way[1].callback(None)
+    assert len(slow.under_way) == 2
+    assert len(log.of("reloaded")) == 2
+
+
 def test_a_reload_that_breaks_off_is_logged_and_the_next_one_works(world: World, log: Log) -> None:
     good, world.reload_error = world.reload_error, KeyError("broken")
-    signal.raise_signal(signal.SIGHUP)
+    world.reloader.reload_quietly()
     assert len(log.errors) == 1
     assert not world.successful()
     world.reload_error = good
@@ -140,7 +151,7 @@ def test_a_reload_that_breaks_off_is_logged_and_the_next_one_works(world: World,
 
 def test_a_mistake_of_ours_is_not_taken_for_a_refusal(world: World, log: Log) -> None:
     world.reload_error = UnicodeError("broken")
-    signal.raise_signal(signal.SIGHUP)
+    world.reloader.reload_quietly()
     assert len(log.errors) == 1
     assert not world.successful()
     log.errors_are_fine = True

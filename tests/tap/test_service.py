@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import io
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,13 +15,13 @@ from twisted.application.service import Application, IService, MultiService, Ser
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import TCP4ServerEndpoint, UNIXServerEndpoint
 from twisted.internet.error import CannotListenError
+from twisted.internet.task import deferLater
 from twisted.internet.testing import RaisingMemoryReactor
 from twisted.logger import ILogObserver, Logger
-from twisted.python.logfile import LogFile
 from twisted.web.iweb import IRequest
 
 from telemeter.tap.flags import LOGGING, Flags
-from telemeter.tap.service import GRACE_SECONDS, Daemon, Listener, OnStop
+from telemeter.tap.service import GRACE_SECONDS, Daemon, Listener, OnStop, StartError
 from telemeter.web.routing import Route, make_site
 from tests.fakes import Log, Wire, has_fired, request_of, result_of
 from tests.tap.world import FakeReactor
@@ -35,9 +36,9 @@ class Options(Flags):
 
 def make_daemon(*flags: str, runner: dict[str, Any] | None = None) -> Daemon:
     options: Any = Options()
-    options.parseOptions(list(flags))
     options.parent = runner
-    return Daemon(options)
+    options.parseOptions(list(flags))
+    return Daemon(options, FakeReactor())
 
 
 # --- A daemon -------------------------------------------------------------------------------------
@@ -105,11 +106,14 @@ def test_on_stop_hands_on_what_to_wait_for() -> None:
 
 @pytest.fixture
 def collector() -> Iterator[None]:
-    """Whatever a test does to how Python looks for unused objects, undone."""
+    """Whatever a test does to how Python looks for unused objects, and to signals, undone."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGUSR1)}
     thresholds = gc.get_threshold()
     yield
     gc.set_threshold(*thresholds)
     gc.unfreeze()
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("is_application", [True, False])
@@ -159,16 +163,6 @@ def test_a_log_that_the_user_chose_is_left_alone(runner: dict[str, Any]) -> None
     assert observer_of(make_daemon(runner=runner)) is None
 
 
-class OpenLogFile(LogFile):
-    """A file that a test can close."""
-
-    opened: ClassVar[list[LogFile]] = []
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.opened.append(self)
-
-
 @pytest.mark.parametrize(
     ("runner", "name"),
     [
@@ -181,9 +175,7 @@ def test_a_daemon_logs_to_the_file_of_its_runner(
     runner: dict[str, Any], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("telemeter.tap.service.LogFile", OpenLogFile)
     Logger("telemeter.test", observer=observer_of(make_daemon(runner=runner))).info("message")
-    OpenLogFile.opened.pop().close()
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert "msg=message" in (tmp_path / name).read_text()
 
@@ -209,11 +201,9 @@ def test_a_line_of_another_process_goes_to_the_same_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("telemeter.tap.service.LogFile", OpenLogFile)
     daemon = make_daemon(runner={"logfile": "given.log"})
     Logger("telemeter.test", observer=observer_of(daemon)).info("message")
     daemon.pass_on(LINE)
-    OpenLogFile.opened.pop().close()
     assert (tmp_path / "given.log").read_text().splitlines()[1:] == [LINE]
 
 
@@ -223,6 +213,183 @@ def test_or_to_the_log_that_the_user_chose(log: Log) -> None:
     daemon.pass_on(LINE)
     (event,) = log.of("{line}")
     assert (event["log_level"].name, event["line"]) == ("warn", LINE)
+
+
+# --- A log file -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collector: None
+) -> Callable[..., Daemon]:
+    """What starts a daemon that is alone in its process, and logs to `a.log`."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(*flags: str, runner: dict[str, Any] | None = None) -> Daemon:
+        daemon = make_daemon(*flags, runner=runner or {"logfile": "a.log", "nodaemon": True})
+        application: Any = Application("x")
+        daemon.setServiceParent(application)
+        daemon.startService()
+        return daemon
+
+    return make
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_opens_the_file_anew(
+    number: int, alone: Callable[..., Daemon], tmp_path: Path, log: Log
+) -> None:
+    daemon = alone()
+    daemon.pass_on("one")
+    moved = (tmp_path / "a.log").rename(tmp_path / "moved")
+    daemon.pass_on("two")
+    signal.raise_signal(number)
+    daemon.pass_on("three")
+    assert (moved.read_text(), (tmp_path / "a.log").read_text()) == ("one\ntwo\n", "three\n")
+    assert len(log.of("the log file is opened anew")) == 1
+
+
+def test_a_file_that_cannot_be_opened_anew_is_an_error_and_written_on(
+    alone: Callable[..., Daemon], tmp_path: Path, log: Log
+) -> None:
+    daemon = alone()
+    (tmp_path / "a.log").rename(tmp_path / "moved")
+    (tmp_path / "a.log").mkdir()
+    signal.raise_signal(signal.SIGUSR1)
+    daemon.pass_on("one")
+    assert (tmp_path / "moved").read_text() == "one\n"
+    (event,) = log.of("the log file cannot be opened anew, the old one is written on")
+    assert (event["log_level"].name, event["file"]) == ("error", str(tmp_path / "a.log"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "runner", [{"nodaemon": True}, {"syslog": True}, {"logger": "x"}, {"logFile": sys.stdout}]
+)
+def test_without_a_file_there_is_nothing_to_open(
+    number: int, runner: dict[str, Any], alone: Callable[..., Daemon], tmp_path: Path, log: Log
+) -> None:
+    alone(runner=runner)
+    signal.raise_signal(number)
+    assert log.of("the log file is opened anew") == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_log_file_of_twist_is_opened_anew_too(
+    alone: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    with (tmp_path / "twist.log").open("a") as file:
+        alone(runner={"logFile": file})
+        print("one", file=file, flush=True)
+        moved = (tmp_path / "twist.log").rename(tmp_path / "moved")
+        signal.raise_signal(signal.SIGUSR1)
+        print("two", file=file, flush=True)
+    assert (moved.read_text(), (tmp_path / "twist.log").read_text()) == ("one\n", "two\n")
+
+
+def test_rotation_is_for_those_who_ask_for_it(alone: Callable[..., Daemon], tmp_path: Path) -> None:
+    daemon = alone("--log-rotate-bytes", "10", "--log-rotate-files", "2")
+    for number in range(9):
+        daemon.pass_on(f"line {number}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.log", "a.log.1", "a.log.2"]
+
+
+def test_a_log_file_that_cannot_be_written_ends_the_program(tmp_path: Path) -> None:
+    daemon = make_daemon(runner={"logfile": f"{tmp_path}/missing/a.log"})
+    with pytest.raises(StartError, match=r"^toy: --logfile .*missing/a.log.*: No such file"):
+        daemon.setServiceParent(Application("x"))
+
+
+# --- Its start and its end ------------------------------------------------------------------------
+
+
+class Refusing(Service):
+    """A part that cannot start."""
+
+    def privilegedStartService(self) -> None:
+        raise StartError("toy: --flag: no")
+
+    startService = privilegedStartService
+
+
+@pytest.mark.parametrize(
+    ("runner", "in_log", "on_terminal", "for_python"),
+    [
+        ({"nodaemon": True}, True, False, False),
+        ({"nodaemon": True, "logfile": "a.log"}, True, True, False),
+        ({"nodaemon": False, "logfile": "a.log"}, True, False, False),
+        ({"logFile": sys.stdout}, False, False, True),  # twist, whose log has not begun by then
+        ({"nodaemon": True, "syslog": True}, True, True, False),
+    ],
+)
+@pytest.mark.parametrize("step", ["privilegedStartService", "startService"])
+def test_the_reason_not_to_start_is_in_the_log_before_twistd_says_that_it_is(
+    runner: dict[str, Any],
+    in_log: bool,
+    on_terminal: bool,
+    for_python: bool,
+    step: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    log: Log,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    terminal = io.StringIO()
+    monkeypatch.setattr(sys, "__stderr__", terminal)
+    daemon = make_daemon(runner=runner)
+    Refusing().setServiceParent(daemon)
+    daemon.setServiceParent(Application("x"))
+    daemon._is_alone = False  # no signals, please
+    with pytest.raises(StartError, match=r"^toy: --flag: no$") as caught:
+        getattr(daemon, step)()
+    levels = [event["log_level"].name for event in log.of("toy: --flag: no")]
+    assert levels == (["critical"] if in_log else [])
+    assert terminal.getvalue() == ("toy: --flag: no\n" if on_terminal else "")
+    assert caught.value.code == ("toy: --flag: no" if for_python else 1)
+
+
+class Slow(Service):
+    """A part that takes seconds to let requests finish."""
+
+    finished = 0
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        self.finished = 3
+        return deferLater(self._reactor, 2.5)
+
+
+@pytest.mark.parametrize("sent", [None, signal.SIGTERM, signal.SIGINT])
+def test_a_stop_says_why_and_what_was_finished(
+    sent: signal.Signals | None, alone: Callable[..., Daemon], log: Log
+) -> None:
+    daemon = alone()
+    reactor: Any = daemon._reactor
+    for _ in range(2):
+        Slow(reactor).setServiceParent(daemon)
+    Part("1", []).setServiceParent(daemon)
+    if sent is not None:
+        daemon.signals._stops.append(sent)
+    stopped = daemon.stopService()
+    (event,) = log.of("stopping")
+    assert (event["log_level"].name, event["signal"]) == ("info", sent.name if sent else "none")
+    reactor.pump([2.5, 2.5])
+    result_of(stopped)
+    (event,) = log.of("stopped")
+    assert (event["log_level"].name, event["requests"], event["seconds"]) == ("info", 6, "5.0")
+
+
+def test_a_part_of_another_program_leaves_its_signals_and_its_log_alone(log: Log) -> None:
+    daemon = make_daemon()
+    daemon.setServiceParent(MultiService())
+    before = [signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGUSR1)]
+    daemon.startService()
+    result_of(daemon.stopService())
+    assert [signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGUSR1)] == before
+    assert log.of("stopping") == []
 
 
 # --- A listener -----------------------------------------------------------------------------------
@@ -293,6 +460,7 @@ def test_it_lets_requests_finish(listening: Listening) -> None:
     assert wire.answer.status == 200
     wire.close()
     assert has_fired(stopped)
+    assert listening.listener.finished == 1
     assert listening.reactor.getDelayedCalls() == []
 
 
@@ -302,6 +470,7 @@ def test_it_does_not_wait_for_ever(listening: Listening, log: Log) -> None:
     stopped = listening.listener.stopService()
     listening.reactor.advance(GRACE_SECONDS)
     assert has_fired(stopped)
+    assert listening.listener.finished == 0
     assert wire.is_aborted()
     (event,) = log.of("requests were still under way when the time to stop was over")
     assert (event["log_level"].name, event["requests"]) == ("warn", 1)

@@ -1,26 +1,43 @@
 """What `twistd` and `twist` list: the daemons."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from twisted.application.service import ServiceMaker
 
-server = ServiceMaker(
+
+class DaemonMaker(ServiceMaker):
+    """A program that signals do not end while it is imported."""
+
+    @property
+    def options(self) -> Any:
+        """The class of its flags. Nobody asks for it but to run the program."""
+        from telemeter.tap.signals import hold_signals
+
+        hold_signals()
+        return super().options
+
+
+server = DaemonMaker(
     "Telemeter server",
     "telemeter.tap.server",
     "Takes metrics pushed by agents and Prometheus servers, and forwards what is allowed.",
     "telemeter-server",
 )
-client = ServiceMaker(
+client = DaemonMaker(
     "Telemeter agent",
     "telemeter.tap.client",
     "Collects metrics from a Prometheus server and pushes them to a telemeter-server.",
     "telemeter-client",
 )
-authorizer = ServiceMaker(
+authorizer = DaemonMaker(
     "Telemeter stub authorization server",
     "telemeter.tap.authorizer",
     "Says yes to the tokens in a file: for development, demos and tests.",
     "telemeter-authorizer",
 )
-demo_source = ServiceMaker(
+demo_source = DaemonMaker(
     "Telemeter demo source",
     "telemeter.tap.demo_source",
     "Serves figures of this machine as a Prometheus would: for demos.",

@@ -5,15 +5,19 @@ from __future__ import annotations
 import signal
 import sys
 
-from prometheus_client import values
+from telemeter.tap.signals import PARENTS
 
 
 def main() -> None:
     """Be worker N."""
-    # These come from a terminal, for example, to all its processes; the parent knows what to do.
-    for number in (signal.SIGINT, signal.SIGHUP):
+    # A terminal, for example, sends these to all its processes; the parent knows what to do.
+    for number in PARENTS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PARENTS)
     worker = int(sys.argv[1])
+
+    from prometheus_client import values
+
     # Before any metric is declared: the files are those of the worker's number, so that one that
     # takes the place of another goes on counting.
     values.ValueClass = values.MultiProcessValue(lambda: worker)

@@ -21,6 +21,9 @@ CONTROL_FD: Final = 4
 CONNECTIONS_FD: Final = 5
 TABLE_FD: Final = 6
 
+#: The report of how many requests a worker let finish when it stopped: a number in decimals.
+FINISHED: Final = "finished"
+
 _PIECE_SIZE: Final = 60_000
 #: The largest body of a `Report`.
 MAX_REPORT: Final = _PIECE_SIZE

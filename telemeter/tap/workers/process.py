@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, ClassVar, Final
 
@@ -32,6 +33,7 @@ from telemeter.tap.workers.accept import Connections, InheritedEndpoint
 from telemeter.tap.workers.control import (
     CONNECTIONS_FD,
     CONTROL_FD,
+    FINISHED,
     LISTEN_FD,
     MAX_REPORT,
     TABLE_FD,
@@ -53,6 +55,8 @@ from telemeter.web.ratelimit import Table
 _ASK_SECONDS: Final = 25.0
 #: How many bytes of reports the parent may leave unanswered.
 _MAX_REPORTS: Final = 1 << 20
+#: How long the parent may take to hear what a worker has finished, in seconds.
+_REPORT_SECONDS: Final = 1.0
 #: For how many seconds a worker may stop; then the system ends it.
 _STOP_SECONDS: Final = int(GRACE_SECONDS) + 5
 
@@ -131,7 +135,7 @@ class Worker:
         table = None
         if setup.table_key:
             table = Table(descriptor=TABLE_FD, key=setup.table_key)
-        daemon = Daemon(options)
+        daemon = Daemon(options, self._reactor)
         attempts = None
         if options["fleet-max-clusters"]:
             attempts = reporter(self.control.report, self._reactor, self._wall)
@@ -156,7 +160,7 @@ class Worker:
         daemon.privilegedStartService()
         daemon.startService()
         settle_memory()
-        self._reactor.addSystemEventTrigger("before", "shutdown", daemon.stopService)
+        self._reactor.addSystemEventTrigger("before", "shutdown", self._stop_serving, daemon)
         self.control.tell_ready(self._external.health.ready)
 
     def prepare(self, files: Contents, only_certificates: bool) -> str:
@@ -188,6 +192,15 @@ class Worker:
         """The reactor was told to stop, here or by what cannot go on."""
         self._stopping = True
         signal.alarm(_STOP_SECONDS)
+
+    def _stop_serving(self, daemon: Daemon) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._finish(daemon))
+
+    async def _finish(self, daemon: Daemon) -> None:
+        await daemon.stopService()
+        with suppress(Exception):  # a parent that is gone, or busy, does not hold this up
+            reported = self.control.report(FINISHED, str(daemon.finished).encode())
+            await reported.addTimeout(_REPORT_SECONDS, self._reactor)
 
     def parent_is_gone(self) -> None:
         """Stop, and do what else is to be done then."""

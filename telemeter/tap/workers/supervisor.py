@@ -29,10 +29,12 @@ from telemeter.auth.authorizer import RefusedError, UnavailableError
 from telemeter.auth.cache import Ask
 from telemeter.tap.files import Contents
 from telemeter.tap.service import GRACE_SECONDS, Listening
+from telemeter.tap.signals import held_back
 from telemeter.tap.workers.accept import Connections
 from telemeter.tap.workers.control import (
     CONNECTIONS_FD,
     CONTROL_FD,
+    FINISHED,
     LISTEN_FD,
     TABLE_FD,
     Check,
@@ -84,6 +86,7 @@ class Workers(Service):
     """The workers of a server.
 
     Attributes:
+        finished: how many requests they let finish when they stopped.
         folder: where they keep their metrics; None before the start.
         reports: what to do with the reports of workers, by kind.
     """
@@ -107,8 +110,9 @@ class Workers(Service):
             ask: asks the authorization server, if there is one.
             pass_on: takes a line of a worker's log.
         """
+        self.finished = 0
         self.folder: Path | None = None
-        self.reports: dict[str, ReportHandler] = {}
+        self.reports: dict[str, ReportHandler] = {FINISHED: self._have_finished}
         self.ask = ask
         self.pass_on = pass_on
         self._reactor = reactor
@@ -182,13 +186,14 @@ class Workers(Service):
         if self._table is not None:
             descriptors[TABLE_FD] = self._table
         try:
-            self._reactor.spawnProcess(
-                process,
-                sys.executable,
-                [sys.executable, "-P", "-m", "telemeter.tap.workers", str(number)],
-                env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(self.folder)},
-                childFDs=descriptors,
-            )
+            with held_back():
+                self._reactor.spawnProcess(
+                    process,
+                    sys.executable,
+                    [sys.executable, "-P", "-m", "telemeter.tap.workers", str(number)],
+                    env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(self.folder)},
+                    childFDs=descriptors,
+                )
             self._reactor.adoptStreamConnection(
                 ours.fileno(), socket.AF_UNIX, Factory.forProtocol(lambda: process.control)
             )
@@ -238,9 +243,18 @@ class Workers(Service):
             slot.kill()
         await self._all_gone_within(_KILL_SECONDS)
 
+    def _have_finished(self, number: int, body: bytes) -> None:
+        self.finished += int(body)
+
     async def _all_gone_within(self, seconds: float) -> None:
         gone = DeferredList([slot.gone() for slot in self._slots], consumeErrors=True)
         await gone.addTimeout(seconds, self._reactor)
+
+    def end_at_once(self) -> None:
+        """Have nothing of the workers outlive this process, which is about to end."""
+        for pid in self.pids().values():
+            os.kill(pid, signal.SIGKILL)
+        self.remove_folder()
 
     def remove_folder(self) -> None:
         """Forget the metrics of workers."""
