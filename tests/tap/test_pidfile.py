@@ -40,9 +40,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("flag", ["-n", "--nodaemon"])
-@pytest.mark.parametrize("content", ["1", "", str(os.getpid()), "no number"])
+@pytest.mark.parametrize("content", ["1", "", "{own}", "no number"])
 def test_there_is_none_in_the_foreground(folder: Path, flag: str, content: str) -> None:
     pid_file = folder / "twistd.pid"
+    content = content.format(own=os.getpid())
     pid_file.write_text(content)
     assert settled(flag) == ""
     assert pid_file.read_text() == content  # it is somebody else's
@@ -58,12 +59,12 @@ def test_there_is_one_in_the_background(folder: Path) -> None:
     assert settled() == str(folder / "twistd.pid")
 
 
-@pytest.mark.parametrize("content", ["", "\n", "\0\0\0", str(os.getpid()), f"{os.getppid()}\n"])
+@pytest.mark.parametrize("content", ["", "\n", "\0\0\0", "{own}", "{parent}\n"])
 def test_a_stale_one_is_removed(
     folder: Path, content: str, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pid_file = folder / "twistd.pid"
-    pid_file.write_text(content)
+    pid_file.write_text(content.format(own=os.getpid(), parent=os.getppid()))
     settled()
     assert not pid_file.exists()
     (event,) = log.of("a stale pid file is removed")
