@@ -626,16 +626,16 @@ LOGGING: Final = (
     ),
     Flag("verbose", None, False, "The same as --log-level=debug.", short="v"),
     Flag(
-        "log-rotate-bytes",
+        "rotate-log-bytes",
         integer(0),
         0,
         "Before the file of twistd's --logfile has more bytes, it is renamed to FILE.1, and a new "
         "one begins; 0: never.",
     ),
     Flag(
-        "log-rotate-files",
+        "rotate-log-files",
         integer(1, 1000),
         5,
-        "With --log-rotate-bytes: how many such old files are kept.",
+        "With --rotate-log-bytes: how many such old files are kept.",
     ),
 )

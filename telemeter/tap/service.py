@@ -99,7 +99,7 @@ class Daemon(MultiService):
         name = name or "twistd.log"
         try:
             return LogFile(
-                name, self._options["log-rotate-bytes"], self._options["log-rotate-files"]
+                name, self._options["rotate-log-bytes"], self._options["rotate-log-files"]
             )
         except OSError as error:
             raise StartError(

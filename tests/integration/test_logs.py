@@ -165,7 +165,7 @@ def test_copytruncate_leaves_no_hole(
 
 
 def test_a_flag_asks_for_rotation(stack: Stack, folder: Path) -> None:
-    flags = ("--log-rotate-bytes", "2000", "--log-rotate-files", "2")
+    flags = ("--rotate-log-bytes", "2000", "--rotate-log-files", "2")
     server, path = logged_server(stack, folder, 2, *flags)
     files = [path, *(path.with_name(f"{path.name}.{number}") for number in (1, 2))]
 

@@ -354,8 +354,8 @@ def test_the_defaults() -> None:
         "shield": "",
         "log-level": "info",
         "verbose": False,
-        "log-rotate-bytes": 0,
-        "log-rotate-files": 5,
+        "rotate-log-bytes": 0,
+        "rotate-log-files": 5,
     }
 
 

@@ -288,7 +288,7 @@ def test_the_log_file_of_twist_is_opened_anew_too(
 
 
 def test_rotation_is_for_those_who_ask_for_it(alone: Callable[..., Daemon], tmp_path: Path) -> None:
-    daemon = alone("--log-rotate-bytes", "10", "--log-rotate-files", "2")
+    daemon = alone("--rotate-log-bytes", "10", "--rotate-log-files", "2")
     for number in range(9):
         daemon.pass_on(f"line {number}")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.log", "a.log.1", "a.log.2"]
