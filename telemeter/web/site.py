@@ -425,6 +425,7 @@ class Channel(HTTPChannel):
 
     def __init__(self) -> None:
         super().__init__()
+        self._was_used = False
         self._drained: int | None = None
         self._drain_end: IDelayedCall | None = None
 
@@ -493,9 +494,11 @@ class Channel(HTTPChannel):
 
     def setTimeout(self, period: float | None) -> float | None:
         """Start or end the timer; whenever Twisted starts it, no request has begun."""
-        previous: float | None = super().setTimeout(
-            None if period is None else self.site.idle_seconds
-        )
+        if period is not None:
+            period = self.site.idle_seconds
+            if not self._was_used:  # it may be one that is no balancer's, or a silent handshake
+                period = min(period, IDLE_SECONDS)
+        previous: float | None = super().setTimeout(period)
         return previous
 
     def _limit_pause(self) -> None:
@@ -517,6 +520,7 @@ class Channel(HTTPChannel):
 
     def requestDone(self, request: Request) -> None:
         if self._drained is None:
+            self._was_used = True
             super().requestDone(request)
             self._limit_pause()  # the next may have come meanwhile, in part
         else:

@@ -487,14 +487,28 @@ def test_an_idle_connection_is_closed_later_than_balancers_close_theirs(
 
 
 @pytest.mark.parametrize("seconds", [5.0, 1000.0])
-@pytest.mark.parametrize("before", [b"", REQUEST, HALF_A_BODY + b"y"])
+@pytest.mark.parametrize("before", [REQUEST, HALF_A_BODY + b"y"])
 def test_how_long_a_connection_may_be_idle_can_be_chosen(
     clock: Clock, before: bytes, seconds: float
 ) -> None:
-    site = Toy(clock, idle_seconds=seconds).site
-    wire = Wire(site)
+    wire = Wire(Toy(clock, idle_seconds=seconds).site)
     wire.send(before)
     clock.advance(seconds - 0.1)
+    assert not wire.is_closed()
+    clock.advance(0.1)
+    assert wire.is_closed()
+    wire.close()
+
+
+@pytest.mark.parametrize(("seconds", "bound"), [(5.0, 5.0), (1000.0, 75.0)])
+@pytest.mark.parametrize("before", [b"", b"GET /pl"])
+def test_a_first_request_is_not_waited_for_longer_than_usual(
+    clock: Clock, before: bytes, seconds: float, bound: float
+) -> None:
+    """Of a balancer's connections only those that were used wait for long."""
+    wire = Wire(Toy(clock, idle_seconds=seconds).site)
+    wire.send(before)
+    clock.advance(bound - 0.1)
     assert not wire.is_closed()
     clock.advance(0.1)
     assert wire.is_closed()
