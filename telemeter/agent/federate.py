@@ -29,6 +29,7 @@ RETRIEVED = Gauge(
 )
 
 _CLIENT = "federate_from"
+_SHOWN = 100
 _ACCEPT = f"{PROTOBUF_CONTENT_TYPE};q=1, {TEXT_CONTENT_TYPE};q=0.5"
 _REASONS = {
     400: "it refused the request; check --match and --match-file",
@@ -111,7 +112,8 @@ class Source:
         content_type = answer.header(b"Content-Type")
         decode = decoder_for(content_type)
         if decode is None:
-            raise CollectError(f"expected Content-Type {EXPECTED}; saw {content_type or 'none'}")
+            shown = content_type[:_SHOWN] or "none"
+            raise CollectError(f"expected Content-Type {EXPECTED}; saw {shown}")
         return body, decode
 
 

@@ -25,6 +25,7 @@ from telemeter.net.url import split_credentials
 
 _TIMEOUT = 20.0
 _ANSWER_LIMIT = 32 * 1024
+_SHOWN = 100
 #: A part of every token, which goes into a header.
 _LONGEST_ACCOUNT = 1024
 _YES = (200, 201)
@@ -117,7 +118,7 @@ class AuthorizationServer:
         if answer.content_type != "application/json":
             raise UnavailableError(
                 f"expected application/json from the authorization server, "
-                f"saw {answer.content_type!r}"
+                f"saw {answer.content_type[:_SHOWN]!r}"
             )
         account = _account_of(answer.body)
         if not account:

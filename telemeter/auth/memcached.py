@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 
 from telemeter.auth.authorizer import Answer
 from telemeter.loop.clocks import LONG_AGO, WallClock
+from telemeter.net.address import host_of
 
 #: How many seconds a memcached may take for anything.
 TIMEOUT: Final = 1.0
@@ -212,7 +213,7 @@ def _addresses(names: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
         family = min(entries, key=lambda entry: entry[0] != socket.AF_INET)[0]
         for entry in entries:
             if entry[0] == family:
-                found[str(entry[4][0]), port] = None
+                found[host_of(entry[4]), port] = None
     return list(found)
 
 

@@ -8,13 +8,15 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import (
+    IDelayedCall,
     IOpenSSLClientConnectionCreator,
     IProtocol,
     IProtocolFactory,
     IReactorTime,
     IStreamClientEndpoint,
 )
-from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.internet.protocol import connectionDone
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.web.client import URI, Agent, HTTPConnectionPool, ProxyAgent
 from twisted.web.error import SchemeNotSupported
@@ -35,7 +37,32 @@ from telemeter.net.tunnel import ProxyEndpoint, TunnelEndpoint, refusal
 _PROXY_AUTHENTICATION_REQUIRED = 407
 _REFUSAL_LIMIT = 4096
 _LONGEST_NAME = 253
+#: How many seconds the other side of a TLS connection has to close it too.
+_CLOSE_SECONDS = 10.0
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
+
+
+class _TLSConnection(BufferingTLSTransport):
+    """A TLS connection that ends soon after we have said so, whatever the other side does.
+
+    Twisted waits for the other side's closing alert without a limit.
+    """
+
+    _end: IDelayedCall | None = None
+
+    def loseConnection(self) -> None:
+        super().loseConnection()
+        if self.connected and self._end is None:
+            self._end = self.factory._clock.callLater(_CLOSE_SECONDS, self.abortConnection)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._end is not None and self._end.active():
+            self._end.cancel()
+        super().connectionLost(reason)
+
+
+class _TLSFactory(TLSMemoryBIOFactory):
+    protocol = _TLSConnection
 
 
 @implementer(IStreamClientEndpoint)
@@ -54,7 +81,7 @@ class _TLSEndpoint:
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         _make_quiet(protocolFactory)
-        factory = TLSMemoryBIOFactory(self._creator, True, protocolFactory, clock=self._clock)
+        factory = _TLSFactory(self._creator, True, protocolFactory, clock=self._clock)
         connecting: Deferred[Any] = self._endpoint.connect(factory)
         return connecting.addCallback(lambda tls: tls.wrappedProtocol)
 

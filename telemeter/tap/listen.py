@@ -10,6 +10,7 @@ from typing import Any
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
 
+from telemeter.net.address import host_of
 from telemeter.web.proxied import ProxiedEndpoint
 
 _HOST_PORT = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]+)")
@@ -62,7 +63,7 @@ def endpoint_maker(value: str) -> EndpointMaker:
     # As the original: an IPv4 address of a name before its IPv6 address.
     family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     kind = TCP6ServerEndpoint if family == socket.AF_INET6 else TCP4ServerEndpoint
-    return lambda reactor: kind(reactor, port, interface=str(address[0]), backlog=1024)
+    return lambda reactor: kind(reactor, port, interface=host_of(address), backlog=1024)
 
 
 def _described(value: str) -> EndpointMaker:

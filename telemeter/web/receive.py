@@ -84,6 +84,8 @@ _V1_MESSAGE = "prometheus.WriteRequest"
 _WRITTEN: Final = tuple(
     f"X-Prometheus-Remote-Write-{kind}-Written" for kind in ("Samples", "Histograms", "Exemplars")
 )
+#: More than an upstream ever counts.
+_MOST_DIGITS = 18
 _BUSY_SECONDS = 60
 _DOWN_SECONDS = 30
 #: Requests of up to so many bytes, decompressed, are tried the quick way at once, ...
@@ -377,7 +379,10 @@ def _decompressed(body: bytes, limit: int) -> bytes:
 def _written_by(headers: Headers) -> dict[str, str]:
     """What an upstream says it has written of a 2.0 request; what it does not name is nothing."""
     said = {name: headers.getRawHeaders(name.encode(), [b""])[0] for name in _WRITTEN}
-    return {name: count.decode() if count.isdigit() else "0" for name, count in said.items()}
+    return {
+        name: count.decode() if count.isdigit() and len(count) <= _MOST_DIGITS else "0"
+        for name, count in said.items()
+    }
 
 
 def _tell_written(request: IRequest, counts: Mapping[str, object]) -> None:

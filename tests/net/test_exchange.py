@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import gzip
+import socket
+import ssl
 import time
 from typing import Any
 
 import pytest
+from twisted.internet import threads
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.web.http_headers import Headers
 
+from telemeter.net import route
 from telemeter.net.client import make_pool
 from telemeter.net.connection import HEAD_LIMIT, LINES_LIMIT
 from telemeter.net.errors import explain
 from telemeter.net.exchange import Answer, exchange
-from tests.net.scripted import End, Script, Server, agent, head, reactor, response, serving
+from tests.net.scripted import (
+    End,
+    Script,
+    Server,
+    agent,
+    authority,
+    head,
+    reactor,
+    response,
+    serving,
+)
 from tests.reactor import in_reactor
 
 LIMIT = 100_000
@@ -520,3 +534,45 @@ async def test_a_certificate_for_another_ipv6_address() -> None:
         mapped = server.url.replace("127.0.0.1", "[::ffff:127.0.0.1]")
         told = await failure_of(mapped)
         assert "wanted ::ffff:127.0.0.1, the certificate is for 127.0.0.1" in told
+
+
+# --- The end of connections -----------------------------------------------------------------------
+
+
+class SilentServer:
+    """A server over TLS that answers once, and then neither reads nor closes its connection."""
+
+    def __init__(self) -> None:
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority().issue_cert("127.0.0.1").configure_cert(self._context)
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"https://127.0.0.1:{self._listening.getsockname()[1]}"
+
+    def serve(self) -> bytes:
+        """Answer, and return what came after the request, encrypted, until the connection ended."""
+        with self._listening, self._listening.accept()[0] as connection:
+            connection.settimeout(20)
+            with self._context.wrap_socket(connection, server_side=True) as secured:
+                secured.recv(4096)
+                secured.sendall(response(BODY))
+                raw = socket.socket(fileno=secured.detach())
+            rest = b""
+            with raw:
+                raw.settimeout(20)
+                try:
+                    while data := raw.recv(4096):
+                        rest += data
+                except ConnectionResetError:
+                    pass
+            return rest
+
+
+@in_reactor
+async def test_a_tls_connection_ends_although_the_other_side_does_not_close(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(route, "_CLOSE_SECONDS", 0.2)
+    server = SilentServer()
+    serving = threads.deferToThread(server.serve)
+    assert (await ask(server.url)).body == BODY
+    assert await serving  # the closing alert came, and then the end

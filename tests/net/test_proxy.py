@@ -67,6 +67,8 @@ MALFORMED = [
     "user:secret@pro xy:3128",
     "user:sec\nret@proxy:3128",
     "http://[::1",
+    "http://[fe80::1%25eth0]:3128",
+    "[fe80::1%eth0]:3128",
     "http://[secret]:3128",
     "http://user:secret@pro|xy:3128",
     "http://user:secret@-proxy",

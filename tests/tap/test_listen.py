@@ -38,6 +38,12 @@ def test_host_and_port(address: str, port: int, interface: str) -> None:
     assert listened(address) == (port, interface)
 
 
+def test_the_zone_of_an_ipv6_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("fe80::1", 9003, 0, 7))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [found])
+    assert listened("[fe80::1%eth7]:9003") == (9003, "fe80::1%7")
+
+
 def test_no_host_is_all_addresses() -> None:
     port, interface = listened(":9003")
     assert port == 9003

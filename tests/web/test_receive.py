@@ -424,7 +424,10 @@ class TestCountsOf2:
         assert answer.status == status
         assert written(answer) == ("3", "2", "0")
 
-    @pytest.mark.parametrize("said", [{}, dict.fromkeys(WRITTEN, "many"), {WRITTEN[0]: b"\xff"}])
+    @pytest.mark.parametrize(
+        "said",
+        [{}, *(dict.fromkeys(WRITTEN, count) for count in ("many", b"\xff", "-1", "9" * 1000))],
+    )
     def test_an_upstream_that_does_not_say(self, said: dict[str, str | bytes]) -> None:
         """One that knows 1.0 only accepts a 2.0 request, and finds nothing in it."""
         server = Server(settings(keep_version=True))
