@@ -79,7 +79,8 @@ class Peer:
     """A running server of the test.
 
     Attributes:
-        port: where it listens, on 127.0.0.1.
+        port: where it listens, ...
+        host: ... and at which address.
         context: what it shows to those who connect from now on; None: it speaks no TLS.
         answer: what it answers.
         hang_up: whether it closes its connections instead.
@@ -92,10 +93,13 @@ class Peer:
     hang_up: bool = False
     says_close: bool = True
     port: int = 0
+    host: str = HOST
     requests: list[Request] = field(default_factory=list)
 
-    def url(self, path: str = "", host: str = HOST) -> str:
-        """Return the URL of a path."""
+    def url(self, path: str = "", host: str = "") -> str:
+        """Return the URL of a path, with another name for where it listens if one is given."""
+        host = host or self.host
+        host = f"[{host}]" if ":" in host else host
         return f"{'https' if self.context else 'http'}://{host}:{self.port}{path}"
 
 
@@ -132,6 +136,7 @@ def running(peer: Peer) -> Iterator[Peer]:
 
     class Listener(ThreadingHTTPServer):
         daemon_threads = True
+        address_family = socket.AF_INET6 if ":" in peer.host else socket.AF_INET
 
         def finish_request(self, request: Any, client_address: Any) -> None:
             if peer.context is None:
@@ -147,7 +152,7 @@ def running(peer: Peer) -> Iterator[Peer]:
         def handle_error(self, *_: object) -> None:
             """Stay silent about clients that hang up."""
 
-    with Listener((HOST, 0), Handler) as listener:
+    with Listener((peer.host, 0), Handler) as listener:
         peer.port = listener.server_port
         serving = threading.Thread(target=listener.serve_forever, args=(0.05,))
         serving.start()
