@@ -351,7 +351,7 @@ BROKEN_REPLIES: dict[str, tuple[Reply, str]] = {
     ),
     "a binary content type": (
         Reply(200, b'{"account_id": "a"}', {"Content-Type": b"\xff"}),
-        "utf-8",
+        "expected application/json",
     ),
     "no JSON": (as_json("secret"), "malformed"),
     "an empty body": (as_json(""), "malformed"),
