@@ -209,12 +209,12 @@ class Crew:
         self._clients.clear()
 
 
-def start_crew(stack: Stack, *flags: str) -> Crew:
-    """Start a server with two workers, and wait for both."""
+def start_crew(stack: Stack, *flags: str, environment: Mapping[str, str] | None = None) -> Crew:
+    """Start a server with two workers, with these additions to its environment; wait for both."""
     name = f"server-{len(stack.programs)}"
     temporary = stack.folder / f"{name}.tmp"
     temporary.mkdir()
-    environment = {"TMPDIR": str(temporary)}
+    environment = {**(environment or {}), "TMPDIR": str(temporary)}
     server = start_server(stack, name, "--workers", "2", *flags, environment=environment)
     crew = Crew(stack, server, temporary)
     crew.wait_until_ready()
