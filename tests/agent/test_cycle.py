@@ -601,3 +601,50 @@ def test_collect_alone_fails(world: World, clock: Clock) -> None:
     with pytest.raises(CycleError) as caught:
         run(collect(broken, world.wall))
     assert (caught.value.stage, str(caught.value)) == ("collect", "the connection was lost")
+
+
+# --- The wall clock is set ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [-3600, 3600])
+def test_setting_the_wall_clock_moves_no_cycle(world: World, step: int) -> None:
+    started(world)
+    world.clock.advance(100)
+    world.wall.step(step)
+    assert times_of_uploads(world, 500) == [170, 440]
+    success = value_of("federate_last_success_timestamp_seconds")
+    assert success == NOW + step + 540
+    assert len(world.authorize.received) == 1
+
+
+@pytest.mark.parametrize("step", [-3600, 3600])
+@pytest.mark.parametrize("stage", BREAKS)
+def test_setting_the_wall_clock_moves_no_retry(world: World, stage: str, step: int) -> None:
+    BREAKS[stage](world)
+    started(world)
+    world.prometheus.reply = families_reply(up(at=NOW_MS))
+    world.authorize.reply = token_reply()
+    world.server.reply = Reply(200)
+    world.wall.step(step)
+    assert times_of_uploads(world, 300) == [60]
+
+
+@pytest.mark.parametrize("step", [-3600, 3600])
+def test_setting_the_wall_clock_renews_no_token(clock: Clock, step: int) -> None:
+    world = World(clock)
+    world.authorize.reply = token_reply(lifetime=3600)
+    world.prometheus.reply = families_reply(up(at=NOW_MS))
+    started(world)
+    world.wall.step(step)
+    clock.pump([270] * 13)  # 3510 seconds
+    assert len(world.authorize.received) == 1
+    clock.advance(270)
+    assert len(world.authorize.received) == 2
+
+
+def test_samples_are_too_old_by_the_wall_clock(clock: Clock) -> None:
+    world = World(clock)
+    world.wall.step(25 * 3600)
+    started(world)
+    assert world.uploads == 0
+    assert value_of("federate_filtered_samples") == 1

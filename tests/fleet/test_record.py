@@ -13,7 +13,7 @@ from telemeter.fleet.attempt import MAX_ID, MAX_REASON, Attempt, Path
 from telemeter.fleet.record import FleetRecord
 from telemeter.fleet.standing import HISTORY, State
 from telemeter.fleet.trail import MAX_ATTEMPTS, MAX_ENTRY, add_attempt, pack_examples, read_examples
-from telemeter.loop.clocks import Wall
+from telemeter.loop.clocks import Elapsed, Moment, Wall
 from telemeter.metrics.proto import remote_pb2
 from tests.fakes import NOW, moment_at
 
@@ -261,3 +261,18 @@ def test_the_worst_clusters_take_a_kilobyte_too() -> None:
     finally:
         tracemalloc.stop()
     assert taken / clusters < 1024
+
+
+def test_a_machine_that_begins_in_1970_knows_who_has_uploaded() -> None:
+    began = Moment(Elapsed(3.0), Wall(10.0))
+    record = FleetRecord(10, began)
+    made = attempt("a")
+    made.at = Elapsed(5.0)
+    record.record(made)
+    refused = attempt("a", status=413)
+    refused.at = Elapsed(6.0)
+    record.record(refused)
+    # NTP has set the clock.
+    row = record.row(0, Moment(Elapsed(65.0), Wall(NOW)))
+    assert row.uploaded == Wall(NOW - 60)
+    assert record.totals(Moment(Elapsed(65.0), Wall(NOW))).minutes[-1][1].reporting == 1

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 
 from telemeter.runner import run_here
 from telemeter.tap.demo_source import Options, Source, makeService
-from tests.fakes import FakeWall, Log, ask, clock_at
+from tests.fakes import NOW, FakeWall, Log, ask, clock_at
 from tests.tap.world import FakeReactor, started
 
 
@@ -70,3 +70,15 @@ def test_a_machine_that_cannot_be_asked_is_asked_again(log: Log) -> None:
     done.addCallback(results.append)
     assert results == [None]
     assert log.of("the machine could not be asked")
+
+
+@pytest.mark.parametrize("step", [-3600, 3600])
+def test_samples_have_the_time_of_day(step: int) -> None:
+    reactor = FakeReactor()
+    wall = FakeWall(reactor)
+    service = started(makeService(options_of("--interval", "5s"), reactor, wall))
+    wall.step(step)
+    reactor.advance(5)
+    page = ask(reactor.site(9090), "GET", "/federate?match[]=up").text
+    assert page.split()[-1] == str((NOW + 5 + step) * 1000)
+    service.stopService()

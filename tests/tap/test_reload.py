@@ -26,8 +26,9 @@ class World:
         self.watched = 0
         self.problem = ""
         self.reload_error: Exception | None = None
+        self.wall = FakeWall(self.reactor)
         self.reloader = Reloader(
-            self.reactor, FakeWall(self.reactor), self.reload, [str(path), ""], self.reload_watched
+            self.reactor, self.wall, self.reload, [str(path), ""], self.reload_watched
         )
 
     def reload(self) -> None:
@@ -248,3 +249,13 @@ def test_nothing_is_read_after_a_stop(world: World) -> None:
     world.path.write_text("second, and longer")
     world.reactor.advance(WATCH_SECONDS * 3)
     assert world.watched == 0
+
+
+@pytest.mark.parametrize("step", [-3600, 3600])
+def test_the_time_of_a_reload_is_a_time_of_day_and_looks_go_on(world: World, step: int) -> None:
+    world.wall.step(step)
+    world.path.write_text("changed, and longer")
+    world.reactor.advance(WATCH_SECONDS)
+    assert world.watched == 1
+    seconds = value_of("telemeter_config_last_reload_success_timestamp_seconds")
+    assert seconds == NOW + step + WATCH_SECONDS

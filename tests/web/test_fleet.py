@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from telemeter.fleet.attempt import Attempt
 from telemeter.fleet.record import FleetRecord
 from telemeter.fleet.series import StoredSeries
-from telemeter.loop.clocks import Wall, elapsed
+from telemeter.loop.clocks import Wall, elapsed, moment
 from telemeter.metrics.selector import parse_selector
 from telemeter.metrics.upload import UploadRules
 from telemeter.metrics.whitelist import Whitelist
@@ -432,3 +432,62 @@ def test_there_are_so_many_readers_and_no_more(page: Page) -> None:
     for wire in (*wires[1:], again):
         wire.vanish()
     assert not [call for call in page.clock.getDelayedCalls() if "Looping" in repr(call)]
+
+
+# --- The wall clock is set ------------------------------------------------------------------------
+
+STEPS = pytest.mark.parametrize("step", [-3600, 3600, -(10**9)])
+
+
+@STEPS
+def test_setting_the_wall_clock_makes_nobody_silent_and_moves_no_age(page: Page, step: int) -> None:
+    page.add("a")
+    page.clock.advance(120)
+    page.add("b", status=400)
+    before = page.get("/api/v1/fleet").json
+    page.wall.step(step)
+    found = page.get("/api/v1/clusters", sort="id").json
+    ages = [found["now"] - item["last_attempt"] for item in found["items"]]
+    assert (found["now"], ages) == (NOW + 120 + step, [120, 0])
+    assert [item["state"] for item in found["items"]] == ["ok", "refused"]
+    detail = page.get("/api/v1/clusters/a").json
+    assert detail["now"] - detail["attempts"][0]["at"] == 120
+    after = page.get("/api/v1/fleet").json
+    assert after["states"] == before["states"]
+    assert after["last_hour"] == before["last_hour"]
+    dates = [minute["at"] for minute in after["history"]]
+    assert dates == [minute["at"] + round(step / 60) * 60 for minute in before["history"]]
+    assert abs(dates[-1] - after["now"]) <= 90
+    page.clock.advance(900)
+    assert page.get("/api/v1/fleet").json["states"]["silent"] == 2
+
+
+@STEPS
+def test_readers_of_events_ask_again_when_the_wall_clock_was_set(page: Page, step: int) -> None:
+    wire = listen(page)
+    page.clock.advance(1)
+    before = len(wire.written)
+    page.wall.step(step)
+    page.clock.advance(1)
+    assert wire.written[before:].count(b"event: missed\n") == 1
+    page.clock.pump([1] * 5)
+    assert wire.written[before:].count(b"event: missed\n") == 1
+    page.add("a")
+    page.clock.advance(1)
+    event = events_of(wire)[-1]
+    assert event["changed"][0]["last_attempt"] == event["now"] - 1
+    page.clock.pump([1] * int(HEARTBEAT + 1))
+    assert not wire.is_aborted()
+    wire.vanish()
+
+
+@STEPS
+def test_the_clock_of_a_cluster_is_off_by_what_ours_says(
+    watched: tuple[Server, FleetRecord], step: int
+) -> None:
+    server, record = watched
+    server.wall.step(step)
+    server.upload(up(job="a", at=(NOW + step - 40) * 1000))
+    row = record.row(0, moment(server.clock, server.wall))
+    assert row.drift == -40
+    assert (row.seen, row.expires) == (Wall(NOW + step), Wall(NOW + step + 86_400))

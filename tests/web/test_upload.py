@@ -1054,3 +1054,39 @@ def test_a_sender_that_goes_during_the_forward_may_come_again_at_once(log: Log) 
     wire.vanish()
     assert server.upload(up()).status == 200
     assert [event["status"] for event in log.requests()] == [499, 200]
+
+
+# --- The wall clock is set ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [-3600, 3600])
+def test_setting_the_wall_clock_moves_no_turn(step: int) -> None:
+    server = Server()
+    assert server.upload(up()).status == 200
+    server.clock.advance(100)
+    server.wall.step(step)
+    answer = server.upload(up())
+    assert (answer.status, answer.headers["retry-after"]) == (429, "170")
+    server.clock.advance(169.9)
+    assert server.upload(up()).status == 429
+    server.clock.advance(0.1)
+    assert server.upload(up()).status == 200
+    first, second = server.upstream.received
+    assert [at for _, _, at in forwarded(first)] == [NOW * 1000]
+    assert [at for _, _, at in forwarded(second)] == [(NOW + 270 + step) * 1000]
+
+
+def test_a_token_holds_by_the_wall_clock_and_another_makes_up_for_it() -> None:
+    server, other = Server(ratelimit=0, lifetime=7200), Server(ratelimit=0, lifetime=7200)
+    token = server.token()
+    assert server.upload(up(), token=token).status == 200
+    for each in (server, other):
+        each.wall.step(-3600)
+    # It was good a moment ago, and is the same as then; who sees it for the first time cannot know.
+    assert server.upload(up(), token=token).status == 200
+    refused = other.upload(up(), token=token)
+    assert (refused.status, "not valid yet" in refused.text) == (401, True)
+    assert other.upload(up()).status == 200
+    server.wall.step(3 * 3600)
+    assert "expired" in server.upload(up(), token=token).text
+    assert server.upload(up(at=(NOW + 7200) * 1000)).status == 200
