@@ -9,6 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
+from telemeter.metrics.exposition import parse_text
 from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE, TEXT_CONTENT_TYPE
 from telemeter.metrics.format import EXPECTED, Decoder, decoder_for
 from telemeter.net.body import AnswerTooLongError
@@ -114,6 +115,9 @@ class Source:
         if decode is None:
             shown = content_type[:_SHOWN] or "none"
             raise CollectError(f"expected Content-Type {EXPECTED}; saw {shown}")
+        if answer.is_open_ended and decode is parse_text and body and not body.endswith(b"\n"):
+            # A proxy that speaks HTTP/1.0 may hand on the end of a connection that was lost.
+            raise CollectError("the body is cut off: there is no end of its last line")
         return body, decode
 
 

@@ -54,7 +54,10 @@ class BodyReader(Protocol):
         done: fires with None when the body is there whole and intact; or fails with
             `AnswerTooLongError`, `CodingError`, or that the connection was lost. Cancelling closes
             the connection.
+        is_open_ended: whether nothing but the end of the connection told that it is whole.
     """
+
+    is_open_ended = False
 
     def __init__(self, limit: int, decoder: Gunzip | None = None) -> None:
         """Make a reader.
@@ -97,6 +100,7 @@ class BodyReader(Protocol):
         if not reason.check(ResponseDone, PotentialDataLoss):
             self.done.errback(reason)
             return
+        self.is_open_ended = reason.check(PotentialDataLoss) is not None and self._decoder is None
         try:
             if self._decoder is not None:
                 self._decoder.end()

@@ -45,12 +45,15 @@ class Answer:
         url: what was asked in the end, after redirects.
         start: the body, decoded, or the beginning of one that is not whole.
         flaw: why the body is not whole and intact; None: it is.
+        is_open_ended: whether nothing but the orderly end of the connection says that it is whole,
+            neither a length nor a checksum.
     """
 
     response: IResponse
     url: str
     start: bytes
     flaw: Exception | None
+    is_open_ended: bool
 
     @property
     def status(self) -> int:
@@ -198,4 +201,4 @@ async def _read(response: IResponse, deadline: _Deadline, url: str, limit: int) 
         flaw = flaw or LateError()
     except Exception as error:
         flaw = flaw or error
-    return Answer(response, url, reader.body, flaw)
+    return Answer(response, url, reader.body, flaw, reader.is_open_ended)

@@ -9,7 +9,11 @@ from urllib.parse import parse_qsl
 
 import pytest
 from twisted.internet import error as errors
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 from telemeter.agent.federate import CollectError, Source
@@ -17,7 +21,19 @@ from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE, Family, encode_famil
 from telemeter.metrics.format import Decoder
 from telemeter.net.url import add_query
 from tests.agent.world import FROM_URL, families_reply, up
-from tests.fakes import SILENCE, Broken, Growth, Log, Peer, Reply, has_fired, result_of, run, start
+from tests.fakes import (
+    SILENCE,
+    Broken,
+    FakeTransport,
+    Growth,
+    Log,
+    Peer,
+    Reply,
+    has_fired,
+    result_of,
+    run,
+    start,
+)
 
 DATA = Path(__file__).parents[1] / "data"
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -268,6 +284,33 @@ def test_a_packed_collection(source: Source, peer: Peer) -> None:
     body, _ = run(source.collect())
     assert body == LINES * 2
     assert peer.only.headers["accept-encoding"] == "gzip"
+
+
+class OpenEnded:
+    """A server whose answers end with their connection, as those of an HTTP/1.0 proxy do."""
+
+    def __init__(self, body: bytes) -> None:
+        self.headers = Headers({"Content-Type": [TEXT]})
+        self.code = 200
+        self._body = body
+
+    def request(self, *_: object) -> Deferred[Any]:
+        return succeed(self)
+
+    def deliverBody(self, protocol: Any) -> None:
+        protocol.makeConnection(FakeTransport())
+        protocol.dataReceived(self._body)
+        protocol.connectionLost(Failure(PotentialDataLoss()))
+
+
+def test_a_last_line_without_an_end(clock: Clock, peer: Peer) -> None:
+    whole, _ = run(make(OpenEnded(LINES), clock).collect())  # type: ignore[arg-type]
+    assert whole == LINES
+    cut = make(OpenEnded(LINES[:-5]), clock)  # type: ignore[arg-type]
+    assert "cut off" in reason_of(cut)
+    # Where a length says that it is all, it is.
+    peer.reply = Reply(200, LINES[:-1], {"Content-Type": TEXT})
+    assert len(families_of(make(peer.agent, clock))) == 300
 
 
 def test_the_limit_is_for_what_was_decoded(peer: Peer, clock: Clock) -> None:

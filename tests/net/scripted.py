@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -39,11 +39,13 @@ class Script:
         data: what is sent.
         end: what is done then.
         endless: what is sent again and again after that, for as long as somebody reads.
+        late: what is sent a moment later, where the connection stays.
     """
 
     data: bytes
     end: End = End.CLOSE
     endless: bytes = b""
+    late: bytes = b""
 
 
 @dataclass
@@ -127,15 +129,14 @@ class _Answering(Protocol):
         if script.endless:
             self._flood = script.endless
             transport.registerProducer(self, False)
+        elif script.late:
+            _soon(transport.write, script.late)
         elif script.end is End.CLOSE:
             transport.loseConnection()
         elif script.end in (End.CUT, End.RESET):
             tcp = transport.transport if self._server.secure else transport
-            if script.end is End.CUT:
-                reactor.callLater(0, tcp.loseConnection)
-            else:
-                # What is written must have left before: a reset throws away what waits.
-                reactor.callLater(0.05, tcp.abortConnection)
+            # What is written must have been read before: a reset throws away what waits.
+            _soon(tcp.loseConnection if script.end is End.CUT else tcp.abortConnection)
 
     def resumeProducing(self) -> None:
         if self._flood and self.transport is not None:
@@ -144,6 +145,14 @@ class _Answering(Protocol):
 
     def stopProducing(self) -> None:
         self._flood = b""
+
+
+def _soon(call: Callable[..., object], *arguments: object, turns: int = 10) -> None:
+    """Call something when the reactor has read and written all that is ready, again and again."""
+    if turns:
+        reactor.callLater(0, _soon, call, *arguments, turns=turns - 1)
+    else:
+        call(*arguments)
 
 
 def _request_size(data: bytes) -> int | None:

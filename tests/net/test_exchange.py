@@ -96,8 +96,17 @@ async def test_a_whole_body(kind: str, secure: bool) -> None:
         answer = await ask(server)
         assert (answer.status, answer.flaw) == (200, None)
         assert answer.body == BODY
+        assert answer.is_open_ended is (kind in OPEN)
 
 
+OPEN = {
+    "until close",
+    "HTTP/1.0",
+    "no reason",
+    "lines without CR",
+    "folded header",
+    "after interim answers",
+}
 CUT: dict[str, Script | bytes] = {
     "length": response(BODY[:-1], length=len(BODY)),
     "length, no body": response(length=len(BODY)),
@@ -417,6 +426,19 @@ async def test_a_connection_that_is_not_used_again(kind: str) -> None:
     if isinstance(script, bytes):
         script = Script(script, End.STAY)
     assert await connections_of(script) == 2
+
+
+@in_reactor
+async def test_bytes_that_nobody_asked_for_end_an_idle_connection() -> None:
+    pool = make_pool(reactor)
+    forged = response(b"forged")
+    async with serving(Script(response(BODY), End.STAY, late=forged), response(BODY)) as server:
+        via = agent(pool=pool)
+        assert (await ask(server, via=via)).body == BODY
+        await server.all_closed()
+        assert (await ask(server, via=via)).body == BODY
+        assert server.made == 2
+        await pool.closeCachedConnections()
 
 
 @in_reactor
