@@ -7,6 +7,8 @@ import time
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import MemoryReactorClock
@@ -265,3 +267,35 @@ def test_two_balancers_one_behind_the_other() -> None:
     assert wire.statuses == [200]
     assert wire.protocol.wrappedProtocol.getPeer() == client
     wire.close()
+
+
+# --- Whatever comes -------------------------------------------------------------------------------
+
+
+def decided(data: bytes) -> Header | str | None:
+    """What comes of the beginning of a connection; a text: it is refused."""
+    try:
+        return parse_header(data)
+    except MalformedHeaderError:
+        return "refused"
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.binary(max_size=120).map(lambda rest: b"PROXY TCP4 " + rest),
+        st.binary(max_size=120).map(lambda rest: SIGNATURE + rest),
+        st.tuples(
+            st.sampled_from([data for data, _ in LEGAL.values() if len(data) < 1000]),
+            st.integers(0, 200),
+            st.binary(max_size=3),
+        ).map(lambda parts: parts[0][: parts[1]] + parts[2] + parts[0][parts[1] + 1 :]),
+    )
+)
+def test_what_was_decided_of_a_part_stays(data: bytes) -> None:
+    """In whatever pieces it comes, and without another error."""
+    outcomes = [decided(data[:length]) for length in range(len(data) + 1)]
+    at = next((n for n, each in enumerate(outcomes) if each is not None), len(data))
+    assert all(each == outcomes[at] for each in outcomes[at:])
+    header = outcomes[at]
+    assert not isinstance(header, Header) or header.size == at
