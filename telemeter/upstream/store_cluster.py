@@ -14,6 +14,7 @@ from telemeter.upstream.store_records import (
     first_name,
     locate,
     name_after,
+    names,
     pack,
     time_of,
     unpack,
@@ -30,6 +31,9 @@ _MOST_BYTES: Final = 16384
 _SEGMENT_COST: Final = 33 + 8 + 12
 #: What a cluster costs beside its segments.
 _CLUSTER_COST: Final = 400
+
+#: So many segments are looked at before others get their turn.
+_AT_ONCE: Final = 64
 
 #: The labels of a series, each as it is encoded, and its sample.
 Chosen: TypeAlias = tuple[list[bytes], bytes]
@@ -97,6 +101,20 @@ class ClusterSeries:
         self.count -= 1
         self._replace(index, segment[:start] + segment[end:])
         return True
+
+    def has(self, name: bytes, labels: bytes) -> bool:
+        """Whether a series is there."""
+        return self._find((name, labels, b"")) is not None
+
+    def names(self) -> Iterator[list[bytes]]:
+        """The metric names, sorted, a few at a time; some come again."""
+        at = 0
+        while at < len(self._segments):
+            found: list[bytes] = []
+            for segment in self._segments[at : at + _AT_ONCE]:
+                found += names(segment)
+            yield found
+            at += _AT_ONCE
 
     def first_name(self) -> bytes | None:
         """The first metric name."""

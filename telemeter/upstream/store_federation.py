@@ -8,13 +8,12 @@ does not put its own there.
 
 from __future__ import annotations
 
-import re
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import heappop, heappush
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
+from telemeter.metrics.escaping import Escaping, is_plain_label, is_plain_name
 from telemeter.metrics.family import encode_families
 from telemeter.metrics.proto import metrics_pb2, remote_pb2
 from telemeter.metrics.selector import NAME, Selector
@@ -22,6 +21,13 @@ from telemeter.metrics.series import number_text, value_text
 from telemeter.metrics.wire import write_varint
 from telemeter.upstream.store import Store
 from telemeter.upstream.store_cluster import Chosen, ClusterSeries
+from telemeter.upstream.store_escaping import (
+    Families,
+    LabelEscaper,
+    Passes,
+    label_of,
+    names_in_turns,
+)
 from telemeter.upstream.store_records import histogram_of, time_of
 
 #: How much of a family is put into one message; a larger family becomes several.
@@ -32,20 +38,30 @@ _MOST_REMEMBERED: Final = 16384
 _LONG_LABEL: Final = 512
 #: How many clusters are looked at before others get their turn.
 _AT_ONCE: Final = 64
-_METRIC_NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
-_LABEL_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _INSTANCE: Final = b"\x0a\x08instance\x12"
 _NO_INSTANCE: Final = b"\x0a\x0c" + _INSTANCE + b"\x00"
 _SAMPLE: Final = struct.Struct("<xdq")
 
-Passes = Callable[[list[bytes]], bool]
+#: Gives a series other labels, or none.
+Escape: TypeAlias = Callable[[list[bytes]], list[bytes] | None]
 
 
 class Encoding(Protocol):
-    """A format to show series in."""
+    """A format to show series in.
 
-    def begin(self, name: str) -> None:
-        """A family begins."""
+    Attributes:
+        escaping: what is done with names that are not of the text format.
+    """
+
+    escaping: Escaping
+
+    def begin(self, name: str, escape: Escape) -> None:
+        """A family begins.
+
+        Args:
+            name: its name, as it is shown.
+            escape: gives a series labels that can be shown; None: it is left out.
+        """
 
     def add(self, series: Sequence[Chosen]) -> bytes:
         """What to write for some series of the family."""
@@ -71,21 +87,54 @@ class Federation:
 
     def pieces(self) -> Iterator[bytes]:
         """The text or the messages, in pieces that take little time each; some are empty."""
-        for name, clusters in self._families():
-            passes = self._passes(name)
-            if passes is None:
-                yield b""
-                continue
-            self._encoding.begin(name.decode())
-            for number, cluster in enumerate(clusters):
-                found = self._store.cluster(cluster)
-                if found is not None:
-                    for series in found.walk(name, passes):
-                        yield self._encoding.add(series)
-                elif number % _AT_ONCE == 0:
+        escaping = self._encoding.escaping
+        families = Families(escaping)
+        if escaping is not Escaping.NONE:
+            for add in (families.add, families.add_plain):
+                for names in self._names():
+                    add(names)
                     yield b""
-            yield self._encoding.end()
+                if not families:
+                    break
+        for name, clusters in self._families():
+            members = [name] if escaping is Escaping.NONE or not name else families.take(name)
+            if members:
+                having = clusters if members == [name] else self._store.clusters()
+                yield from self._family(families.shown(name), members, having)
+            else:
+                yield b""
         yield self._encoding.close()
+
+    def _family(
+        self, shown: bytes, members: Sequence[bytes], clusters: Iterable[str]
+    ) -> Iterator[bytes]:
+        """A family, which may be that of several names."""
+        chosen = {name: passes for name in members if (passes := self._passes(name)) is not None}
+        if not chosen:
+            yield b""
+            return
+        escaper = LabelEscaper(self._encoding.escaping, shown, chosen.get(shown))
+        self._encoding.begin(shown.decode(), escaper.escape)
+        for number, cluster in enumerate(clusters):
+            found = self._store.cluster(cluster)
+            if found is not None:
+                escaper.turn_to(found)
+                for name, passes in chosen.items():
+                    for series in found.walk(name, passes):
+                        if name != shown:
+                            series = list(_escaped(series, escaper.escape))
+                        yield self._encoding.add(series)
+            elif number % _AT_ONCE == 0:
+                yield b""
+        yield self._encoding.end()
+
+    def _names(self) -> Iterator[Iterable[bytes]]:
+        """The metric names that there may be, some at a time."""
+        exact = {choice.selector.exact_name for choice in self._selectors}
+        if None in exact:
+            yield from names_in_turns(map(self._store.cluster, self._store.clusters()))
+        else:
+            yield sorted(name.encode() for name in exact if name)
 
     def _families(self) -> Iterator[tuple[bytes, Sequence[str]]]:
         """The metric names in order, each with the clusters that may have it."""
@@ -148,6 +197,13 @@ class Federation:
         return passes
 
 
+def _escaped(series: Iterable[Chosen], escape: Escape) -> Iterator[Chosen]:
+    for labels, tail in series:
+        own = escape(labels)
+        if own is not None:
+            yield own, tail
+
+
 class _Choice:
     """A selector, with what it says of the metric name told apart from the rest."""
 
@@ -160,59 +216,42 @@ class _Choice:
         return all(matcher.matches(name) for matcher in self._names)
 
 
-def label_of(encoded: bytes) -> tuple[str, str]:
-    """The name and the value of a label that is encoded as a field."""
-    return _known_label(encoded) if len(encoded) <= _LONG_LABEL else _decoded(encoded)
-
-
-def _decoded(encoded: bytes) -> tuple[str, str]:
-    # A tag and a size in front of the message; the size ends with the first byte below 128.
-    start = 2
-    while encoded[start - 1] >= 0x80:
-        start += 1
-    label = remote_pb2.Label.FromString(encoded[start:])
-    return label.name, label.value
-
-
-_known_label = lru_cache(_MOST_REMEMBERED)(_decoded)
-
-
 class Text:
     """The text format 0.0.4, or OpenMetrics.
 
     Native histograms have no such form. Names with other characters than the format's own are
-    quoted for who knows that; for others such series are left out.
+    quoted for who knows that, and escaped for others.
     """
 
-    def __init__(self, *, open_metrics: bool = False, utf8: bool = False) -> None:
+    def __init__(
+        self, *, open_metrics: bool = False, escaping: Escaping = Escaping.UNDERSCORES
+    ) -> None:
         """Make one.
 
         Args:
             open_metrics: whether it is OpenMetrics.
-            utf8: whether the reader understands quoted names.
+            escaping: what is done with names; `NONE`: the reader understands quoted ones.
         """
+        self.escaping = escaping
         self._open_metrics = open_metrics
-        self._utf8 = utf8
+        self._escape: Escape = lambda labels: labels
         self._labels: dict[bytes, bytes | None] = {}
         self._samples: dict[bytes, bytes] = {}
         self._header = b""
-        self._prefix: bytes | None = None
+        self._prefix = b""
 
-    def begin(self, name: str) -> None:
-        self._header = b""
-        self._prefix = None
-        plain = _METRIC_NAME.fullmatch(name) is not None
-        if plain or self._utf8:
-            shown = name if plain else _quoted(name)
-            kind = "unknown" if self._open_metrics else "untyped"
-            self._header = f"# TYPE {shown} {kind}\n".encode()
-            self._prefix = f"{shown}{{".encode() if plain else f"{{{shown},".encode()
+    def begin(self, name: str, escape: Escape) -> None:
+        self._escape = escape
+        plain = is_plain_name(name)
+        shown = name if plain else _quoted(name)
+        kind = "unknown" if self._open_metrics else "untyped"
+        self._header = f"# TYPE {shown} {kind}\n".encode()
+        self._prefix = f"{shown}{{".encode() if plain else f"{{{shown},".encode()
 
     def add(self, series: Sequence[Chosen]) -> bytes:
         prefix = self._prefix
-        if prefix is None:
-            return b""
         lines = []
+        others: list[Chosen] = []
         known = self._labels
         for labels, tail in series:
             if tail[0] & 1:
@@ -224,6 +263,7 @@ class Text:
                 if text is None:
                     text = self._label(label)
                     if text is None:
+                        others += _escaped([(labels, tail)], self._escape)
                         break
                 if text.startswith(b'instance="'):
                     instance = True
@@ -233,9 +273,10 @@ class Text:
                     texts.append(b'instance=""')
                 lines.append(b"%b%b} %b\n" % (prefix, b",".join(texts), self._sample(tail)))
         if not lines:
-            return b""
+            return self.add(others) if others else b""
         header, self._header = self._header, b""
-        return header + b"".join(lines)
+        written = header + b"".join(lines)
+        return written + self.add(others) if others else written
 
     def end(self) -> bytes:
         return b""
@@ -244,10 +285,11 @@ class Text:
         return b"# EOF\n" if self._open_metrics else b""
 
     def _label(self, encoded: bytes) -> bytes | None:
+        """A label as it is written; None if it has to be escaped before."""
         name, value = label_of(encoded)
-        if _LABEL_NAME.fullmatch(name):
+        if is_plain_label(name):
             text = f"{name}={_quoted(value)}".encode()
-        elif self._utf8:
+        elif self.escaping is Escaping.NONE:
             text = f"{_quoted(name)}={_quoted(value)}".encode()
         else:
             return None
@@ -281,31 +323,32 @@ def _quoted(text: str) -> str:
 class Messages:
     """Delimited protobuf: messages of `io.prometheus.client.MetricFamily`."""
 
-    def __init__(self, *, utf8: bool = False) -> None:
+    def __init__(self, *, escaping: Escaping = Escaping.UNDERSCORES) -> None:
         """Make one.
 
         Args:
-            utf8: whether the reader takes names of any characters; for others series with such
-                names are left out.
+            escaping: what is done with names that are not of the text format.
         """
-        self._utf8 = utf8
-        self._name: str | None = None
+        self.escaping = escaping
+        self._escape: Escape = lambda labels: labels
+        self._name = ""
         self._family = b""
         self._metrics: list[bytes] = []
         self._size = 0
         self._valid: dict[bytes, bool] = {}
 
-    def begin(self, name: str) -> None:
-        self._name = name if self._utf8 or _METRIC_NAME.fullmatch(name) else None
+    def begin(self, name: str, escape: Escape) -> None:
+        self._name = name
+        self._escape = escape
         encoded = name.encode()
         self._family = b"\x0a" + write_varint(len(encoded)) + encoded + b"\x18\x03"
 
     def add(self, series: Sequence[Chosen]) -> bytes:
-        if self._name is None:
-            return b""
         histograms = []
+        others: list[Chosen] = []
         for labels, tail in series:
             if not all(map(self._is_valid, labels)):
+                others += _escaped([(labels, tail)], self._escape)
                 continue
             if tail[0] & 1:
                 histograms.append(self._histogram(self._name, labels, tail))
@@ -322,7 +365,8 @@ class Messages:
             self._metrics.append(metric)
             self._size += len(metric)
         flushed = self.end() if histograms or self._size > _MESSAGE_BYTES else b""
-        return flushed + encode_families(histograms) if histograms else flushed
+        written = flushed + encode_families(histograms) if histograms else flushed
+        return written + self.add(others) if others else written
 
     def end(self) -> bytes:
         if not self._metrics:
@@ -336,11 +380,11 @@ class Messages:
         return b""
 
     def _is_valid(self, label: bytes) -> bool:
-        if self._utf8:
+        if self.escaping is Escaping.NONE:
             return True
         known = self._valid.get(label)
         if known is None:
-            known = _LABEL_NAME.fullmatch(label_of(label)[0]) is not None
+            known = is_plain_label(label_of(label)[0])
             if len(self._valid) >= _MOST_REMEMBERED:
                 self._valid.clear()
             if len(label) <= _LONG_LABEL:

@@ -39,6 +39,12 @@ cpdef tuple first_key(bytes segment)
 @cython.locals(at=cython.Py_ssize_t, size=cython.Py_ssize_t)
 cpdef bytes first_name(bytes segment)
 
+@cython.locals(
+    at=cython.Py_ssize_t, end=cython.Py_ssize_t, size=cython.Py_ssize_t, name=bytes, last=bytes,
+    found=list,
+)
+cpdef list names(bytes segment)
+
 @cython.locals(at=cython.Py_ssize_t, end=cython.Py_ssize_t, size=cython.Py_ssize_t)
 cpdef object name_after(bytes segment, bytes name)
 

@@ -259,6 +259,25 @@ def first_name(segment: bytes) -> bytes:
     return segment[at : at + size]
 
 
+def names(segment: bytes) -> list[bytes]:
+    """The metric names in a segment, sorted."""
+    found: list[bytes] = []
+    last = b""
+    at = 0
+    end = len(segment)
+    while at < end:
+        size, at = read_size(segment, at, end)
+        name = segment[at : at + size]
+        at += size
+        size, at = read_size(segment, at, end)
+        size, at = read_size_of_sample(segment, at + size, end)
+        at += size
+        if name != last:
+            found.append(name)
+            last = name
+    return found
+
+
 def name_after(segment: bytes, name: bytes) -> bytes | None:
     """The first metric name in a segment that comes after a name, if there is one."""
     at = 0

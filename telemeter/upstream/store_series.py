@@ -9,7 +9,7 @@ from typing import Final
 from telemeter.fleet.series import StoredSeries
 from telemeter.metrics.selector import NAME
 from telemeter.upstream.store import Store
-from telemeter.upstream.store_federation import label_of
+from telemeter.upstream.store_escaping import label_of
 from telemeter.upstream.store_records import histogram_of, time_of
 
 _VALUE: Final = struct.Struct("<xd")

@@ -9,6 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IRequest
 
 from telemeter.metrics.errors import BadInputError
+from telemeter.metrics.escaping import Escaping
 from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE
 from telemeter.metrics.format import split_content_type
 from telemeter.metrics.selector import Selector, parse_selector
@@ -20,7 +21,7 @@ from telemeter.web.stream import Stream
 
 TEXT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _OPEN_METRICS_TYPE: Final = "application/openmetrics-text; version={}; charset=utf-8"
-_UTF8: Final = "; escaping=allow-utf-8"
+_ESCAPINGS: Final = {escaping.value: escaping for escaping in Escaping}
 
 
 def federate_route(store: Store, clock: IReactorTime) -> Route:
@@ -57,26 +58,27 @@ def read_selectors(request: IRequest) -> list[Selector]:
 def negotiate(accept: str) -> tuple[str, Encoding]:
     """The Content-Type and the encoding that a reader would rather have.
 
-    Names of any characters are for readers that say they take them, as in Prometheus 3.
+    Names of any characters are for readers that say they take them, and escaped for others, as in
+    Prometheus 3.
     """
     for media_type, parameters in _by_preference(accept):
         get = parameters.get
-        utf8 = get("escaping") == "allow-utf-8"
+        escaping = _ESCAPINGS.get(get("escaping", ""), Escaping.UNDERSCORES)
+        suffix = f"; escaping={escaping.value}" if get("escaping") in _ESCAPINGS else ""
         if (
             media_type == "application/vnd.google.protobuf"
             and get("proto") == "io.prometheus.client.MetricFamily"
             and get("encoding") == "delimited"
         ):
-            return PROTOBUF_CONTENT_TYPE + (_UTF8 if utf8 else ""), Messages(utf8=utf8)
+            return PROTOBUF_CONTENT_TYPE + suffix, Messages(escaping=escaping)
         version = get("version", "")
-        utf8 = utf8 and version == "1.0.0"
         if media_type == "application/openmetrics-text" and version in ("", "0.0.1", "1.0.0"):
-            content_type = _OPEN_METRICS_TYPE.format(version or "0.0.1") + (_UTF8 if utf8 else "")
-            return content_type, Text(open_metrics=True, utf8=utf8)
-        if media_type == "text/plain" and utf8:
-            return TEXT_TYPE.replace("0.0.4", "1.0.0") + _UTF8, Text(utf8=True)
+            content_type = _OPEN_METRICS_TYPE.format(version or "0.0.1") + suffix
+            return content_type, Text(open_metrics=True, escaping=escaping)
+        if media_type == "text/plain" and version == "1.0.0" and suffix:
+            return TEXT_TYPE.replace("0.0.4", "1.0.0") + suffix, Text(escaping=escaping)
         if media_type == "text/plain" and version in ("", "0.0.4"):
-            break
+            return TEXT_TYPE + suffix, Text(escaping=escaping)
     return TEXT_TYPE, Text()
 
 

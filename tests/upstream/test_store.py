@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
 import telemeter.upstream.store as store_module
+from telemeter.metrics.escaping import Escaping
 from telemeter.metrics.family import decode_families
 from telemeter.metrics.proto import metrics_pb2, remote_pb2
 from telemeter.upstream import store_records
@@ -149,7 +150,7 @@ def in_text(model: Model) -> set[tuple[Labels, bytes, int]]:
 
 def in_store(store: Store) -> list[tuple[Labels, bytes, int]]:
     found = []
-    for family in decode_families(shown(store, encoding=Messages(utf8=True))):
+    for family in decode_families(shown(store, encoding=Messages(escaping=Escaping.NONE))):
         for metric in family.metric:
             labels = {pair.name: pair.value for pair in metric.label if pair.value}
             value = struct.pack("<d", metric.untyped.value)

@@ -8,10 +8,11 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from twisted.internet.task import Clock
 
+from telemeter.metrics.escaping import Escaping
 from telemeter.metrics.family import decode_families
 from telemeter.metrics.proto import metrics_pb2
 from telemeter.metrics.selector import parse_selector
-from telemeter.upstream import store_federation
+from telemeter.upstream import store_escaping, store_federation
 from telemeter.upstream.store import Store
 from telemeter.upstream.store_federation import Federation, Messages, Text
 from tests.fakes import NOW, NOW_MS
@@ -137,25 +138,138 @@ def test_a_message(store: Store, clock: Clock) -> None:
 ODD = [labels_of("a b", _id="c"), labels_of("m", **{"_id": "c", "x.y": "1"}), labels_of("ü")]
 
 
-@pytest.mark.parametrize("utf8", [False, True])
-def test_names_of_other_characters_are_for_those_who_know_them(
-    utf8: bool, store: Store, clock: Clock
+def test_names_of_other_characters_are_quoted_for_those_who_know_that(
+    store: Store, clock: Clock
 ) -> None:
     fill(store, clock, "c", *ODD, labels_of("plain"))
-    text = lines(shown(store, encoding=Text(utf8=utf8)))
-    families = decode_families(shown(store, encoding=Messages(utf8=utf8)))
-    plain = f'plain{{instance=""}} 1 {NOW_MS}'
-    if not utf8:
-        assert text == [plain]
-        assert [family.name for family in families] == ["plain"]
-        return
-    assert text == [
+    assert lines(shown(store, encoding=Text(escaping=Escaping.NONE))) == [
         f'{{"a b",_id="c",instance=""}} 1 {NOW_MS}',
         f'm{{_id="c","x.y"="1",instance=""}} 1 {NOW_MS}',
-        plain,
+        f'plain{{instance=""}} 1 {NOW_MS}',
         f'{{"ü",instance=""}} 1 {NOW_MS}',
     ]
+    families = decode_families(shown(store, encoding=Messages(escaping=Escaping.NONE)))
     assert [family.name for family in families] == ["a b", "m", "plain", "ü"]
+
+
+def everything(store: Store, escaping: Escaping, *selectors: str) -> list[str]:
+    """All series in both formats, which must agree; no series and no family is there twice."""
+    page = shown(store, *selectors, encoding=Text(escaping=escaping)).decode()
+    heads = [line.split()[2] for line in page.split("\n") if line.startswith("#")]
+    assert len(set(heads)) == len(heads)
+    found = [line.rpartition(" ")[0] for line in lines(page.encode())]
+    assert len({line.rpartition(" ")[0] for line in found}) == len(found)
+    families = decode_families(shown(store, *selectors, encoding=Messages(escaping=escaping)))
+    assert [family.name for family in families] == heads
+    again = [
+        f"{family.name}{{{{{labels}}}}} {metric.untyped.value:g}".replace("{{", "{").replace(
+            "}}", "}"
+        )
+        for family in families
+        for metric in family.metric
+        for labels in [",".join(f'{pair.name}="{pair.value}"' for pair in metric.label)]
+    ]
+    assert again == found
+    return [line.replace(',instance=""', "").replace('{instance=""}', "{}") for line in found]
+
+
+@pytest.mark.parametrize(
+    ("escaping", "expected"),
+    [
+        (
+            Escaping.UNDERSCORES,
+            ['a_b{_id="c"} 1', 'm{_id="c",x_y="1"} 1', "plain{} 1", "_{} 1"],
+        ),
+        (
+            Escaping.DOTS,
+            ['a__b{_id="c"} 1', 'm{_id="c",x_dot_y="1"} 1', "plain{} 1", "__{} 1"],
+        ),
+        (
+            Escaping.VALUES,
+            [
+                'U__a_20_b{_id="c"} 1',
+                'm{U__x_2e_y="1",_id="c"} 1',
+                "plain{} 1",
+                "U___fc_{} 1",
+            ],
+        ),
+    ],
+)
+@pytest.mark.parametrize("selectors", [(EVERYTHING,), ('{"a b"}', "m", "plain", '{"ü"}')])
+def test_names_of_other_characters_are_escaped_for_others(
+    escaping: Escaping,
+    expected: list[str],
+    selectors: tuple[str, ...],
+    store: Store,
+    clock: Clock,
+) -> None:
+    fill(store, clock, "c", *ODD, labels_of("plain"))
+    assert everything(store, escaping, *selectors) == expected
+
+
+@pytest.mark.parametrize("names", [["a.b", "a_b"], ["aéb", "a_b"], ["a.b", "a-b"]])
+def test_names_that_become_one_are_one_family(names: list[str], store: Store, clock: Clock) -> None:
+    """Of series that become one the first is shown, and before that one that is not changed."""
+    first, second = names
+    plain = "a_b" in names
+    for cluster, value in (("c", 1), ("d", 2)):
+        samples = {
+            labels_of(first, n="1", _id=cluster): (value + 10, NOW_MS),
+            labels_of(first, n="2", _id=cluster): (value, NOW_MS),
+            labels_of(second, n="2", _id=cluster): (value + 20, NOW_MS),
+            labels_of(second, n="3", _id=cluster): (value, NOW_MS),
+        }
+        settle(store.forward(cluster, written(samples), 4), clock)
+    found = everything(store, Escaping.UNDERSCORES)
+    assert len(found) == 6
+    chosen = 20 if plain or second < first else 0
+    for cluster, value in (("c", 1), ("d", 2)):
+        of_cluster = [line for line in found if f'_id="{cluster}"' in line]
+        assert sorted(float(line.split()[1]) for line in of_cluster) == sorted(
+            [value, value + 10, value + chosen]
+        )
+    # A selector that does not select the one lets the other show.
+    (left,) = everything(store, Escaping.UNDERSCORES, f'{{__name__="{first}",n="2",_id="c"}}')
+    assert left.endswith(" 1")
+
+
+def test_labels_that_become_one(store: Store, clock: Clock) -> None:
+    fill(
+        store,
+        clock,
+        "c",
+        labels_of("m", **{"a.b": "1"}),
+        labels_of("m", a_b="1"),
+        labels_of("m", **{"a-b": "1"}),
+        labels_of("m", **{"a-b": "2"}),
+        labels_of("m", **{"a.b": "2"}),
+        labels_of("m", **{"a.b": "3", "a_b": "4"}),
+        labels_of("m", **{"..name..": "5"}),
+        labels_of("m", **{"a:b": "6"}),
+    )
+    assert sorted(everything(store, Escaping.UNDERSCORES)) == [
+        f'm{{a_b="{value}"}} 1' for value in (1, 2, 6)
+    ]
+
+
+def test_very_many_such_names_are_not_all_shown(
+    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_escaping, "_MOST_NAMES", 20)
+    monkeypatch.setattr(store_escaping, "_MOST_ALIKE", 3)
+    odd = [labels_of(f"{mark}m", n=str(at)) for at, mark in enumerate("!#$%&")]
+    fill(store, clock, "c", *odd, *(labels_of(f"x.{n}") for n in range(30)), labels_of("plain"))
+    found = everything(store, Escaping.UNDERSCORES)
+    assert len([line for line in found if line.startswith("_m")]) == 3
+    assert len([line for line in found if line.startswith("x_")]) == 15
+    assert found[0] == '_m{n="0"} 1'
+    assert "plain{} 1" in found
+
+
+def test_names_in_many_segments(store: Store, clock: Clock) -> None:
+    many = [labels_of(f"m{n:04}{mark}", n=str(n)) for n in range(3000) for mark in "._"]
+    fill(store, clock, "c", *many)
+    assert len(everything(store, Escaping.UNDERSCORES)) == 3000
 
 
 def test_a_large_family_is_several_messages(

@@ -102,6 +102,13 @@ def test_other_methods(store: Store, clock: Clock, site: Site) -> None:
         (DELIMITED, f"{DELIMITED}".replace(";", "; ")),
         (f"{DELIMITED};escaping=allow-utf-8",
          f"{DELIMITED};escaping=allow-utf-8".replace(";", "; ")),
+        *((f"{DELIMITED};escaping={name}", f"{DELIMITED};escaping={name}".replace(";", "; "))
+          for name in ("underscores", "dots", "values")),
+        (f"{DELIMITED};escaping=none", f"{DELIMITED}".replace(";", "; ")),
+        ("text/plain;version=0.0.4;escaping=dots", f"{TEXT_TYPE}; escaping=dots"),
+        ("text/plain;escaping=allow-utf-8", f"{TEXT_TYPE}; escaping=allow-utf-8"),
+        ("text/plain;version=1.0.0;escaping=values",
+         "text/plain; version=1.0.0; charset=utf-8; escaping=values"),
         (f"{DELIMITED};q=0", TEXT_TYPE),
         (f"{DELIMITED};q=much", TEXT_TYPE),
         (f"{DELIMITED};q=0.1,text/plain", TEXT_TYPE),
