@@ -153,7 +153,7 @@ class Forwarder:
             answer=quote_answer(answer.response, answer.start),
         )
         if not 400 <= status < 600:
-            raise _unexpected(status)
+            raise _unexpected(status, retry_after(answer.headers))
         raise ForwardError(
             status,
             f"the upstream refused the samples with status {status}",
@@ -163,9 +163,10 @@ class Forwarder:
         )
 
 
-def _unexpected(status: int) -> ForwardError:
-    """The upstream's status is none that a sender can be given."""
-    return ForwardError(502, f"the upstream answered with the unexpected status {status}")
+def _unexpected(status: int, retry_after: str | None = None) -> ForwardError:
+    """Return the failure of an upstream whose status is none that a sender can be given."""
+    reason = f"the upstream answered with the unexpected status {status}"
+    return ForwardError(502, reason, retry_after)
 
 
 def _make_headers(version: Version, tenant: str, credentials: str | None) -> Headers:

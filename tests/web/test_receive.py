@@ -929,7 +929,7 @@ class TestMetadata:
 
 @both
 class TestUpstream:
-    @pytest.mark.parametrize("status", [302, 400, 401, 404, 409, 413, 422, 429, 500, 502, 503])
+    @pytest.mark.parametrize("status", [400, 401, 404, 409, 413, 422, 429, 500, 502, 503])
     @pytest.mark.parametrize("retry_after", [None, "17"])
     def test_refuses(
         self, growth: Growth, log: Log, version: int, status: int, retry_after: str | None
@@ -945,6 +945,19 @@ class TestUpstream:
         assert growth.of("telemeter_forward_requests_total", result="success") == 0
         (event,) = log.of("the upstream refused")
         assert event["answer"] == "upstream-details"
+
+    @pytest.mark.parametrize("status", [300, 302, 304, 399, 600, 999])
+    @pytest.mark.parametrize("retry_after", [None, "17"])
+    def test_has_a_status_that_no_sender_can_be_given(
+        self, version: int, status: int, retry_after: str | None
+    ) -> None:
+        server = Server()
+        headers = {"Retry-After": retry_after} if retry_after else {}
+        server.upstream.reply = Reply(status, headers=headers)
+        answer = server.write(ONE, version)
+        assert answer.status == 502
+        assert answer.text == f"the upstream answered with the unexpected status {status}\n"
+        assert answer.headers.get("retry-after") == retry_after
 
     def test_is_out_of_reach(self, growth: Growth, version: int) -> None:
         server = Server(forward_agent=Broken(errors.ConnectionRefusedError()))

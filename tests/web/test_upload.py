@@ -801,9 +801,7 @@ def test_every_2xx_of_the_upstream_is_200(status: int, caller_of: Ask) -> None:
 SECRET_TEXT = b"upstream says http://upstream.internal:19291 <secret>"
 
 
-@pytest.mark.parametrize(
-    "status", [300, 302, 400, 401, 403, 404, 409, 413, 422, 429, 500, 503, 599]
-)
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 422, 429, 500, 503, 599])
 def test_the_status_of_the_upstream_passes_and_its_text_does_not(
     status: int, caller_of: Ask, log: Log
 ) -> None:
@@ -820,6 +818,19 @@ def test_the_status_of_the_upstream_passes_and_its_text_does_not(
     assert "secret" in "".join(log.lines)
     assert growth.of("telemeter_v1_forward_requests_total", result="error") == 1
     assert growth.of("telemeter_v1_forward_samples_total") == 0
+
+
+@pytest.mark.parametrize("status", [300, 302, 304, 307, 399, 600, 999])
+def test_a_status_of_the_upstream_that_no_client_can_be_given_is_502(
+    status: int, caller_of: Ask
+) -> None:
+    server = Server()
+    server.upstream.reply = Reply(status, headers={"Location": "http://elsewhere.test/"})
+    answer = server.upload(up(), caller=caller_of(server))
+    assert answer.status == 502
+    assert answer.text == f"the upstream answered with the unexpected status {status}\n"
+    assert "location" not in answer.headers
+    assert len(server.upstream.received) == 1
 
 
 @pytest.mark.parametrize("value", ["17", "Wed, 21 Oct 2026 07:28:00 GMT"])
