@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 
 HERE = Path(__file__).parent
 
@@ -65,6 +66,21 @@ COMPILED = [
     )
 ]
 
+
+class WheelOfWhatWasBuilt(bdist_wheel):  # type: ignore[misc]
+    """A wheel that says whether there is compiled code in it: without, every Python takes it."""
+
+    def run(self) -> None:
+        self.reinitialize_command("build_ext").inplace = False
+        self.run_command("build_ext")
+        build_ext = self.get_finalized_command("build_ext")
+        paths = [Path(build_ext.get_ext_fullpath(module.name)) for module in COMPILED]
+        if not any(path.exists() for path in paths):
+            self.distribution.ext_modules = []
+            self.root_is_pure = True
+        super().run()
+
+
 setup(
     name="telemeter",
     version="0.1.0",
@@ -89,8 +105,14 @@ setup(
     },
     install_requires=RUNTIME,
     extras_require={"demo": DEMO, "test": TEST, "dev": DEVELOP},
-    entry_points={"console_scripts": ["telemeter-token = telemeter.tap.token:main"]},
+    entry_points={
+        "console_scripts": [
+            "telemeter-reload = telemeter.tap.reload_command:main",
+            "telemeter-token = telemeter.tap.token:main",
+        ]
+    },
     ext_modules=COMPILED,
+    cmdclass={"bdist_wheel": WheelOfWhatWasBuilt},
     zip_safe=False,
     classifiers=[
         "Framework :: Twisted",

@@ -11,7 +11,8 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
@@ -141,11 +142,21 @@ class Flags(Options):
 
     def parseOptions(self, options: Any = None) -> None:
         """Parse and check; every error ends the program with one line."""
-        try:
-            super().parseOptions(self._spelled_out(sys.argv[1:] if options is None else options))
+        self.read(sys.argv[1:] if options is None else options)
+        with self._errors_in_one_line():
             self.check()
             if self.parent is not None:
                 settle_pid_file(self.parent)
+
+    def read(self, words: Sequence[str]) -> None:
+        """Parse, and look at no file; every error ends the program with one line."""
+        with self._errors_in_one_line():
+            super().parseOptions(self._spelled_out(words))
+
+    @contextmanager
+    def _errors_in_one_line(self) -> Iterator[None]:
+        try:
+            yield
         except UsageError as error:
             raise SystemExit(f"{self.program}: {' '.join(str(error).split())}") from None
 

@@ -43,6 +43,7 @@ from telemeter.net.reloadable import ReloadablePolicy, ReloadableServerContext
 from telemeter.net.url import shown
 from telemeter.observe.registry import WithWorkers
 from telemeter.runner import thread_runner
+from telemeter.tap.compiled import warn_of_python
 from telemeter.tap.files import recording
 from telemeter.tap.flags import warn_of_empty, warn_of_tracing
 from telemeter.tap.fleet import ATTEMPTS, Fleet
@@ -555,6 +556,7 @@ def _announce(options: Options) -> None:
         transcoder=KIND,
         whitelist_rules=len(options.files.whitelist.selectors),
     )
+    warn_of_python(KIND, "uploads and remote write take 12 to 43 times the processor time")
     warn_of_tracing(options)
     warn_of_empty(options)
     if not options.files.keys:

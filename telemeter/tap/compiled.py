@@ -1,0 +1,32 @@
+"""Whether the compiled modules are there, and what it costs if they are not."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from twisted.logger import Logger
+
+log = Logger()
+
+#: The switch of `telemeter.metrics.transcoder`.
+_SWITCH: Final = "TELEMETER_TRANSCODER"
+
+
+def warn_of_python(kind: str, cost: str) -> None:
+    """Warn if Python alone does the work.
+
+    Args:
+        kind: the `KIND` of the module that does it: `compiled` or `python`.
+        cost: what that costs; the figures are those of docs/performance.md.
+    """
+    if kind == "compiled":
+        return
+    if os.environ.get(_SWITCH) == "python":
+        log.warn(f"{_SWITCH}=python: the compiled modules are not used, {cost}")
+        return
+    log.warn(
+        f"the compiled modules are missing: {cost}. Install a compiler (apt install gcc "
+        "python3-dev), and telemeter from its source again: pip install --force-reinstall "
+        "--no-deps --no-cache-dir --no-binary telemeter, and where that is"
+    )
