@@ -65,7 +65,9 @@ def test_it_can_be_run_as_it_is(wheel: Path, tmp_path: Path, flags: str) -> None
     """Its modules are found, and its plugins; what the flags ask for is refused."""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
-    program = "import telemeter; print(telemeter.__file__); from twisted.scripts.twistd import run; run()"
+    program = (
+        "import telemeter; print(telemeter.__file__); from twisted.scripts.twistd import run; run()"
+    )
     done = subprocess.run(
         [sys.executable, "-P", "-c", program, "-n", *flags.split()],
         cwd=tmp_path,

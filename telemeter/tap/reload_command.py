@@ -12,6 +12,7 @@ import socket
 import ssl
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Final
@@ -153,7 +154,10 @@ def _connect(address: Address, patience: float) -> HTTPConnection:
         connection = _connection(address)
         try:
             connection.connect()
-        except (ConnectionRefusedError, FileNotFoundError) as error:
+        except OSError as error:
+            connection.close()
+            if not isinstance(error, ConnectionRefusedError | FileNotFoundError):
+                raise
             if time.monotonic() > deadline:
                 raise _FailedError(
                     f"nobody listens there: {error.strerror}. If the flags have changed since the "
@@ -167,12 +171,11 @@ def _connect(address: Address, patience: float) -> HTTPConnection:
 def ask(address: Address, patience: float = _START_SECONDS) -> None:
     """Have the daemon at an address reload; raises `_FailedError` if it does not."""
     try:
-        connection = _connect(address, patience)
-        connection.sock.settimeout(_ANSWER_SECONDS)
-        connection.request("POST", "/-/reload", body=b"")
-        answer = connection.getresponse()
-        text = answer.read(_MOST).decode("utf-8", "replace").strip()
-        connection.close()
+        with closing(_connect(address, patience)) as connection:
+            connection.sock.settimeout(_ANSWER_SECONDS)
+            connection.request("POST", "/-/reload", body=b"")
+            with connection.getresponse() as answer:
+                text = answer.read(_MOST).decode("utf-8", "replace").strip()
     except TimeoutError:
         raise _FailedError("no answer came in time; the log may say more") from None
     except (OSError, HTTPException) as error:
