@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Final, NamedTuple, TypeAlias
 
@@ -166,8 +167,13 @@ def classic_points(histogram: Histogram) -> Iterator[Point]:
 
 def bucket_texts(histogram: Histogram) -> list[str]:
     """The labels `le` of the buckets of a histogram with custom buckets."""
+    return [*map(_bound_text, histogram.custom_values), "+Inf"]
+
+
+@lru_cache(4096)
+def _bound_text(bound: float) -> str:
     # Adding nothing makes a zero without a sign: that is how Prometheus writes it.
-    return [*(number_text(bound + 0.0) for bound in histogram.custom_values), "+Inf"]
+    return number_text(bound + 0.0)
 
 
 def _custom_counts(histogram: Histogram) -> list[float]:

@@ -274,6 +274,7 @@ class _Fitter:
             part = parts.setdefault(("_bucket", texts[number]), remote_pb2.TimeSeries())
             part.exemplars.append(exemplar)
         left = []
+        encoded: dict[tuple[str, str], bytes] = {}
         for (suffix, le), part in parts.items():
             own = {**labels, NAME: labels[NAME] + suffix}
             if le is not None:
@@ -282,13 +283,23 @@ class _Fitter:
             stamps = [sample.timestamp for sample in part.samples]
             pairs = self._sieve.claim(tuple(sorted(own.items())), (*original, ("", "")), stamps)
             if pairs is not None:
-                for name, text in pairs:
-                    part.labels.add(name=name, value=text)
+                # All but one or two labels are the same in every part.
+                for pair in pairs:
+                    if pair not in encoded:
+                        encoded[pair] = _encoded(pair)
+                part.MergeFromString(b"".join([encoded[pair] for pair in pairs]))
                 left.append(part)
                 self._result.exemplars += len(part.exemplars)
         if len(left) == len(parts):
             self._result.histograms += len(histograms)
         return left
+
+
+def _encoded(pair: tuple[str, str]) -> bytes:
+    """A label as a field of a series."""
+    series = remote_pb2.TimeSeries()
+    series.labels.add(name=pair[0], value=pair[1])
+    return series.SerializeToString()
 
 
 def sift_write(body: bytes, rules: WriteRules) -> Written:
