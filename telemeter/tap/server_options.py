@@ -139,7 +139,8 @@ class Options(Flags):
         ),
         Flag(
             "token-expire-seconds",
-            integer(1),
+            # In the original agent's 63 bits of nanoseconds, a longer time has passed already.
+            integer(1, 2**63 // 10**9),
             24 * 60 * 60,
             "For how many seconds an agent's token holds.",
         ),
@@ -368,6 +369,11 @@ class Options(Flags):
             raise UsageError(
                 "--tenant-key 'authorization_token': expected a field that may be logged, this one "
                 "is the sender's secret"
+            )
+        if self["partition-label"] in dict(self["required-label"]):
+            raise UsageError(
+                f"--required-label {self['partition-label']!r}: expected another label than the "
+                "--partition-label, whose value is each cluster's own identifier"
             )
         self._check_workers()
         if not self["store-retention"]:

@@ -642,6 +642,7 @@ REFUSED = [
     "--elide-label __name__",
     "--token-expire-seconds 0",
     "--token-expire-seconds soon",
+    "--token-expire-seconds 9223372037",
     "--authorize tollbooth:8080",
     "--forward-url ftp://x/",
     "--ratelimit 5parsecs",
@@ -714,6 +715,14 @@ def test_a_bad_configuration_is_refused_in_one_line(line: str, files: Path) -> N
 def test_what_guards_is_refused_when_it_is_empty(flag: str) -> None:
     with pytest.raises(SystemExit, match=f"--{flag} '': the value is empty, which would "):
         options_of("--whitelist", "up", f"--{flag}=")
+
+
+@pytest.mark.parametrize("label", ["_id", "cluster"])
+def test_clusters_do_not_share_an_identifier(label: str) -> None:
+    flags = ["--partition-label", label, "--required-label", "tier=gold"]
+    assert options_of(*flags)["required-label"] == [("tier", "gold")]
+    with pytest.raises(SystemExit, match=f"--required-label '{label}': expected another label"):
+        options_of(*flags, "--required-label", f"{label}=x")
 
 
 def test_a_client_secret_needs_an_issuer() -> None:
