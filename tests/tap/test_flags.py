@@ -10,6 +10,7 @@ from twisted.python.usage import UsageError
 
 from telemeter import __version__
 from telemeter.metrics.selector import Selector
+from telemeter.metrics.transform import anonymous
 from telemeter.net.tls import ClientPolicy
 from telemeter.net.url import check_http_url
 from telemeter.tap.flags import (
@@ -582,6 +583,29 @@ def test_how_many_lines_a_secret_has_is_said(tmp_path: Path) -> None:
 )
 def test_a_salt_is_bytes(tmp_path: Path, content: bytes, salt: bytes) -> None:
     assert read_salt(with_file(tmp_path, "secret-file", content), "secret") == salt
+
+
+@pytest.mark.parametrize(
+    ("content", "hashed"),
+    [
+        (b"a-unique-value", "c4XWQGV_rFgb"),
+        (b" \ta-unique value\r\n\v\f", "64BB2ZVMGggW"),
+        (b"one\ntwo\n", "rBnyPxgHWK5U"),
+        (b"\x00\xff\xfe\n", "RdoB1GtKo-gh"),
+        (b"\xff\xfes\x00a\x00l\x00t\x00", "_I80_LXb2rZp"),
+        (b"\xef\xbb\xbfsalt\n", "s91ixfmPLbh9"),
+        ("\u00a0\u0085\u2003salt\u3000".encode(), "A7DYOhnOfuoS"),
+        (b"\x1csalt\x1f", "636vB5oMd8VW"),
+        ("\u200bsalt\u200b\u2028".encode(), "H_LWODP_sVYK"),
+        (b"\xa0salt\x85", "y-Z9lb88uf8-"),
+        (b"\xe3\xc2\xa0salt\xe1\x9a\x80\x80", "2V5MP_ooQszk"),
+        (b"\xed\xa0\x80 salt \xed\xa0\x80 ", "JNSlh-9XITqw"),
+    ],
+)
+def test_the_hashes_are_those_of_the_original(tmp_path: Path, content: bytes, hashed: str) -> None:
+    """It was given these files, and 127.0.0.1:9391 to anonymize."""
+    salt = read_salt(with_file(tmp_path, "secret-file", content), "secret")
+    assert anonymous("127.0.0.1:9391", salt) == hashed
 
 
 @pytest.mark.parametrize("content", [b"", b" \n\t"])
