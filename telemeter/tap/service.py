@@ -19,11 +19,12 @@ from twisted.internet.interfaces import (
     IProtocolFactory,
     IStreamServerEndpoint,
 )
-from twisted.logger import ILogObserver, Logger
+from twisted.logger import ILogObserver, Logger, LogLevel
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
-from telemeter.observe.log import level_of, make_observer
+from telemeter.loop.twisted_private import say_in_words_why_nothing_started
+from telemeter.observe.log import LEVELS, level_of, make_observer
 from telemeter.observe.logfile import LogFile, open_anew
 from telemeter.tap.flags import Flags
 from telemeter.tap.listen import endpoint_maker
@@ -86,10 +87,26 @@ class Daemon(MultiService):
         super().setServiceParent(parent)
         self._is_alone = isinstance(parent, Componentized)
         runner = self._runner
-        if isinstance(parent, Componentized) and not (runner.get("logger") or runner.get("syslog")):
+        if not runner.get("nodaemon", True):
+            say_in_words_why_nothing_started()
+        if "fileLogObserverFactory" in runner:
+            self._log_with_twist()
+        elif isinstance(parent, Componentized) and not (
+            runner.get("logger") or runner.get("syslog")
+        ):
             self._stream = self._log_stream()
             observer = make_observer(self._stream, log_level(self._options))
             parent.setComponent(ILogObserver, observer)
+
+    def _log_with_twist(self) -> None:
+        """Have twist write what twistd would, unless it was asked for another format."""
+        if any(word.startswith("--log-fo") for word in sys.argv):
+            return
+        runner, level = self._runner, log_level(self._options)
+        self._stream = runner["logFile"]
+        runner["fileLogObserverFactory"] = lambda stream: make_observer(stream, level)
+        if runner["logLevel"] == LogLevel.info:  # which it is unless twist was told another
+            runner["logLevel"] = LEVELS[level]
 
     def _log_stream(self) -> LogFile | TextIO:
         """Return where twistd was told to log: a file, or standard error."""

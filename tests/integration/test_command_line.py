@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,13 +19,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from demo.keys import signing_key
 from demo.programs import start_server, start_source, twistd, wait_for_samples
-from demo.stack import POLL_SECONDS, Stack
+from demo.stack import POLL_SECONDS, Ready, Stack
 
 from .command_line import run_twistd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 SERVER = "telemeter-server"
 CLIENT = "telemeter-client"
@@ -225,6 +225,7 @@ def test_a_port_in_use_ends_a_daemon_in_the_background_too(
     )
     assert done.returncode == 1
     assert f"{plugin}: --listen" in done.stderr
+    assert re.fullmatch(rf"{plugin}: --listen.*127\.0\.0\.1:{busy_port}.* in use\n", done.stderr)
     # Whoever is told to look into the log finds the reason there.
     last = (tmp_path / "twistd.log").read_text().splitlines()[-1]
     assert f"127.0.0.1:{busy_port}" in last
@@ -234,6 +235,33 @@ def test_a_port_in_use_ends_a_daemon_in_the_background_too(
         assert time.monotonic() < deadline
         time.sleep(POLL_SECONDS)
     assert f"127.0.0.1:{busy_port}" in (tmp_path / "twistd.log").read_text().splitlines()[-1]
+
+
+def test_other_reasons_come_as_text_too(bad_files: Path, tmp_path: Path) -> None:
+    flags = ["--listen", "127.0.0.1:0", "--tokens", str(bad_files / "tokens")]
+    command = [word for word in twistd(AUTHORIZER, *flags) if word not in ("-n", "--pidfile=")]
+    command.insert(1, f"--pidfile={tmp_path}/missing/pid")
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert f"No such file or directory: '{tmp_path}/missing/pid'\n" in done.stderr
+
+
+def test_twist_logs_as_twistd_does(bad_files: Path) -> None:
+    with Stack() as stack:
+        listen = f"127.0.0.1:{stack.free_port()}"
+        command = twistd(
+            AUTHORIZER, "--log-level", "debug", "--listen", listen, str(bad_files / "tokens")
+        )
+        twist = [str(Path(command[0]).with_name("twist")), *command[3:]]
+        program = stack.start("twist", twist, f"http://{listen}", Ready("/", 405))
+        program.stop()
+        lines = program.output().splitlines()
+    assert len(lines) > 3
+    for line in lines:
+        assert re.match(r"ts=\S+Z level=(debug|info) component=\S+ msg=", line)
 
 
 @pytest.mark.parametrize("content", ["1", "", "{pid}"])

@@ -17,7 +17,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint, UNIXServerEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import deferLater
 from twisted.internet.testing import RaisingMemoryReactor
-from twisted.logger import ILogObserver, Logger
+from twisted.logger import ILogObserver, Logger, LogLevel, textFileLogObserver
 from twisted.web.iweb import IRequest
 
 from telemeter.tap.flags import LOGGING, Flags
@@ -39,6 +39,48 @@ def make_daemon(*flags: str, runner: dict[str, Any] | None = None) -> Daemon:
     options.parent = runner
     options.parseOptions(list(flags))
     return Daemon(options, FakeReactor())
+
+
+# --- Under twist ----------------------------------------------------------------------------------
+
+
+def twisted_runner(stream: io.StringIO, **others: Any) -> dict[str, Any]:
+    """What twist makes of its own flags."""
+    return {
+        "logFile": stream,
+        "logLevel": LogLevel.info,
+        "fileLogObserverFactory": textFileLogObserver,
+        **others,
+    }
+
+
+@pytest.mark.parametrize(
+    ("flags", "given", "expected"),
+    [
+        ([], LogLevel.info, LogLevel.info),
+        (["--log-level=debug"], LogLevel.info, LogLevel.debug),
+        (["--log-level=error"], LogLevel.info, LogLevel.error),
+        ([], LogLevel.warn, LogLevel.warn),
+    ],
+)
+def test_twist_writes_logfmt(flags: list[str], given: Any, expected: Any) -> None:
+    stream = io.StringIO()
+    runner = twisted_runner(stream, logLevel=given)
+    daemon = make_daemon(*flags, runner=runner)
+    daemon.setServiceParent(Application("toy"))
+    assert runner["logLevel"] == expected
+    Logger(observer=runner["fileLogObserverFactory"](stream)).error("broken", part="x")
+    daemon.pass_on("ts=0 level=info msg=passed")
+    assert "level=error" in stream.getvalue()
+    assert "msg=broken part=x\nts=0 level=info msg=passed\n" in stream.getvalue()
+
+
+@pytest.mark.parametrize("flag", ["--log-format", "--log-format=json", "--log-form"])
+def test_twist_writes_what_it_was_asked_for(monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
+    monkeypatch.setattr("sys.argv", ["twist", flag, "json", "toy"])
+    runner = twisted_runner(io.StringIO())
+    make_daemon(runner=runner).setServiceParent(Application("toy"))
+    assert runner["fileLogObserverFactory"] is textFileLogObserver
 
 
 # --- A daemon -------------------------------------------------------------------------------------
