@@ -16,8 +16,14 @@ from itertools import accumulate, pairwise
 from typing import Final, NamedTuple, TypeAlias
 
 from telemeter.metrics.errors import BadInputError
+from telemeter.metrics.family import Metric
 from telemeter.metrics.proto import remote_pb2, write_v2_pb2
-from telemeter.metrics.series import CUSTOM_BUCKETS, number_text
+from telemeter.metrics.series import (
+    CUSTOM_BUCKETS,
+    is_native,
+    native_histogram,
+    number_text,
+)
 
 #: A histogram of either version: their fields are the same, but for the start timestamp of 2.0.
 Histogram: TypeAlias = remote_pb2.Histogram | write_v2_pb2.Histogram
@@ -44,6 +50,36 @@ class Point(NamedTuple):
     suffix: str
     le: str | None
     value: float
+
+
+def checked_native(
+    metric: Metric, family_type: int, timestamp_ms: int
+) -> remote_pb2.Histogram | None:
+    """Return the native histogram of a metric, with buckets that every receiver knows, or None.
+
+    Args:
+        metric: may hold one.
+        family_type: the type of its family.
+        timestamp_ms: what the histogram gets as its timestamp.
+
+    Raises:
+        BadInputError: it makes no sense.
+    """
+    if not is_native(metric, family_type):
+        return None
+    if metric.histogram.schema == CUSTOM_BUCKETS:
+        raise BadInputError(
+            f"a native histogram has custom buckets (schema {CUSTOM_BUCKETS}), of which this "
+            "format cannot say the bounds: send it as a classic histogram"
+        )
+    histogram = native_histogram(metric, family_type, timestamp_ms)
+    try:
+        check_histogram(histogram)
+        if is_too_fine(histogram):
+            make_coarser(histogram)
+    except BadInputError as error:
+        raise BadInputError(f"a native histogram is not valid: {error}") from None
+    return histogram
 
 
 def check_histogram(histogram: Histogram, *, is_kept: bool = False) -> None:

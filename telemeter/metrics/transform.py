@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from telemeter.metrics.errors import BadInputError
 from telemeter.metrics.family import (
     MAX_AGE_MS,
     VALUE_FIELD,
@@ -16,6 +17,7 @@ from telemeter.metrics.family import (
     holds_its_type,
     is_too_long,
 )
+from telemeter.metrics.histogram import checked_native
 from telemeter.metrics.selector import NAME
 
 _HASH_BYTES = 9
@@ -74,8 +76,8 @@ def drop_invalid(family: Family, now_ms: int) -> bool:
     """Drop what a server would refuse a whole upload for.
 
     That is a sample without a timestamp or with one over 24 hours old, with a label name or value
-    that is too long, with a label `__name__`, or without the value that its family's type asks for;
-    and labels that lack their name or their value.
+    that is too long, with a label `__name__`, without the value that its family's type asks for, or
+    with a native histogram that makes no sense; and labels that lack their name or their value.
 
     Returns:
         Whether anything is left; never, for a family without a name or a type.
@@ -100,6 +102,10 @@ def _is_valid(metric: Metric, family_type: int, oldest_ms: int) -> bool:
     if not metric.HasField("timestamp_ms") or metric.timestamp_ms < oldest_ms:
         return False
     if not holds_its_type(metric, family_type):
+        return False
+    try:
+        checked_native(metric, family_type, 0)
+    except BadInputError:
         return False
     for at in reversed(range(len(metric.label))):
         pair = metric.label[at]

@@ -18,10 +18,10 @@ from telemeter.metrics.family import (
     is_too_long,
 )
 from telemeter.metrics.format import Decoder
-from telemeter.metrics.histogram import check_histogram, is_too_fine, make_coarser
+from telemeter.metrics.histogram import checked_native
 from telemeter.metrics.proto import metrics_pb2, remote_pb2
 from telemeter.metrics.selector import NAME
-from telemeter.metrics.series import CUSTOM_BUCKETS, is_native, native_histogram, parts_of
+from telemeter.metrics.series import parts_of
 from telemeter.metrics.whitelist import Whitelist
 
 #: Within how many milliseconds of now a timestamp counts as present.
@@ -193,23 +193,10 @@ class _Conversion:
             )
 
     def _checked_native(self, family: Family, metric: Metric) -> remote_pb2.Histogram | None:
-        """The native histogram of a metric, with buckets that every receiver knows."""
-        if not is_native(metric, family.type):
-            return None
-        if metric.histogram.schema == CUSTOM_BUCKETS:
-            _refuse(
-                family,
-                f"a native histogram has custom buckets (schema {CUSTOM_BUCKETS}), of which this "
-                "format cannot say the bounds: send it as a classic histogram",
-            )
-        histogram = native_histogram(metric, family.type, self._now)
         try:
-            check_histogram(histogram)
-            if is_too_fine(histogram):
-                make_coarser(histogram)
+            return checked_native(metric, family.type, self._now)
         except BadInputError as error:
-            _refuse(family, f"a native histogram is not valid: {error}")
-        return histogram
+            _refuse(family, str(error))
 
     def _count_drift(self, stamp_ms: int) -> None:
         result, drift = self._result, stamp_ms - self._now

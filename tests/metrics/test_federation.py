@@ -16,7 +16,7 @@ from telemeter.metrics.errors import BadInputError
 from telemeter.metrics.exposition import parse_text, render_text
 from telemeter.metrics.family import Family, Metric, decode_families, encode_families
 from telemeter.metrics.federation import KIND, Transformed, Transformer
-from telemeter.metrics.proto.metrics_pb2 import HISTOGRAM, SUMMARY
+from telemeter.metrics.proto.metrics_pb2 import GAUGE_HISTOGRAM, HISTOGRAM, SUMMARY
 from telemeter.metrics.transcoder import Transcoder
 from telemeter.metrics.transform import Transforms, anonymous
 from telemeter.metrics.upload import UploadRules
@@ -178,9 +178,31 @@ def test_families_with_helps(families: list[Family], wanted: Transforms) -> None
     both(encode_families(families), wanted)
 
 
+@st.composite
+def native_collections(draw: st.DrawFn) -> bytes:
+    """Native histograms, of which many make no sense."""
+    made = family("h", kind=draw(st.sampled_from([HISTOGRAM, GAUGE_HISTOGRAM])))
+    few = st.integers(-1, 3)
+    for _ in range(draw(st.integers(1, 4))):
+        metric = histogram({1.0: 1} if draw(st.booleans()) else {}, count=draw(st.integers(0, 3)))
+        native = metric.histogram
+        native.schema = draw(st.sampled_from([0, 0, 0, 3, 8, 9, 52, 53, -4, -5, -9, -10, -53]))
+        native.zero_count = draw(st.integers(0, 1))
+        for offset, length in draw(st.lists(st.tuples(few, st.integers(0, 2)), max_size=2)):
+            native.positive_span.add(offset=offset, length=length)
+        native.positive_delta.extend(draw(st.lists(few, max_size=3)))
+        native.positive_count.extend(draw(st.sampled_from([[], [], [1.0], [-1.0]])))
+        made.metric.append(metric)
+    return encode_families([made])
+
+
 @settings(max_examples=200)
 @given(
-    st.one_of(usual_collections(), broken_uploads().map(lambda upload: encode(upload[0]))),
+    st.one_of(
+        usual_collections(),
+        broken_uploads().map(lambda upload: encode(upload[0])),
+        native_collections(),
+    ),
     transforms(("", TOO_LONG, "é" * 128)),
     _some_labels,
     st.booleans(),

@@ -138,6 +138,21 @@ class TestDropInvalid:
     def test_a_value_must_be_of_its_type(self, made: Family, is_kept: bool) -> None:
         assert drop_invalid(made, NOW) is is_kept
 
+    @pytest.mark.parametrize(
+        ("schema", "delta", "is_kept"),
+        [(3, 1, True), (20, 1, True), (-5, 1, False), (-53, 1, False), (99, 1, False)],
+    )
+    def test_native_histograms_that_a_server_would_refuse(
+        self, schema: int, delta: int, is_kept: bool
+    ) -> None:
+        metric = histogram({}, total=1.0, count=1)
+        metric.histogram.schema = schema
+        metric.histogram.positive_span.add(offset=0, length=1)
+        metric.histogram.positive_delta.append(delta)
+        assert drop_invalid(family("h", metric, kind=HISTOGRAM), NOW) is is_kept
+        metric.histogram.positive_delta.append(delta)
+        assert drop_invalid(family("h", metric, kind=HISTOGRAM), NOW) is False
+
     def test_a_sample_with_two_values_is_dropped(self) -> None:
         both = sample(1.0)
         both.gauge.value = 1.0
