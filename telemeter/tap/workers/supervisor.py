@@ -402,7 +402,9 @@ class _Process(ProcessProtocol):
     def prepare(self, files: Contents, only_certificates: bool) -> Deferred[str]:
         """Have it make ready for other files; fires with why it cannot, or nothing."""
         self.control.send_pieces(encode_files(files))
-        answer = self.send(Prepare, _ANSWER_SECONDS, only_certificates=only_certificates)
+        # One that is still starting hears of it when it has.
+        seconds = _ANSWER_SECONDS if self._configured else _START_SECONDS
+        answer = self.send(Prepare, seconds, only_certificates=only_certificates)
         return answer.addCallbacks(lambda found: found["problem"], self._not_prepared)
 
     def _not_prepared(self, failure: Failure) -> str:

@@ -12,7 +12,7 @@ from twisted.python.usage import UsageError
 from telemeter.auth.authorizer import RefusedError, UnavailableError
 from telemeter.tap.workers.control import Check, Report
 from telemeter.tap.workers.supervisor import STABLE_SECONDS, pause_after
-from tests.fakes import Growth, Log, has_fired, result_of, value_of
+from tests.fakes import Growth, Log, has_fired, result_of, start, value_of
 from tests.tap.workers.crew import Parent
 
 RESTARTS = "telemeter_worker_restarts_total"
@@ -290,6 +290,20 @@ def test_a_worker_with_a_problem_keeps_all_from_changing(parent: Parent) -> None
     parent.reactor.advance(0)
     parent.flush()
     assert parent.processes[0].end.setup.files == {"file": b"1"}
+
+
+def test_workers_that_are_still_starting_have_the_time_of_a_start() -> None:
+    """A signal that came early asks for a reload as soon as the parent runs."""
+    parent = Parent()
+    parent.workers.startService()
+    using = start(parent.workers.use(NEW))
+    parent.reactor.advance(59)
+    assert not has_fired(using)
+    parent.flush()
+    result_of(using)
+    for number in range(2):
+        assert parent.told(number) == ["configure", ("prepare", NEW, False), "commit"]
+    parent.end()
 
 
 def test_a_worker_that_comes_later_starts_with_what_is_in_use(parent: Parent) -> None:
