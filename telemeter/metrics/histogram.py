@@ -190,7 +190,7 @@ def classic_points(histogram: Histogram) -> Iterator[Point]:
         histogram: one with custom buckets that `check_histogram` lets pass.
     """
     count = float(histogram.count_int or histogram.count_float)
-    if struct.pack("<d", histogram.sum) == _STALE:
+    if is_stale(histogram):
         values = [histogram.sum] * len(histogram.custom_values)
         count = histogram.sum
     else:
@@ -201,13 +201,19 @@ def classic_points(histogram: Histogram) -> Iterator[Point]:
     yield Point("_count", None, count)
 
 
+def is_stale(histogram: Histogram) -> bool:
+    """Whether a histogram is the mark that its series has ended."""
+    return struct.pack("<d", histogram.sum) == _STALE
+
+
 def bucket_texts(histogram: Histogram) -> list[str]:
     """The labels `le` of the buckets of a histogram with custom buckets."""
-    return [*map(_bound_text, histogram.custom_values), "+Inf"]
+    return [*map(bound_text, histogram.custom_values), "+Inf"]
 
 
 @lru_cache(4096)
-def _bound_text(bound: float) -> str:
+def bound_text(bound: float) -> str:
+    """The label `le` of a bucket."""
     # Adding nothing makes a zero without a sign: that is how Prometheus writes it.
     return number_text(bound + 0.0)
 

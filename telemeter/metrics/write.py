@@ -23,6 +23,7 @@ from telemeter.metrics.histogram import (
     bucket_texts,
     check_histogram,
     classic_points,
+    is_stale,
     is_too_fine,
     make_coarser,
 )
@@ -39,6 +40,7 @@ _SHOWN: Final = 200
 #: What a series of a classic histogram takes beside its labels, and what a sample takes, in bytes.
 _SERIES_BYTES: Final = 32
 _SAMPLE_BYTES: Final = 16
+_BOUND_BYTES: Final = 8
 _V1 = remote_pb2.MetricMetadata
 #: What the names of the series of a family end with, by the family's type.
 _SUFFIXES: Final[dict[int, tuple[str, ...]]] = {
@@ -65,12 +67,16 @@ class WriteRules:
         elided: names of the labels to remove.
         partition_label: the label that every series must carry.
         cluster: the value that it must have; None: any.
+        keep_origins: whether a histogram that becomes a classic one leaves its origin with it, for
+            who has to know which series go with it: a series with its labels, and a histogram with
+            nothing but time, schema and bounds; and with its sum, if that marks its end.
     """
 
     whitelist: Whitelist = field(default_factory=Whitelist)
     elided: frozenset[str] = frozenset()
     partition_label: str = "_id"
     cluster: str | None = None
+    keep_origins: bool = False
 
 
 @dataclass(slots=True)
@@ -209,10 +215,13 @@ class _Fitter:
     conflict with others as if they had come so.
     """
 
-    def __init__(self, sieve: _Sieve, result: Written, budget: _Budget) -> None:
+    def __init__(
+        self, sieve: _Sieve, result: Written, budget: _Budget, *, keep_origins: bool
+    ) -> None:
         self._sieve = sieve
         self._result = result
         self._budget = budget
+        self._keep_origins = keep_origins
         # The bounds and the names of the buckets of what became classic. Prometheus sends
         # exemplars in series of their own, behind the histogram that they belong to.
         self._buckets: dict[Pairs, tuple[list[float], list[str]]] = {}
@@ -239,14 +248,15 @@ class _Fitter:
             if original in self._buckets:
                 exemplars = series.exemplars if is_only_custom else ()
                 classic = self._classic(labels, original, custom, exemplars)
+                origins = self._origins(series, custom) if self._keep_origins and classic else []
                 if is_only_custom:
                     self._result.series -= not classic
-                    return classic
+                    return [*origins, *classic]
                 others = [each for each in series.histograms if each.schema != CUSTOM_BUCKETS]
                 del series.histograms[:]
                 series.histograms.extend(others)
                 _count(self._result, series)
-                return [series, *classic]
+                return [series, *origins, *classic]
         _count(self._result, series)
         return [series]
 
@@ -294,6 +304,24 @@ class _Fitter:
             self._result.histograms += len(histograms)
         return left
 
+    def _origins(
+        self, series: remote_pb2.TimeSeries, histograms: Iterable[remote_pb2.Histogram]
+    ) -> list[remote_pb2.TimeSeries]:
+        """The origins of classic histograms, see `WriteRules`; each in a series of its own."""
+        origins = []
+        size = sum(len(label.name) + len(label.value) for label in series.labels) + _SERIES_BYTES
+        for histogram in histograms:
+            self._budget.spend(size + _BOUND_BYTES * len(histogram.custom_values))
+            origin = remote_pb2.TimeSeries(labels=series.labels)
+            origin.histograms.add(
+                schema=CUSTOM_BUCKETS,
+                custom_values=histogram.custom_values,
+                sum=histogram.sum if is_stale(histogram) else 0.0,
+                timestamp=histogram.timestamp,
+            )
+            origins.append(origin)
+        return origins
+
 
 def _encoded(pair: tuple[str, str]) -> bytes:
     """A label as a field of a series."""
@@ -323,7 +351,7 @@ def sift_write(body: bytes, rules: WriteRules) -> Written:
         result.is_empty = not body
         return result
     sieve = _Sieve(rules, result)
-    fitter = _Fitter(sieve, result, _Budget())
+    fitter = _Fitter(sieve, result, _Budget(), keep_origins=rules.keep_origins)
     kept: list[remote_pb2.TimeSeries] = []
     is_same = True
     for series in request.timeseries:
@@ -370,7 +398,11 @@ def sift_write_v2(body: bytes, rules: WriteRules, *, keep_version: bool = False)
     result = Written()
     sieve = _Sieve(rules, result)
     symbols = list(request.symbols)
-    writer = _WriterV2(symbols, result) if keep_version else _WriterV1(symbols, sieve, result)
+    writer = (
+        _WriterV2(symbols, result)
+        if keep_version
+        else _WriterV1(symbols, sieve, result, keep_origins=rules.keep_origins)
+    )
     described = False
     for series in request.timeseries:
         labels = _resolved_labels(series.labels_refs, symbols)
@@ -456,12 +488,14 @@ def _check_histograms(histograms: Iterable[Histogram], labels: Labels, *, is_kep
 class _WriterV1:
     """Writes 2.0 series as a 1.0 request."""
 
-    def __init__(self, symbols: Sequence[str], sieve: _Sieve, result: Written) -> None:
+    def __init__(
+        self, symbols: Sequence[str], sieve: _Sieve, result: Written, *, keep_origins: bool
+    ) -> None:
         self._symbols = symbols
         self._request = remote_pb2.WriteRequest()
         self._described: set[str] = set()
         self._budget = _Budget()
-        self._fitter = _Fitter(sieve, result, self._budget)
+        self._fitter = _Fitter(sieve, result, self._budget, keep_origins=keep_origins)
 
     def add(self, series: write_v2_pb2.TimeSeries, pairs: Pairs, labels: Labels) -> None:
         """Add a series.

@@ -220,7 +220,10 @@ class External:
         options = self._options
         return ReceiveSettings(
             WriteRules(
-                files.whitelist, frozenset(options["elide-label"]), options["partition-label"]
+                files.whitelist,
+                frozenset(options["elide-label"]),
+                options["partition-label"],
+                keep_origins=not options["forward-url"],
             ),
             options["limit-receive-bytes"],
             tenant_key=options["tenant-key"],

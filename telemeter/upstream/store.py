@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from heapq import merge
 from itertools import chain, islice
+from operator import attrgetter
 from typing import Final
 
 from prometheus_client import Counter, Gauge
@@ -14,6 +16,7 @@ from twisted.internet.task import deferLater
 
 from telemeter.metrics.errors import BadInputError
 from telemeter.upstream import forwarder
+from telemeter.upstream.store_classic import Origin, left_over, read_origin, stale_tail
 from telemeter.upstream.store_cluster import MOST_RECORDS, ClusterSeries
 from telemeter.upstream.store_records import Key, Record, is_stale, read_series, time_of
 from telemeter.upstream.upstream import V1, ForwardError, Sent, Version
@@ -130,37 +133,123 @@ class Store:
         if version != V1:
             raise ForwardError(415, "the embedded store takes remote write as version 1.0 only")
         newest: dict[Key, bytes] = {}
+        origins: dict[Key, list[Origin]] = {}
         async for records in _Pieces(self._clock, payload):
             for name, labels, tail in records:
                 key = name, labels
+                if tail[0] & 1:
+                    origin = read_origin(tail)
+                    if origin is not None:
+                        origins.setdefault(key, []).append(origin)
+                        continue
                 known = newest.get(key)
                 if known is None or time_of(known) <= time_of(tail):
                     newest[key] = tail
         self.expire()
         if cluster not in self._clusters:
             self._check_room(cluster, sum(not is_stale(tail) for tail in newest.values()))
-        items = iter(newest.items())
-        refused = 0
-        while some := list(islice(items, _AT_ONCE)):
-            refused += self._merge(cluster, [(*key, tail) for key, tail in some])
-            if len(newest) > _AT_ONCE:
-                await _turn(self._clock)
+        refused, were_custom = await self._merge_all(cluster, newest)
+        became = dict.fromkeys(origins, None) | were_custom
+        if became:
+            await self._end_classic(cluster, became, newest, origins)
+            if refused:
+                refused, _ = await self._merge_all(cluster, refused)
         if refused:
-            raise self._full("known", refused)
+            raise self._full("known", len(refused))
         known_cluster = self._clusters.get(cluster)
         if known_cluster is not None:
             self._touch(cluster, known_cluster)
         return Sent(keeps_exemplars=False)
 
-    def _merge(self, name: str, records: list[Record]) -> int:
-        """Merge a few series; returns for how many there was no room."""
+    async def _merge_all(
+        self, name: str, newest: dict[Key, bytes]
+    ) -> tuple[dict[Key, bytes], dict[Key, None]]:
+        """Merge series.
+
+        Returns:
+            Those for which there was no room; and those that were histograms with custom buckets,
+            of which there are the classic series.
+        """
+        refused: dict[Key, bytes] = {}
+        were_custom: dict[Key, None] = {}
+        items = iter(newest.items())
+        while some := list(islice(items, _AT_ONCE)):
+            for *key, tail in self._merge(name, [(*key, tail) for key, tail in some]):
+                refused[key[0], key[1]] = tail
+            cluster = self._clusters.get(name)
+            histograms = None if cluster is None else cluster.histograms
+            if histograms:
+                were_custom.update((key, None) for key, _ in some if histograms.has(key))
+            if len(newest) > _AT_ONCE:
+                await _turn(self._clock)
+        return refused, were_custom
+
+    async def _end_classic(
+        self,
+        name: str,
+        became: Iterable[Key],
+        newest: dict[Key, bytes],
+        origins: dict[Key, list[Origin]],
+    ) -> None:
+        """Remove the classic series that their histograms left behind.
+
+        Args:
+            name: the cluster.
+            became: the series that are histograms with custom buckets now, or were before.
+            newest: what was merged.
+            origins: what each series of a histogram was in the course of the request.
+        """
+        keys = iter(became)
+        while some := list(islice(keys, _AT_ONCE)):
+            ended = self._left_over(name, some, newest, origins)
+            while records := list(islice(ended, _AT_ONCE)):
+                self._merge(name, records)
+                if len(records) == _AT_ONCE:
+                    await _turn(self._clock)
+            if len(some) == _AT_ONCE:
+                await _turn(self._clock)
+        cluster = self._clusters.get(name)
+        if cluster is not None:
+            self._bytes -= cluster.size
+            cluster.forget()
+            self._bytes += cluster.size
+
+    def _left_over(
+        self,
+        name: str,
+        keys: Iterable[Key],
+        newest: dict[Key, bytes],
+        origins: dict[Key, list[Origin]],
+    ) -> Iterator[Record]:
+        """The marks of the ends of the series that were left behind, see `_end_classic`."""
+        for key in keys:
+            steps = origins.get(key, []).copy()
+            other = Origin(time_of(newest[key]), None) if key in newest else None
+            if other is not None:
+                steps.append(other)
+            steps.sort(key=attrgetter("when"))
+            for step in steps:
+                cluster = self._clusters.get(name)
+                if cluster is None:
+                    return
+                self._bytes -= cluster.size
+                old = cluster.become(key, step.bounds)
+                self._bytes += cluster.size
+                if old is not None:
+                    for gone in left_over(key, old, step.bounds):
+                        yield *gone, stale_tail(step.when)
+                elif step is not other:
+                    yield *key, stale_tail(step.when)  # what it was before
+
+    def _merge(self, name: str, records: list[Record]) -> list[Record]:
+        """Merge a few series; returns those for which there was no room."""
         cluster = self._clusters.get(name)
         if cluster is None:
             cluster = ClusterSeries()
             self._add(name, cluster)
         count, size = cluster.count, cluster.size
         room = self._max_series - self._series
-        refused = 0
+        refused = []
         for record in records:
             if is_stale(record[2]):
                 cluster.remove(record)
@@ -169,7 +258,7 @@ class Store:
             elif cluster.count - count < room:
                 cluster.insert(record)
             else:
-                refused += 1
+                refused.append(record)
         self._series += cluster.count - count
         self._bytes += cluster.size - size
         if not cluster.count:

@@ -6,7 +6,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
+from telemeter.upstream.store_classic import Histograms
 from telemeter.upstream.store_records import (
+    Key,
     Record,
     choose,
     count,
@@ -46,14 +48,16 @@ class ClusterSeries:
         count: how many series there are.
         size: how many bytes they take, roughly.
         last: when the cluster last sent, in seconds.
+        histograms: those of which there are the classic series; None: there never was any.
     """
 
-    __slots__ = ("_segments", "_version", "count", "last", "size")
+    __slots__ = ("_segments", "_version", "count", "histograms", "last", "size")
 
     def __init__(self) -> None:
         self.count = 0
         self.size = _CLUSTER_COST
         self.last = 0.0
+        self.histograms: Histograms | None = None
         self._segments: list[bytes] = []
         self._version = 0
 
@@ -101,6 +105,31 @@ class ClusterSeries:
         self.count -= 1
         self._replace(index, segment[:start] + segment[end:])
         return True
+
+    def become(self, key: Key, bounds: bytes | None) -> bytes | None:
+        """Remember what a series came to be.
+
+        Args:
+            key: the series.
+            bounds: of the custom buckets of the histogram that it is; None: it is no such one.
+
+        Returns:
+            The bounds that it had.
+        """
+        if self.histograms is None:
+            if bounds is None:
+                return None
+            self.histograms = Histograms()
+        self.size -= self.histograms.size
+        old = self.histograms.replace(key, bounds)
+        self.size += self.histograms.size
+        return old
+
+    def forget(self) -> None:
+        """Forget all histograms, if they would have far more series than there are."""
+        if self.histograms is not None and self.histograms.series > 2 * self.count:
+            self.size -= self.histograms.size
+            self.histograms = None
 
     def has(self, name: bytes, labels: bytes) -> bool:
         """Whether a series is there."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from itertools import pairwise
 from typing import Final
+from urllib.parse import quote
 
 from demo.programs import Server, query, start_prometheus, start_server
 from demo.stack import Stack, fetch
 from telemeter.auth.composite import make_composite
 from telemeter.metrics.compression import compress_block
-from tests.metrics.build import bits
+from tests.metrics.build import STALE_NAN, bits
 from tests.metrics.write_strategies import (
     Histogram,
     Request,
@@ -29,6 +31,7 @@ from tests.metrics.write_strategies import (
 from .samples import stored
 
 CLUSTER: Final = "custom"
+ALL_OF_LAT: Final = '{__name__=~"lat.*"}'
 BOUNDS = (0.1, 0.5, 2.5)
 COUNTS = (1, 1, 1, 1)
 EXPECTED = {"0.1": "1", "0.5": "2", "2.5": "3", "+Inf": "4"}
@@ -49,17 +52,26 @@ def histogram(at: int, *, of_floats: bool = False) -> Histogram:
     return Histogram(head, at, BOUNDS)
 
 
+def stale(at: int) -> Histogram:
+    """Return what a Prometheus sends at the end of any native histogram."""
+    return Histogram(varint(1, 0) + double(3, bits(STALE_NAN)), at)
+
+
 def send(server: Server, at: int) -> None:
     """Write a histogram of whole numbers, one of floats, and a series with a name in UTF-8."""
-    series = [
-        Series(
-            (("__name__", name), ("_id", CLUSTER), ("zone", "a")),
-            histograms=(histogram(at, of_floats=name == "floats"),),
-        )
-        for name in ("lat", "floats")
-    ]
+    series = [lat(name, histogram(at, of_floats=name == "floats")) for name in ("lat", "floats")]
     odd = (("__name__", "http.requests"), ("_id", CLUSTER), ("http.code", "200"))
     series.append(Series(odd, (Sample(bits(7.0), at),)))
+    assert write(server, *series) == ["1", "2", "0"]
+
+
+def lat(name: str, one: Histogram) -> Series:
+    """Return a series of one histogram."""
+    return Series((("__name__", name), ("_id", CLUSTER), ("zone", "a")), histograms=(one,))
+
+
+def write(server: Server, *series: Series) -> list[str]:
+    """Write series; return how many samples, histograms and exemplars count as written."""
     answer = fetch(
         f"{server.url}/metrics/v1/receive",
         method="POST",
@@ -68,11 +80,10 @@ def send(server: Server, at: int) -> None:
             "Content-Type": V2,
             "Content-Encoding": "snappy",
         },
-        body=compress_block(encode_v2(Request(tuple(series)))),
+        body=compress_block(encode_v2(Request(series))),
     )
     assert answer.status == 204, answer.text
-    counts = [answer.headers[f"X-Prometheus-Remote-Write-{kind}-Written"] for kind in KINDS]
-    assert counts == ["1", "2", "0"]
+    return [answer.headers[f"X-Prometheus-Remote-Write-{kind}-Written"] for kind in KINDS]
 
 
 def buckets_of(url: str, name: str, at: float) -> dict[str, str]:
@@ -127,3 +138,23 @@ def test_federated_from_the_store(prometheus: None, stack: Stack) -> None:
             assert buckets_of(central.url, histogram_name, time.time() + 1) == EXPECTED
         (series,) = query(central.url, "http_requests")
         assert (series.labels["http_code"], series.value) == ("200", "7")
+
+
+def test_the_store_ends_them(stack: Stack) -> None:
+    server = start_server(stack, "ending")
+    at = int(time.time() * 1000)
+
+    def held() -> list[str]:
+        answer = fetch(f"{server.internal_url}/federate?match[]={quote(ALL_OF_LAT)}")
+        return [line.split("} ")[0] for line in answer.text.splitlines() if line[0] != "#"]
+
+    for later, bounds in enumerate((BOUNDS, (0.2, 0.5, 2.5))):
+        one = replace(histogram(at + later), custom=bounds)
+        assert write(server, lat("lat", one)) == ["0", "1", "0"]
+        label = f'_id="{CLUSTER}"'
+        assert sorted(held()) == sorted(
+            [f'lat_bucket{{{label},le="{le}",zone="a",instance=""' for le in (*bounds, "+Inf")]
+            + [f'lat{suffix}{{{label},zone="a",instance=""' for suffix in ("_sum", "_count")]
+        )
+    write(server, lat("lat", stale(at + 2)))
+    assert held() == []

@@ -840,6 +840,31 @@ class TestCustomBuckets:
         found = remote_pb2.WriteRequest.FromString(written.payload).timeseries
         assert [bits(series.samples[0].value) for series in found] == [STALE] * 4
 
+    def test_the_origin_stays_with_it_if_asked(self, sift: Sift, encode: Encode) -> None:
+        stale = Histogram(varint(1, 0) + double(3, STALE) + whole(4, zigzag(-53)), 3000, (0.5,))
+        found = lat(custom(1, 1), custom(2, at=2000, bounds=(0.2,)), stale, more=(("zone", "a"),))
+        others = [lat(custom(4)), lat(custom(5)), up()]
+        body = encode(request(found, *others))
+        elided = frozenset(["zone"])
+        kept = sift(body, WriteRules(elided=elided, keep_origins=True))
+        assert texts_of(kept)[:4] == ["lat{} histogram -53"] * 3 + ["lat_bucket{le=0.1} 1@1000"]
+        parts = remote_pb2.WriteRequest.FromString(kept.payload).timeseries
+        origins = [part for part in parts if part.histograms]
+        fields_of = [
+            [(each.timestamp, list(each.custom_values), bits(each.sum)) for each in part.histograms]
+            for part in origins
+        ]
+        assert fields_of == [
+            [(1000, [0.1, 2.5], bits(0.0))],
+            [(2000, [0.2], bits(0.0))],
+            [(3000, [0.5], STALE)],
+        ]
+        assert all(not each.positive_deltas for part in origins for each in part.histograms)
+        # It is not counted, and none is left of what was left out.
+        plain = sift(body, WriteRules(elided=elided))
+        assert counts_of(kept) == counts_of(plain)
+        assert [text_ for text_ in texts_of(kept) if "histogram" not in text_] == texts_of(plain)
+
     @pytest.mark.parametrize(
         ("wrong", "message"),
         [
