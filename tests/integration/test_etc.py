@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,7 +189,7 @@ def test_a_reload_that_fails_says_so(
         (
             lambda: (service.folder / "shared.key").rename(service.folder / "a.moved"),
             lambda: (service.folder / "a.moved").rename(service.folder / "shared.key"),
-            "",  # what was copied once is still there
+            "--shared-key",  # what was copied once is gone too
         ),
         (
             lambda: (service.folder / "garbage").write_text("garbage\n"),
@@ -199,6 +200,11 @@ def test_a_reload_that_fails_says_so(
             lambda: (service.folder / "verify.key").write_text("garbage\n"),
             lambda: shutil.copy(service.folder / "shared.key", service.folder / "verify.key"),
             "--shared-key",
+        ),
+        (
+            lambda: (service.folder / "old").mkdir(),
+            lambda: (service.folder / "old").rmdir(),
+            "omitting directory",
         ),
         (
             lambda: service.folder.rename(f"{service.folder}.moved"),
@@ -231,6 +237,67 @@ def test_only_the_service_enters_the_folder_of_the_copies(
     assert all(line.startswith("+") for line in service.unit.values("ExecStartPre"))
 
 
+@pytest.fixture(params=["telemeter-server", "telemeter-client"])
+def prepared(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Unit, Path, Path]:
+    """A unit that has been prepared, the folder of its secrets and that of the copies."""
+    unit = Unit(request.param, tmp_path)
+    short = unit.name.removeprefix("telemeter-")
+    (tmp_path / f"etc/telemeter/{short}.env").write_text("")
+    secrets = tmp_path / f"etc/telemeter/{short}-secrets"
+    secrets.mkdir()
+    for name in ("one", "with a space"):
+        (secrets / name).write_text(f"{name}\n")
+    done = unit.prepare()
+    assert (done.returncode, done.stderr) == (0, "")
+    return unit, secrets, tmp_path / "run" / unit.name
+
+
+def copy(unit: Unit) -> subprocess.CompletedProcess[str]:
+    """Do the part of a reload that copies secrets, which is that of the start."""
+    first, _ = unit.commands("ExecReload")
+    assert [first] == unit.commands("ExecStartPre")
+    return subprocess.run(first, capture_output=True, text=True, check=False)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Return the texts of a folder's files."""
+    return {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
+
+
+def test_copies_follow_the_secrets(prepared: tuple[Unit, Path, Path]) -> None:
+    unit, secrets, copies = prepared
+    assert contents(copies) == contents(secrets) != {}
+    (secrets / "one").rename(secrets / "two")
+    (secrets / "with a space").write_text("another\n")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(copies / "s"))  # where the daemon itself listens
+        done = copy(unit)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert contents(copies) == {"two": "one\n", "with a space": "another\n"}
+    assert (copies / "s").is_socket()
+    (secrets / "two").unlink()
+    assert copy(unit).returncode == 0
+    assert contents(copies) == {"with a space": "another\n"}
+    assert [path.name for path in copies.parent.iterdir()] == [unit.name]
+
+
+def test_either_all_secrets_are_copied_or_none(prepared: tuple[Unit, Path, Path]) -> None:
+    unit, secrets, copies = prepared
+    before = contents(copies)
+    (secrets / "one").write_text("another\n")
+    (secrets / "with a space").unlink()
+    (secrets / "zzz").mkdir()
+    done = copy(unit)
+    assert (done.returncode, contents(copies)) == (1, before)
+    assert "zzz" in done.stderr
+    (secrets / "zzz").rmdir()
+    assert copy(unit).returncode == 0
+    assert contents(copies) == {"one": "another\n"}
+    (secrets / "one").unlink()
+    assert copy(unit).returncode == 1  # nothing at all is a mistake
+    assert contents(copies) == {"one": "another\n"}
+
+
 @pytest.mark.parametrize("listens", [True, False])
 def test_the_agent_reloads_too(stack: Stack, tmp_path: Path, listens: bool) -> None:
     unit = Unit("telemeter-client", tmp_path)
@@ -254,6 +321,11 @@ def test_the_agent_reloads_too(stack: Stack, tmp_path: Path, listens: bool) -> N
     assert ("--match-file" if listens else "sent SIGHUP") in done.stderr
     stack.wait(lambda: "not reloaded" in service.program.output(), "the reason in the log")
     shutil.copy(ETC / "match.example", folder / "match")
+    (folder / "client-secrets/salt").rename(tmp_path / "salt")
+    done = unit.reload()
+    assert done.returncode == (1 if listens else 0)
+    assert ("--anonymize-salt-file" if listens else "sent SIGHUP") in done.stderr
+    (tmp_path / "salt").rename(folder / "client-secrets/salt")
     assert unit.reload().returncode == 0
     stack.wait(lambda: "msg=reloaded" in service.program.output(), "a reload")
     assert service.program.stop() == -15

@@ -70,7 +70,8 @@ class Unit:
                 if word.startswith("$") and word[1:].isidentifier():
                     words += variables.get(word[1:], "").split()
                 else:
-                    words.append(re.sub(r"\$\{(\w+)\}", lambda m: variables.get(m[1], ""), word))
+                    word = re.sub(r"\$\{(\w+)\}", lambda m: variables.get(m[1], ""), word)
+                    words.append(word.replace("$$", "$"))
             found.append(words)
         return found
 
