@@ -154,12 +154,26 @@ def test_keys_rotate_as_the_readme_has_it_without_a_restart(
     assert service.program.running()
 
 
-def key_rotation() -> list[str]:
-    """Return the commands of the README's steps."""
+def section_on_keys() -> str:
     text = README.read_text()
     section = text[text.index("### Change the signing key") :]
-    section = section[: section.index("\n### ", 1)]
-    return re.findall(r"^\d\. .*?```sh\n(.*?)```", section, re.MULTILINE | re.DOTALL)
+    return section[: section.index("\n### ", 1)]
+
+
+def key_rotation() -> list[str]:
+    """Return the commands of the README's steps, as for one server."""
+    return re.findall(r"^\d\. .*?```sh\n(.*?)```", section_on_keys(), re.MULTILINE | re.DOTALL)
+
+
+def test_a_new_key_is_made_once_and_copied_to_other_servers() -> None:
+    section = section_on_keys()
+    ((made, end),) = (
+        (each[1], each.end()) for each in re.finditer(r"genpkey .* -out (\S+)", section)
+    )
+    rest = section[end : section.index("\n2. ")]
+    ((source, host, path),) = re.findall(r"^ *scp -p (\S+) (\S+):(\S+)$", rest, re.MULTILINE)
+    assert source == path == made
+    assert f"ssh {host} systemctl reload telemeter-server" in rest
 
 
 def run_step(service: Service, commands: str) -> None:
