@@ -2,8 +2,7 @@
 
 The header says where the client is. Both versions are understood, as they are in
 https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt. Twisted's own `haproxy:` refuses a
-header that comes in pieces, `PROXY UNKNOWN` alone, and families that it does not know, and leaves
-no line in the log.
+header that comes in pieces and `PROXY UNKNOWN` alone, and leaves no line in the log.
 """
 
 from __future__ import annotations
@@ -42,6 +41,8 @@ _FIXED: Final = struct.Struct("!12sBBH")
 _IPV4: Final = (1, struct.Struct("!4s4sHH"))
 _IPV6: Final = (2, struct.Struct("!16s16sHH"))
 _LOCAL, _PROXY = 0, 1
+#: The families there are: unspecified, IPv4, IPv6, UNIX; and transports: unspecified, TCP, UDP.
+_MOST_FAMILY, _MOST_TRANSPORT = 3, 2
 
 _LINE_START: Final = b"PROXY "
 _UNKNOWN: Final = b"PROXY UNKNOWN"
@@ -149,18 +150,22 @@ def _parse_port(text: str) -> int:
 def _parse_binary(data: bytes | bytearray) -> Header | None:
     if len(data) < _FIXED.size:
         return None
-    _, version_and_command, family_and_protocol, length = _FIXED.unpack_from(data)
+    _, version_and_command, family_and_transport, length = _FIXED.unpack_from(data)
     version, command = divmod(version_and_command, 16)
     if version != 2:
         raise MalformedHeaderError(f"expected version 2 behind the signature, saw {version}")
     if command not in (_LOCAL, _PROXY):
         raise MalformedHeaderError(f"expected the command LOCAL (0) or PROXY (1), saw {command}")
     size = _FIXED.size + length
-    family, protocol = divmod(family_and_protocol, 16)
-    layout = dict((_IPV4, _IPV6)).get(family)
-    # A balancer's own connections, such as health checks, and what is not known: the fallback that
-    # the protocol provides for is the address of whoever has connected.
-    if command == _LOCAL or layout is None or protocol == 0:
+    family, transport = divmod(family_and_transport, 16)
+    layout = None
+    if command == _PROXY:
+        _refuse_reserved(family, transport)
+        if transport:
+            layout = dict((_IPV4, _IPV6)).get(family)
+    # For a balancer's own connections, such as health checks, and what has no address for us, the
+    # protocol provides for that of whoever has connected.
+    if layout is None:
         return Header(size) if len(data) >= size else None
     if length < layout.size:
         raise MalformedHeaderError(
@@ -173,6 +178,17 @@ def _parse_binary(data: bytes | bytearray) -> Header | None:
     return Header(
         size, _address(kind(source), source_port), _address(kind(destination), destination_port)
     )
+
+
+def _refuse_reserved(family: int, transport: int) -> None:
+    if family > _MOST_FAMILY:
+        raise MalformedHeaderError(
+            f"expected an address family up to {_MOST_FAMILY} (UNIX), saw {family}"
+        )
+    if transport > _MOST_TRANSPORT:
+        raise MalformedHeaderError(
+            f"expected a transport up to {_MOST_TRANSPORT} (datagram), saw {transport}"
+        )
 
 
 def _address(ip: IPv4Address | IPv6Address, port: int) -> IAddress:

@@ -71,8 +71,9 @@ LEGAL: dict[str, tuple[bytes, Any]] = {
     "2: UNIX datagram": (binary(PROXY, 0x32, UNIX), None),
     "2: IPv4 with vectors": (binary(PROXY, 0x11, IPV4 + TLVS), CLIENT),
     "2: IPv6 with vectors": (binary(PROXY, 0x21, IPV6 + TLVS), CLIENT_6),
-    "2: a family of the future": (binary(PROXY, 0x41, b"whatever"), None),
-    "2: a protocol of the future": (binary(PROXY, 0x13, IPV4), CLIENT),
+    "2: unspecified family": (binary(PROXY, 0x01, IPV4), None),
+    "2: local of a reserved family": (binary(LOCAL, 0x41, b"whatever"), None),
+    "2: local with a reserved transport": (binary(LOCAL, 0x13, IPV4), None),
     "2: the longest": (binary(PROXY, 0x11, IPV4.ljust(65535, b"\0")), CLIENT),
 }
 
@@ -104,6 +105,11 @@ ILLEGAL: dict[str, tuple[bytes, str]] = {
     "2: version 1": (binary(0x11, 0x11, IPV4), "version 2 behind the signature, saw 1"),
     "2: version 3": (binary(0x31, 0x11, IPV4), "version 2 behind the signature, saw 3"),
     "2: another command": (binary(0x22, 0x11, IPV4), "saw 2"),
+    "2: a reserved family": (binary(PROXY, 0x41, IPV4), "family up to 3 (UNIX), saw 4"),
+    "2: the last reserved family": (binary(PROXY, 0xF0), "family up to 3 (UNIX), saw 15"),
+    "2: a reserved transport": (binary(PROXY, 0x13, IPV4), "transport up to 2 (datagram), saw 3"),
+    "2: reserved, UNIX": (binary(PROXY, 0x33, UNIX), "transport up to 2 (datagram), saw 3"),
+    "2: reserved, unspecified": (binary(PROXY, 0x0F), "transport up to 2 (datagram), saw 15"),
     "2: short IPv4": (binary(PROXY, 0x11, IPV4[:-1]), "expected 12 bytes"),
     "2: short IPv6": (binary(PROXY, 0x21, IPV4), "expected 36 bytes"),
     "2: a broken signature": (SIGNATURE[:-1] + b"x" + bytes(4), "version 1 or 2"),
