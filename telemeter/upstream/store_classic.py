@@ -106,6 +106,8 @@ def left_over(key: Key, old: bytes, new: bytes | None) -> Iterator[Key]:
         old: the bounds that it had.
         new: those that it has; None: it has ended.
     """
+    if old == new:
+        return
     name, labels = key
     parts = remote_pb2.TimeSeries.FromString(labels).labels
     before = _encoded([label for label in parts if label.name < "le"])

@@ -248,7 +248,7 @@ def test_many_bounds_give_others_their_turn(clock: Clock) -> None:
 
 def test_the_store_knows_what_it_takes_to_remember_histograms(clock: Clock) -> None:
     store = Store(clock, 600.0, 100_000)
-    count = 200
+    count = 60
 
     def payload(cluster: int, when: int, *, is_end: bool = False) -> bytes:
         state: State = "end" if is_end else (0.1, 0.5)
@@ -260,7 +260,7 @@ def test_the_store_knows_what_it_takes_to_remember_histograms(clock: Clock) -> N
 
     settle(store.send("0", payload(0, NOW_MS)), clock)
     before = store.size
-    payloads = [payload(number, NOW_MS) for number in range(1, 11)]
+    payloads = [payload(number, NOW_MS) for number in range(1, 7)]
     tracemalloc.start()
     try:
         for number, sent in enumerate(payloads, 1):
@@ -270,7 +270,7 @@ def test_the_store_knows_what_it_takes_to_remember_histograms(clock: Clock) -> N
     finally:
         tracemalloc.stop()
     assert store.size - before == pytest.approx(taken, rel=0.1)
-    for number in range(11):
+    for number in range(7):
         settle(store.send(str(number), payload(number, NOW_MS + 1, is_end=True)), clock)
     assert (store.series, store.size) == (0, 0)
 
