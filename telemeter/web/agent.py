@@ -6,16 +6,20 @@ from collections.abc import Callable, Sequence
 
 from twisted.web.iweb import IRequest
 
+from telemeter.metrics.escaping import Escaping, escape_families
 from telemeter.metrics.exposition import render_text
 from telemeter.metrics.family import TEXT_CONTENT_TYPE, Family
 from telemeter.web.routing import Route
 
 
 def federate_route(last: Callable[[], Sequence[Family]]) -> Route:
-    """/federate: what was sent last, in the text format."""
+    """/federate: what was sent last, in the text format.
+
+    Names of other characters than those of the format are escaped: not every reader takes them.
+    """
 
     def federate(request: IRequest) -> bytes:
         request.setHeader("Content-Type", f"{TEXT_CONTENT_TYPE}; charset=utf-8")
-        return render_text(last()).encode()
+        return render_text(escape_families(last(), Escaping.UNDERSCORES)).encode()
 
     return Route("/federate", federate)

@@ -8,11 +8,14 @@ from hypothesis import strategies as st
 
 from telemeter.metrics.escaping import (
     Escaping,
+    escape_families,
     escape_label,
     escape_name,
     is_plain_label,
     is_plain_name,
 )
+from telemeter.metrics.family import Family, Metric
+from telemeter.metrics.proto import metrics_pb2
 
 
 @pytest.mark.parametrize(
@@ -67,3 +70,63 @@ def test_any_name(name: str) -> None:
         assert read_back(escape_name(name, Escaping.VALUES)) == name
     if not is_plain_label(name):
         assert read_back(escape_label(name, Escaping.VALUES)) == name
+
+
+def labelled(*given: tuple[str, str], value: float = 1) -> Metric:
+    metric = Metric(untyped=metrics_pb2.Untyped(value=value))
+    for name, text in given:
+        metric.label.add(name=name, value=text)
+    return metric
+
+
+def family_of(
+    name: str, *found: Metric, kind: int = metrics_pb2.UNTYPED, help_: str = ""
+) -> Family:
+    return Family(name=name, type=kind, help=help_, metric=found)  # type: ignore[arg-type]
+
+
+class TestFamilies:
+    def test_plain_ones_are_what_they_were(self) -> None:
+        twice = labelled(("a", "b"))
+        families = [family_of("up", twice, twice), family_of("up", twice, kind=metrics_pb2.GAUGE)]
+        assert escape_families(families, Escaping.UNDERSCORES) == families
+
+    def test_nothing_changes_for_a_reader_that_takes_all(self) -> None:
+        families = [family_of("a.b", labelled(("l.x", "1"))), family_of("a_b", labelled())]
+        assert escape_families(families, Escaping.NONE) == families
+
+    def test_one_of_several_that_become_the_same(self) -> None:
+        families = [
+            family_of("a.b", labelled(value=1), labelled(("x", "1"), value=2)),
+            family_of("a-b", labelled(("x", "1"), value=3), labelled(("x", "2"), value=4)),
+            family_of("a_b", labelled(value=5), help_="its own"),
+            family_of("c", labelled(("l.x", "1"), value=6), labelled(("l_x", "1"), value=7)),
+        ]
+        assert escape_families(families, Escaping.UNDERSCORES) == [
+            family_of(
+                "a_b",
+                labelled(value=5),
+                labelled(("x", "1"), value=2),
+                labelled(("x", "2"), value=4),
+                help_="its own",
+            ),
+            family_of("c", labelled(("l_x", "1"), value=7)),
+        ]
+        assert families[0].name == "a.b"
+        assert [family.name for family in escape_families(families, Escaping.VALUES)] == [
+            "a_b",
+            "c",
+            "U__a_2e_b",
+            "U__a_2d_b",
+        ]
+
+    def test_what_cannot_be_shown(self) -> None:
+        two = labelled(("l.x", "1"), ("l_x", "2"))
+        name = labelled((".-name..", "x"))
+        families = [
+            family_of("a.b", two, name, labelled(("é", "ü"))),
+            family_of("a-b", labelled(), kind=metrics_pb2.GAUGE),
+        ]
+        assert escape_families(families, Escaping.UNDERSCORES) == [
+            family_of("a_b", labelled(("_", "ü")))
+        ]

@@ -34,6 +34,21 @@ def test_federate_shows_what_was_sent_last_as_text(site: Site, last: list[Family
     assert str(NOW_MS) in answer.text
 
 
+def test_federate_escapes_names_that_the_text_format_has_not(
+    site: Site, last: list[Family]
+) -> None:
+    last += [
+        untyped("a.b", ({"l.x": "1"}, 1), ({"l_x": "2"}, 2), ({"l.x": "1", "l_x": "1"}, 3)),
+        untyped("a_b", ({"l_x": "2"}, 4)),
+        untyped("été", ({"1": "é"}, 5)),
+    ]
+    assert parse_samples(ask(site, "GET", "/federate").text) == {
+        ("a_b", frozenset({("l_x", "1")})): 1,
+        ("a_b", frozenset({("l_x", "2")})): 4,
+        ("_t_", frozenset({("_", "é")})): 5,
+    }
+
+
 def test_federate_is_empty_at_first(site: Site) -> None:
     answer = ask(site, "GET", "/federate")
     assert (answer.status, answer.body) == (200, b"")
