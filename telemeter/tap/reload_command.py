@@ -14,7 +14,15 @@ import sys
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import (
+    BadStatusLine,
+    HTTPConnection,
+    HTTPException,
+    HTTPSConnection,
+    IncompleteRead,
+    RemoteDisconnected,
+    UnknownProtocol,
+)
 from typing import Any, Final
 
 from twisted.internet.protocol import Factory
@@ -42,6 +50,8 @@ _START_SECONDS: Final = 10.0
 _CONNECT_SECONDS: Final = 5.0
 _ANSWER_SECONDS: Final = 60.0
 _MOST: Final = 4096
+#: So much of what is no HTTP is shown.
+_SHOWN: Final = 64
 
 
 class _NotAskedError(Exception):
@@ -179,12 +189,35 @@ def ask(address: Address, patience: float = _START_SECONDS) -> None:
     except TimeoutError:
         raise _FailedError("no answer came in time; the log may say more") from None
     except (OSError, HTTPException) as error:
-        raise _FailedError(f"no usable answer: {error!r}") from None
+        raise _FailedError(f"no usable answer: {_in_words(error)}") from None
     shown = "".join(each if each.isprintable() else "?" for each in text)
     if answer.status == 500 and shown:
         raise _FailedError(shown)
     if answer.status != 200 or text != "reloaded":
         raise _FailedError(f"expected a telemeter daemon, saw status {answer.status}: {shown!r}")
+
+
+def _in_words(error: OSError | HTTPException) -> str:
+    """Say why there is no answer, without the names of Python's classes."""
+    match error:
+        case RemoteDisconnected():  # a BadStatusLine, too
+            return "the connection was closed without one"
+        case BadStatusLine(args=[line]):
+            return f"expected HTTP, saw {_quote(str(line))}"
+        case UnknownProtocol(args=[version]):
+            return f"expected HTTP/1.1, saw {_quote(str(version))}"
+        case IncompleteRead():
+            return "it ended too early"
+        case ssl.SSLError():
+            return f"expected TLS: {(error.reason or 'it broke off').replace('_', ' ').lower()}"
+        case OSError():
+            return error.strerror or "the connection broke off"
+    return str(error) or "it is no HTTP"
+
+
+def _quote(text: str) -> str:
+    line = text.rstrip("\r\n")
+    return ascii(line[:_SHOWN]) + ("..." if len(line) > _SHOWN else "")
 
 
 def _options(program: str, flags: list[str]) -> Flags:

@@ -102,7 +102,7 @@ def parse_header(data: bytes | bytearray) -> Header | None:
 
 
 def _beginning_of(data: bytes | bytearray, length: int) -> str:
-    return f"{bytes(data[:length])!r}{'...' if len(data) > length else ''}"
+    return ascii(data[:length].decode("latin-1")) + ("..." if len(data) > length else "")
 
 
 # --- Version 1 ------------------------------------------------------------------------------------

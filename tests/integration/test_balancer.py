@@ -182,5 +182,5 @@ def test_who_comes_directly_is_hung_up_on(
         balanced.server,
     )
     assert line["peer"] == HOST
-    assert line["reason"] == ("expected a header of version 1 or 2, saw b'GET /healthz HTT'...")
+    assert line["reason"] == ("expected a header of version 1 or 2, saw 'GET /healthz HTT'...")
     assert not answers(f"http://{HOST}:{balanced.port}/healthz", 200)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import ssl
@@ -137,8 +138,18 @@ def listener() -> Iterator[socket.socket]:
         (http("404 Not Found", b"what?\n"), "expected a telemeter daemon, saw status 404: 'what?'"),
         (http("200 OK", b"<html>"), "expected a telemeter daemon, saw status 200: '<html>'"),
         (http("500 No", b""), "expected a telemeter daemon, saw status 500: ''"),
-        (b"", "no usable answer: "),
-        (b"nonsense\r\n\r\n", "no usable answer: "),
+        (b"", "no usable answer: the connection was closed without one"),
+        (b"nonsense\r\n\r\n", "no usable answer: expected HTTP, saw 'nonsense'"),
+        (b"\x16\3\xff\r\n\r\n", "no usable answer: expected HTTP, saw '\\x16\\x03\\xff'"),
+        (b"x" * 65, f"no usable answer: expected HTTP, saw '{'x' * 64}'..."),
+        (b"\r\n\r\n", "no usable answer: expected HTTP, saw ''"),
+        (
+            b"HTTP/1.1 999999 No\r\n\r\n",
+            "no usable answer: expected HTTP, saw 'HTTP/1.1 999999 No'",
+        ),
+        (b"HTTP/9 200 OK\r\n\r\n", "no usable answer: expected HTTP/1.1, saw 'HTTP/9'"),
+        (b"HTTP/1.1 200 OK\r\nx: " + b"x" * 70_000, "no usable answer: got more than 65536 bytes"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx", "no usable answer: it ended"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nrel", "expected a telemeter daemon, "),
     ],
 )
@@ -146,6 +157,21 @@ def test_answers(listener: socket.socket, answer: bytes, reason: str) -> None:
     address = Address("127.0.0.1", listener.getsockname()[1])
     said = answer_of(answer, listener, address)
     assert said.startswith(reason) if reason else said == ""
+
+
+def test_a_daemon_that_speaks_no_tls(listener: socket.socket) -> None:
+    def answer() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    peer = threading.Thread(target=answer)
+    peer.start()
+    with pytest.raises(_FailedError) as caught:
+        ask(Address("127.0.0.1", listener.getsockname()[1], tls=True))
+    peer.join(10)
+    assert re.fullmatch("no usable answer: expected TLS: [a-z ]+", str(caught.value))
 
 
 def test_over_a_socket_in_the_file_system(tmp_path: Path) -> None:

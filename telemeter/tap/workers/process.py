@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, ClassVar, Final
 
+from twisted.internet import defer
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import globalLogBeginner
@@ -263,8 +264,11 @@ class WorkerControl(Control):
         asked: Deferred[dict[str, Any]] = self.callRemote(Check, question=question)
         try:
             answer = await asked.addTimeout(_ASK_SECONDS, self._reactor)
+        except defer.TimeoutError:
+            reason = f"no answer within {_ASK_SECONDS:g} seconds"
+            raise UnavailableError(f"the parent process: {reason}") from None
         except Exception as error:
-            raise UnavailableError(f"the parent process: {error!r}") from error
+            raise UnavailableError(f"the parent process: {error}") from error
         if answer.get("seconds") is not None:
             return float(answer["seconds"])
         if answer.get("refused") is not None:
