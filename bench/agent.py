@@ -219,8 +219,8 @@ def _make_plan(reactor: Any, url: str, way: str, anonymizing: bool) -> Plan:
     return Plan(
         Source(source, reactor, f"{url}/federate", token="", limit=_LIMIT, timeout=_TIMEOUT),
         Transformer(transforms, compiled=way == "compiled"),
-        TokenStore(to, reactor, f"{url}/authorize", "a"),
-        Destination(to, reactor, f"{url}/upload", _TIMEOUT),
+        TokenStore(to, reactor, SYSTEM_WALL_CLOCK, f"{url}/authorize", "a"),
+        Destination(to, reactor, SYSTEM_WALL_CLOCK, f"{url}/upload", _TIMEOUT),
         _TIMEOUT,
     )
 

@@ -11,14 +11,14 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
-from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, Elapsed, WallClock, elapsed
+from telemeter.loop.clocks import Elapsed, WallClock, elapsed
 from telemeter.metrics.family import label_fault
 from telemeter.net.errors import explain
 from telemeter.net.exchange import exchange
 from telemeter.net.quoted import quote_answer
 from telemeter.net.redirect import RedirectError
 from telemeter.net.retry_after import retry_after_seconds
-from telemeter.net.url import split_credentials
+from telemeter.net.url import to_request
 
 _TIMEOUT = 30.0
 _ANSWER_LIMIT = 16 * 1024
@@ -62,15 +62,24 @@ class TokenStore:
         self,
         agent: IAgent,
         clock: IReactorTime,
+        wall: WallClock,
         url: str,
         initial_token: str,
-        wall: WallClock = SYSTEM_WALL_CLOCK,
     ) -> None:
+        """Make a store that has no token yet.
+
+        Args:
+            agent: makes the requests.
+            clock: times them.
+            wall: tells the time of day, for a Retry-After with a date.
+            url: where tokens are exchanged.
+            initial_token: what is shown there.
+        """
         self._agent = agent
         self._clock = clock
         self._wall = wall
         self._asks = (url, initial_token)
-        self._url, _ = split_credentials(url)
+        self._url = to_request(url)
         self._headers = Headers({"Authorization": [f"Bearer {initial_token}"]})
         self._token: Token | None = None
 

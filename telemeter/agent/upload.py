@@ -9,14 +9,14 @@ from twisted.web.iweb import IAgent
 
 from telemeter.agent.federate import HTTP_REQUESTS
 from telemeter.agent.token import Token
-from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock
+from telemeter.loop.clocks import WallClock
 from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE
 from telemeter.net.errors import explain
 from telemeter.net.exchange import exchange
 from telemeter.net.quoted import quote_answer
 from telemeter.net.redirect import RedirectError
 from telemeter.net.retry_after import retry_after_seconds
-from telemeter.net.url import split_credentials
+from telemeter.net.url import to_request
 
 SENT = Gauge(
     "metricsclient_request_send",
@@ -49,23 +49,23 @@ class Destination:
         self,
         agent: IAgent,
         clock: IReactorTime,
+        wall: WallClock,
         url: str,
         timeout: float,
-        wall: WallClock = SYSTEM_WALL_CLOCK,
     ) -> None:
         """Make a destination.
 
         Args:
             agent: makes the requests.
             clock: times them.
+            wall: tells the time of day, for a Retry-After with a date.
             url: of the upload endpoint.
             timeout: how many seconds an answer may take.
-            wall: tells the time of day, for a Retry-After with a date.
         """
         self._agent = agent
         self._clock = clock
         self._wall = wall
-        self._url, _ = split_credentials(url)
+        self._url = to_request(url)
         self._timeout = timeout
 
     async def upload(self, body: bytes, token: Token) -> None:

@@ -360,7 +360,9 @@ def make_collecting(options: Options, reactor: Any) -> Collecting:
     )
 
 
-def make_plan(options: Options, reactor: Any, previous: Plan | None = None) -> Plan:
+def make_plan(
+    options: Options, reactor: Any, wall: WallClock, previous: Plan | None = None
+) -> Plan:
     """Read all files again and make a plan of them; raises `UsageError`."""
     collecting = make_collecting(options, reactor)
     settings = options.sending()
@@ -375,14 +377,14 @@ def make_plan(options: Options, reactor: Any, previous: Plan | None = None) -> P
     )
     tokens = previous.tokens if previous else None
     if tokens is None or not tokens.serves(authorize_url, settings["to_token"]):
-        tokens = TokenStore(to_agent, reactor, authorize_url, settings["to_token"])
+        tokens = TokenStore(to_agent, reactor, wall, authorize_url, settings["to_token"])
     else:
         tokens.use(to_agent)  # it may trust other authorities
     return Plan(
         collecting.source,
         collecting.transformer,
         tokens,
-        Destination(to_agent, reactor, upload_url, timeout),
+        Destination(to_agent, reactor, wall, upload_url, timeout),
         options["interval"],
         selectors=collecting.selectors,
     )
@@ -394,12 +396,13 @@ class Planner:
     Kubernetes, for one, replaces such files while the agent runs.
     """
 
-    def __init__(self, options: Options, reactor: Any) -> None:
+    def __init__(self, options: Options, reactor: Any, wall: WallClock) -> None:
         self._options = options
         self._reactor = reactor
+        self._wall = wall
         self._signature = signature(options.rotating_paths())
         with recording() as self._contents:
-            self.plan = make_plan(options, reactor)
+            self.plan = make_plan(options, reactor, wall)
 
     def reload(self, agent: Agent) -> Mapping[str, object]:
         """Read all files again and have the agent use them; raises `UsageError`.
@@ -408,7 +411,7 @@ class Planner:
             What there is now, for the log.
         """
         with recording() as contents:
-            self.plan = make_plan(self._options, self._reactor, self.plan)
+            self.plan = make_plan(self._options, self._reactor, self._wall, self.plan)
         self._contents = contents
         agent.reload(self.plan)
         return {"selectors": self.plan.selectors}
@@ -425,7 +428,7 @@ class Planner:
             self._signature = state
             try:
                 with reading_from(self._contents, anew=paths):
-                    self.plan = make_plan(self._options, self._reactor, self.plan)
+                    self.plan = make_plan(self._options, self._reactor, self._wall, self.plan)
             except UsageError as error:
                 log.error("changed files are not used yet", reason=str(error))
             else:
@@ -447,7 +450,7 @@ def makeService(
         warn_of_empty(options)
         react(lambda reactor: Deferred.fromCoroutine(dry_run(options, reactor, wall)))
     daemon = Daemon(options, reactor)
-    planner = Planner(options, reactor)
+    planner = Planner(options, reactor, wall)
     agent = Agent(planner.plan, reactor, wall, refresh=planner.current, run=thread_runner(reactor))
     agent.setServiceParent(daemon)
     reloader = Reloader(reactor, wall, lambda: planner.reload(agent))

@@ -380,7 +380,7 @@ def test_a_server_that_does_not_answer(world: World, clock: Clock, log: Log) -> 
 def test_a_server_that_is_not_there(clock: Clock, log: Log) -> None:
     world = World(clock)
     agent = Broken(errors.ConnectionRefusedError(), then=world.server.agent)
-    destination = Destination(agent, clock, "http://telemeter.test/upload", 10)
+    destination = Destination(agent, clock, world.wall, "http://telemeter.test/upload", 10)
     plan = world.plan
     world.agent = Agent(
         Plan(plan.source, plan.transformer, plan.tokens, destination, plan.interval),

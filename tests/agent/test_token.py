@@ -18,6 +18,7 @@ from tests.fakes import (
     SILENCE,
     UPTIME,
     Broken,
+    FakeWall,
     Peer,
     Reply,
     has_fired,
@@ -34,7 +35,7 @@ def peer() -> Peer:
 
 
 def make(agent: IAgent, clock: Clock, url: str = AUTHORIZE_URL) -> TokenStore:
-    return TokenStore(agent, clock, url, TOKEN)
+    return TokenStore(agent, clock, FakeWall(clock), url, TOKEN)
 
 
 @pytest.fixture
@@ -212,6 +213,14 @@ def test_retry_after(value: str, seconds: float | None, store: TokenStore, peer:
     date = "Tue, 14 Nov 2023 22:13:20 GMT"
     peer.reply = Reply(429, headers={"Retry-After": value, "Date": date})
     assert error_of(store).retry_after == seconds
+
+
+def test_a_date_to_retry_at_counts_by_the_wall_clock(store: TokenStore, peer: Peer) -> None:
+    # If the answer does not say by which clock.
+    peer.reply = Reply(
+        429, headers={"Retry-After": "Tue, 14 Nov 2023 22:14:20 GMT", "Date": "today"}
+    )
+    assert error_of(store).retry_after == 60.0
 
 
 def test_no_retry_after(store: TokenStore, peer: Peer) -> None:

@@ -18,6 +18,7 @@ from tests.agent.world import UPLOAD_URL, up
 from tests.fakes import (
     SILENCE,
     Broken,
+    FakeWall,
     Growth,
     Log,
     Peer,
@@ -41,7 +42,7 @@ def peer() -> Peer:
 
 
 def make(agent: IAgent, clock: Clock, url: str = UPLOAD_URL) -> Destination:
-    return Destination(agent, clock, url, 30.0)
+    return Destination(agent, clock, FakeWall(clock), url, 30.0)
 
 
 @pytest.fixture
@@ -108,11 +109,19 @@ def test_anything_else_is_not(destination: Destination, peer: Peer, status: int)
     assert growth.of("metricsclient_http_requests_total", **labels) == 1
 
 
-@pytest.mark.parametrize(("value", "seconds"), [("300", 300.0), ("soon", None), (b"\xff", None)])
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("300", 300.0),
+        ("Tue, 14 Nov 2023 22:14:20 GMT", 60.0),
+        ("soon", None),
+        (b"\xff", None),
+    ],
+)
 def test_retry_after(
     destination: Destination, peer: Peer, value: str | bytes, seconds: float | None
 ) -> None:
-    peer.reply = Reply(401, headers={"Retry-After": value})
+    peer.reply = Reply(401, headers={"Retry-After": value, "Date": "today"})
     error = error_of(destination)
     assert (error.status, error.retry_after) == (401, seconds)
 

@@ -93,8 +93,8 @@ class World:
                 timeout=self._timeout,
             ),
             Transformer(transforms or Transforms()),
-            tokens or TokenStore(self.authorize.agent, self.clock, AUTHORIZE_URL, TOKEN),
-            Destination(self.server.agent, self.clock, upload_url, self._timeout),
+            tokens or TokenStore(self.authorize.agent, self.clock, self.wall, AUTHORIZE_URL, TOKEN),
+            Destination(self.server.agent, self.clock, self.wall, upload_url, self._timeout),
             interval,
         )
 

@@ -13,7 +13,7 @@ import pytest
 from twisted.application.service import MultiService
 from twisted.python.usage import UsageError
 
-from telemeter.agent.cycle import Agent
+from telemeter.agent.cycle import Agent, Plan
 from telemeter.agent.token import AuthorizeError
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK
 from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE
@@ -404,14 +404,18 @@ def test_secrets_in_files_are_read_without_their_line_breaks(tmp_path: Path) -> 
     assert labels["instance"] == base64.urlsafe_b64encode(digest).decode()
 
 
+def plan_of(options: Options, reactor: FakeReactor, previous: Plan | None = None) -> Plan:
+    return make_plan(options, reactor, FakeWall(reactor), previous)
+
+
 def test_a_plan_keeps_the_token_of_the_one_before_it() -> None:
     options = options_of(*USUAL)
-    first = make_plan(options, FakeReactor())
-    second = make_plan(options, FakeReactor(), first)
+    first = plan_of(options, FakeReactor())
+    second = plan_of(options, FakeReactor(), first)
     assert second.tokens is first.tokens
-    other = make_plan(options_of(*USUAL, "--to-token", "other"), FakeReactor(), first)
+    other = plan_of(options_of(*USUAL, "--to-token", "other"), FakeReactor(), first)
     assert other.tokens is not first.tokens
-    elsewhere = make_plan(options_of(*USUAL, "--to", "http://other.test"), FakeReactor(), first)
+    elsewhere = plan_of(options_of(*USUAL, "--to", "http://other.test"), FakeReactor(), first)
     assert elsewhere.tokens is not first.tokens
 
 
@@ -419,7 +423,7 @@ def test_a_new_plan_asks_for_tokens_as_it_is_told_to(tmp_path: Path) -> None:
     # Through an agent that trusts what is in --to-ca-file now.
     options = options_of(*USUAL)
     old, new = FakeReactor(), FakeReactor()
-    plan = make_plan(options, new, make_plan(options, old))
+    plan = plan_of(options, new, plan_of(options, old))
     asking = start(plan.tokens.get())
     assert (len(old.tcpClients), len(new.tcpClients)) == (0, 1)
     old.advance(60)  # the clock of the store
@@ -431,7 +435,8 @@ def test_rotated_files_are_used_from_the_next_cycle_on(tmp_path: Path, log: Log)
     path = tmp_path / "token"
     path.write_text("first")
     options = options_of(*FROM, *TO, "--to-token-file", str(path))
-    planner = Planner(options, FakeReactor())
+    reactor = FakeReactor()
+    planner = Planner(options, reactor, FakeWall(reactor))
     plan = planner.plan
     assert planner.current() is plan
     path.write_text("second, and longer")
@@ -455,7 +460,8 @@ def test_a_rotated_file_is_used_whatever_was_done_to_the_others(tmp_path: Path, 
         *(*FROM, *TO, "--to-token-file", str(token), "--match-file", str(matches)),
         *("--anonymize-labels", "instance", "--anonymize-salt-file", str(salt)),
     )
-    planner = Planner(options, FakeReactor())
+    reactor = FakeReactor()
+    planner = Planner(options, reactor, FakeWall(reactor))
     plan = planner.plan
     # Somebody is at work on them, and has not said yet that all should be read again.
     matches.write_text("up{")
