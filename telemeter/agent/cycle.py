@@ -274,7 +274,7 @@ class Agent(Service):
 
 
 async def _token(plan: Plan) -> Token:
-    """The token to upload with; raises `CycleError`."""
+    """Return the token to upload with; raises `CycleError`."""
     try:
         return await plan.tokens.get()
     except AuthorizeError as error:

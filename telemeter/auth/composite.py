@@ -68,7 +68,7 @@ def parse_composite(header: str | None, tenant_key: str = "") -> CompositeToken:
 
 
 def _is_text(value: object) -> TypeGuard[str]:
-    """Whether this can be a label's value: other readers take half a surrogate pair otherwise."""
+    """Tell whether this can be a label's value; others read half a surrogate pair otherwise."""
     return isinstance(value, str) and bool(value) and is_utf8(value)
 
 

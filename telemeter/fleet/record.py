@@ -302,7 +302,7 @@ class FleetRecord:
         return self._slots.get(cluster.encode("utf-8", "replace"))
 
     def minute_of(self, now: Elapsed) -> int:
-        """The number of the minute that a time is in."""
+        """Return the number of the minute that a time is in."""
         return int((now + self._origin) // 60)
 
     def state_of(self, slot: int, minute: int) -> State:
@@ -374,5 +374,5 @@ class FleetRecord:
         )
 
     def _date(self, at: float, now: Moment) -> Wall:
-        """A time in the columns as a time of day."""
+        """Return a time in the columns as a time of day."""
         return now.date(at - self._origin)

@@ -65,7 +65,7 @@ _NOTHING: Final = [0] * (len(State) + 2)
 
 
 class Standing:
-    """Counts clusters by the minutes of their last attempt and their last upload.
+    """Counts of clusters by the minutes of their last attempt and their last upload.
 
     Minutes are those of `FleetRecord.minute_of`.
     """

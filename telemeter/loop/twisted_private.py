@@ -1,6 +1,7 @@
-"""Names of Twisted with an underscore that a daemon depends on.
+"""Names of Twisted with an underscore that the start of a daemon depends on.
 
-Each is tested, so that a Twisted without one of them is noticed.
+Each is tested, so that a Twisted without one of them is noticed. Those that HTTP depends on are in
+`telemeter.net` and `telemeter.web`, and tested there.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def say_in_words_why_nothing_started() -> None:
 
 
 def _format_exception(runner: Any, exception: BaseException) -> bytes:
-    """What the child tells: the reason, behind a byte that is not that of a success."""
+    """Return what the child tells: the reason, behind a byte that is not that of a success."""
     reason = str(exception)
     if not isinstance(exception, SystemExit):
         reason = format_exception_only(exception)[-1].strip()

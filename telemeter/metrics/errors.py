@@ -25,4 +25,4 @@ class TooLargeError(BadInputError):
 
 
 class BecomesTooLargeError(TooLargeError):
-    """What the input becomes is over a limit that is fixed, however large the input itself is."""
+    """An input that becomes more than a fixed limit, however large it is itself."""

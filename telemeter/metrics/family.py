@@ -66,7 +66,7 @@ def is_too_long(text: str) -> bool:
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a text has a form as UTF-8: half a surrogate pair has none, but JSON may hold it."""
+    """Tell whether a text has a form as UTF-8: half a surrogate pair, as in JSON, has none."""
     try:
         text.encode()
     except UnicodeEncodeError:

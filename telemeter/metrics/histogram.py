@@ -181,7 +181,7 @@ def _check_custom(histogram: Histogram) -> None:
 
 
 def classic_points(histogram: Histogram) -> Iterator[Point]:
-    """The numbers of the classic histogram that one with custom buckets is.
+    """Yield the numbers of the classic histogram that one with custom buckets is.
 
     Its buckets are cumulative, the last one is `+Inf`. The mark that a series has ended marks all
     of them.
@@ -207,7 +207,7 @@ def is_stale(histogram: Histogram) -> bool:
 
 
 def bucket_texts(histogram: Histogram) -> list[str]:
-    """The labels `le` of the buckets of a histogram with custom buckets."""
+    """Return the labels `le` of the buckets of a histogram with custom buckets."""
     return [*map(bound_text, histogram.custom_values), "+Inf"]
 
 
@@ -219,7 +219,7 @@ def bound_text(bound: float) -> str:
 
 
 def _custom_counts(histogram: Histogram) -> list[float]:
-    """The counts of the buckets that have a bound, those that no span mentions among them."""
+    """Return the counts of the buckets that have a bound, also of those that no span mentions."""
     counts: list[float] = [0] * (len(histogram.custom_values) + 1)
     is_float = histogram.WhichOneof("count") == "count_float"
     held: Iterable[float] = (
@@ -234,7 +234,7 @@ def _custom_counts(histogram: Histogram) -> list[float]:
 
 
 def is_too_fine(histogram: Histogram) -> bool:
-    """Whether its buckets are finer than the receivers of 1.0 know."""
+    """Tell whether its buckets are finer than the receivers of 1.0 know."""
     return histogram.schema > _FINEST
 
 

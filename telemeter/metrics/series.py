@@ -88,7 +88,7 @@ def _classic_parts(histogram: metrics_pb2.Histogram) -> Iterator[Part]:
 
 
 def is_native(metric: Metric, family_type: int) -> bool:
-    """Whether the metric carries a native histogram, by the rule that Prometheus uses.
+    """Tell whether the metric carries a native histogram, by the rule that Prometheus uses.
 
     Here custom buckets have no bounds but those of the classic buckets beside them, if there are
     any: then it is a classic histogram.

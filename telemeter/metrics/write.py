@@ -155,7 +155,7 @@ class _Sieve:
         return kept
 
     def claim(self, pairs: Pairs, original: Pairs, stamps: Sequence[int]) -> Pairs | None:
-        """The labels that a series goes on with; None if it is a duplicate.
+        """Return the labels that a series goes on with; None if it is a duplicate.
 
         Args:
             pairs: its labels, sorted.
@@ -209,7 +209,7 @@ def _size(pairs: Pairs) -> int:
 
 
 class _Fitter:
-    """Gives histograms that 1.0 cannot hold a form that it can, and counts what goes on.
+    """A converter of histograms that 1.0 cannot hold; it counts what goes on.
 
     One with custom buckets becomes the classic histogram that it is: series with its labels, which
     conflict with others as if they had come so.
@@ -227,7 +227,7 @@ class _Fitter:
         self._buckets: dict[Pairs, tuple[list[float], list[str]]] = {}
 
     def fit(self, series: remote_pb2.TimeSeries, labels: Labels) -> list[remote_pb2.TimeSeries]:
-        """What a series that may pass goes on as: mostly itself, and then it is not changed.
+        """Return what a series that may pass goes on as: mostly itself, and then not changed.
 
         Args:
             series: it, with the labels that it goes on with; it may be changed.
@@ -267,7 +267,7 @@ class _Fitter:
         histograms: Sequence[remote_pb2.Histogram],
         exemplars: Iterable[remote_pb2.Exemplar],
     ) -> list[remote_pb2.TimeSeries]:
-        """The series of classic histograms, with the exemplars in the buckets they belong to."""
+        """Return the series of classic histograms, each exemplar in the bucket of its value."""
         parts: dict[tuple[str, str | None], remote_pb2.TimeSeries] = {}
         size = _size(original) + _SERIES_BYTES
         for histogram in histograms:
@@ -324,7 +324,7 @@ class _Fitter:
 
 
 def _encoded(pair: tuple[str, str]) -> bytes:
-    """A label as a field of a series."""
+    """Return a label as a field of a series."""
     series = remote_pb2.TimeSeries()
     series.labels.add(name=pair[0], value=pair[1])
     return series.SerializeToString()
@@ -422,7 +422,7 @@ def sift_write_v2(body: bytes, rules: WriteRules, *, keep_version: bool = False)
 
 
 def _size_of_symbols(symbols: Iterable[str]) -> int:
-    """The size of a request that holds symbols and nothing else, fields we do not know included."""
+    """Return the size of a request that holds symbols and nothing else, not even unknown fields."""
     return write_v2_pb2.Request(symbols=symbols).ByteSize()
 
 
@@ -583,7 +583,7 @@ class _WriterV2:
 
 
 def _family_name(name: str, kind: int) -> str:
-    """The name of the family that a series with one number belongs to: 1.0 describes families."""
+    """Return the name of the family of a series with one number: 1.0 describes families."""
     for suffix in _SUFFIXES.get(kind, ()):
         if name.endswith(suffix) and name != suffix:
             return name.removesuffix(suffix)

@@ -75,7 +75,7 @@ class BodyReader(Protocol):
 
     @property
     def body(self) -> bytes:
-        """What has been read so far, at most as much as the limit."""
+        """The bytes that have been read so far, at most as many as the limit."""
         return self._read.getvalue()
 
     def dataReceived(self, data: bytes) -> None:

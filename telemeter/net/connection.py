@@ -131,7 +131,7 @@ class _Parser(HTTPClientParser):
         self.connHeaders.setRawHeaders(b"Connection", [b"close"] if closes else [])
 
     def _tokens(self, name: bytes) -> list[bytes]:
-        """The elements of a header that is a list, in lower case."""
+        """Return the elements of a header that is a list, in lower case."""
         fields = self.connHeaders.getRawHeaders(name)
         if fields is None:
             return []
@@ -165,7 +165,7 @@ class _Parser(HTTPClientParser):
 
 
 class _Transport(TransportProxyProducer):
-    """What the reader of a body sees of its connection."""
+    """The connection as the reader of a body sees it."""
 
     def abortConnection(self) -> None:
         """End the connection at once, whatever the other side does."""
@@ -215,7 +215,7 @@ class Connection(HTTP11ClientProtocol):
 
 
 class ConnectionFactory(_HTTP11ClientFactory):
-    """What a pool makes its connections with."""
+    """A factory of a pool's connections."""
 
     noisy = False
 
@@ -224,6 +224,6 @@ class ConnectionFactory(_HTTP11ClientFactory):
 
 
 def _shown(value: bytes) -> str:
-    """What somebody else sent, fit for a log line."""
+    """Return what somebody else sent, fit for a log line."""
     cut = "..." if len(value) > _SHOWN else ""
     return ascii(value[:_SHOWN].decode("latin-1")) + cut

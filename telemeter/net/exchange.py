@@ -2,6 +2,9 @@
 
 It has a deadline for all that it takes and a limit for the decoded body, and follows redirects. No
 cookie is kept, whatever a server sets.
+
+It is not made with treq, which only tests use: the timeout of treq ends with the headers, its
+bodies have no limit, and the decoder that it takes from Twisted lets gzip that is cut off pass.
 """
 
 from __future__ import annotations
@@ -23,8 +26,8 @@ from telemeter.net.coding import ACCEPTED, CodingError, Gunzip, decoder_for
 from telemeter.net.errors import ExplainedError
 from telemeter.net.redirect import MOST_REDIRECTS, RedirectError, is_redirect, redirect_target
 
-#: How many bytes of a body are read that nobody looks at, so that its connection can be used again.
-IGNORED_BYTES: Final = 4096
+#: How many bytes of a redirect's body are read, so that its connection can be used again.
+_IGNORED_BYTES: Final = 4096
 
 _T = TypeVar("_T")
 
@@ -38,7 +41,7 @@ class LateError(ExplainedError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server answered.
+    """The answer of a server.
 
     Attributes:
         response: Twisted's, which knows the request as it was sent; its body has been read.
@@ -73,11 +76,6 @@ class Answer:
         if self.flaw is not None:
             raise self.flaw
         return self.start
-
-    @property
-    def content_type(self) -> str:
-        """The Content-Type; empty: there is none."""
-        return self.header(b"Content-Type")
 
     def header(self, name: bytes) -> str:
         """Return the first value of a header, each byte as one character; empty: there is none."""
@@ -119,7 +117,7 @@ async def exchange(
     body: bytes | None = None,
     *,
     timeout: float,
-    limit: int = IGNORED_BYTES,
+    limit: int,
     may_repeat: bool = False,
 ) -> Answer:
     """Make a request, and read its answer.
@@ -170,7 +168,7 @@ async def exchange(
             locations = response.headers.getRawHeaders(b"Location", ())
             if not locations or not is_redirect(status):
                 return await _read(response, deadline, url, limit)
-            await _read(response, deadline, url, IGNORED_BYTES)
+            await _read(response, deadline, url, _IGNORED_BYTES)
             url = redirect_target(method, url, status, locations, confidential=confidential)
             redirects += 1
             if redirects > MOST_REDIRECTS:

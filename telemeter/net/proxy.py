@@ -22,7 +22,8 @@ from ipaddress import (
 from typing import Final
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+from telemeter.net.url import DEFAULT_PORTS
+
 _HOST: Final = re.compile(r"[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_])?\.?")
 _HOST_AND_PORT: Final = re.compile(r"(?:\[(?P<six>[^\[\]]+)\]|(?P<host>[^:\[\]]*)):(?P<port>.*)")
 
@@ -144,7 +145,7 @@ class Proxies:
     def proxy_for(self, url: str) -> Proxy | None:
         """The proxy for a URL; None: it is reached directly."""
         parts = urlsplit(url)
-        default = _DEFAULT_PORTS.get(parts.scheme)
+        default = DEFAULT_PORTS.get(parts.scheme)
         if default is None or not parts.hostname:
             return None
         return self.proxy_to(parts.scheme, parts.hostname, parts.port or default)
@@ -194,7 +195,7 @@ def _parse_proxy(variable: str, value: str) -> Proxy:
     except ValueError:
         raise problem from None
     if (
-        parts.scheme not in _DEFAULT_PORTS
+        parts.scheme not in DEFAULT_PORTS
         or "%" in host  # the zone of an IPv6 address
         or not (_HOST.fullmatch(host) or _address(host))
         or port == 0
@@ -206,7 +207,7 @@ def _parse_proxy(variable: str, value: str) -> Proxy:
         raise problem
     return Proxy(
         host,
-        port or _DEFAULT_PORTS[parts.scheme],
+        port or DEFAULT_PORTS[parts.scheme],
         secure=parts.scheme == "https",
         variable=variable,
         authorization=_authorization(parts),

@@ -7,7 +7,7 @@ from typing import Final
 from urllib.parse import quote, urljoin, urlsplit
 
 from telemeter.net.errors import ExplainedError
-from telemeter.net.url import check_http_url, shown, to_request
+from telemeter.net.url import DEFAULT_PORTS, check_http_url, shown, to_request
 
 #: How many redirects are followed, one after the other.
 MOST_REDIRECTS: Final = 5
@@ -15,7 +15,6 @@ MOST_REDIRECTS: Final = 5
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 #: After these, a request is made again as it is, with its method and its body.
 _KEEPING_METHOD: Final = (307, 308)
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _LONGEST_SHOWN: Final = 200
 #: What stays as it is in a Location; other bytes, such as those of UTF-8, are percent-encoded.
 _RESERVED: Final = "!#$%&'()*+,/:;=?@[]~"
@@ -79,11 +78,11 @@ def redirect_target(
 def _origin(url: str) -> tuple[str, str, int | None]:
     """Scheme, host and port."""
     parts = urlsplit(url)
-    return parts.scheme, (parts.hostname or "").lower(), parts.port or _DEFAULT_PORTS[parts.scheme]
+    return parts.scheme, (parts.hostname or "").lower(), parts.port or DEFAULT_PORTS[parts.scheme]
 
 
 def _named(location: str) -> str:
-    """A location for a message, without its user, password and query."""
+    """Return a location for a message, without its user, password and query."""
     try:
         named = shown(location)
     except ValueError:

@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from typing import Final
 from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit, urlunsplit
 
+#: The schemes that are spoken, and the ports that they mean where a URL has none.
+DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
 _EXPECTED: Final = "expected a URL such as http://HOST:PORT/PATH or https://HOST/PATH"
 #: The end of what is between a scheme and a path: an IPv6 address has brackets, and no zone.
 _HOST_AND_PORT: Final = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|[^:\[\]@%]+)(?::[0-9]*)?")
@@ -30,7 +33,7 @@ def check_http_url(value: str) -> str:
     if parts.hostname and ":" in parts.hostname and "%" in parts.hostname:
         raise ValueError(f"{_EXPECTED}; an IPv6 address with a zone (%...) is not understood here")
     if (
-        parts.scheme not in ("http", "https")
+        parts.scheme not in DEFAULT_PORTS
         or not parts.hostname
         or not port_is_right
         or not _HOST_AND_PORT.fullmatch(parts.netloc.rpartition("@")[2])
@@ -44,7 +47,7 @@ def check_http_url(value: str) -> str:
 
 
 def to_request(url: str) -> str:
-    """The URL to ask for: without user and fragment, and with legal characters only."""
+    """Return the URL to ask for: without user and fragment, and with legal characters only."""
     parts = urlsplit(url)
     return urlunsplit(
         (
@@ -83,7 +86,7 @@ def add_query(url: str, fields: Iterable[tuple[str, str]]) -> str:
 
 
 def split_credentials(url: str) -> tuple[str, str | None]:
-    """The URL to ask for, without user and password, and the Authorization header for those."""
+    """Return the URL to ask for, without user and password, and their Authorization header."""
     parts = urlsplit(url)
     user_info, separator, _ = parts.netloc.rpartition("@")
     if not separator:

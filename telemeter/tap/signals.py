@@ -48,7 +48,7 @@ def held_back() -> Iterator[None]:
 
 
 class Signals:
-    """What the signals of a daemon's process do.
+    """The actions of a daemon's process on signals.
 
     SIGHUP and SIGUSR1 call functions, those that came before the start included. The first SIGTERM
     or SIGINT stops the reactor; the second of a kind ends the process at once, as if by the first.

@@ -200,7 +200,7 @@ class Issuer:
 
 
 def _whole(what: str, answer: Answer) -> bytes:
-    """The body of an answer that counts; raises `TokenUnavailableError`."""
+    """Return the body of an answer that counts; raises `TokenUnavailableError`."""
     try:
         return answer.body
     except Exception as error:
