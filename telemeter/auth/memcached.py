@@ -132,12 +132,12 @@ class Memcached(Service):
 
     def startService(self) -> None:
         super().startService()
-        if self._interval > 0:
-            self._looking_up.start(self._interval).addErrback(
-                lambda failure: log.failure("memcached names are not looked up any more", failure)
-            )
-        else:
-            self._look_up()
+        looking_up = (
+            self._looking_up.start(self._interval) if self._interval > 0 else self._look_up()
+        )
+        looking_up.addErrback(
+            lambda failure: log.failure("memcached names are not looked up any more", failure)
+        )
 
     def stopService(self) -> None:
         super().stopService()

@@ -29,7 +29,7 @@ def quote_answer(response: IResponse, body: bytes) -> str:
     text = body.decode("utf-8", "replace")
     for secret in _secrets_of(response):
         text = text.replace(secret, "...")
-        for length in range(len(secret) - 1, _SHORTEST - 1, -1):
+        for length in range(min(len(secret) - 1, len(text)), _SHORTEST - 1, -1):
             if text.endswith(secret[:length]):
                 text = f"{text[:-length]}..."
                 break
