@@ -202,6 +202,26 @@ twisted.plugins.telemeter_plugin.server.options
     assert done.stdout.split() == [b"telemeter", b"telemeter.tap", b"telemeter.tap.signals"]
 
 
+@pytest.mark.parametrize("number", PARENTS)
+def test_nor_does_a_signal_during_the_first_import_break_it_off(number: signal.Signals) -> None:
+    program = f"""
+import os, sys
+import twisted.plugins.telemeter_plugin
+assert "telemeter" not in sys.modules
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name.startswith("telemeter"):
+            os.kill(os.getpid(), {int(number)})
+sys.meta_path.insert(0, Finder())
+twisted.plugins.telemeter_plugin.server.options
+print("alive")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert done.stderr == b""
+    ends = number == signal.SIGINT
+    assert (done.returncode, done.stdout) == ((-number, b"") if ends else (0, b"alive\n"))
+
+
 def test_what_is_held_back_waits_in_a_new_process() -> None:
     program = (
         "import signal; from telemeter.tap.signals import PARENTS\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 from twisted.application.service import ServiceMaker
@@ -13,9 +14,15 @@ class DaemonMaker(ServiceMaker):
     @property
     def options(self) -> Any:
         """The class of its flags. Nobody asks for it but to run the program."""
-        from telemeter.tap.signals import hold_signals
+        # Even the first import of `telemeter` takes long enough for a signal to come.
+        numbers = (signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        try:
+            from telemeter.tap.signals import hold_signals
 
-        hold_signals()
+            hold_signals()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return super().options
 
 
