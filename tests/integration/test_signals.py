@@ -149,6 +149,32 @@ def test_what_comes_before_the_start_is_over_is_kept(stack: Stack, kind: Kind) -
         assert process.wait(20) == -signal.SIGTERM
 
 
+def test_workers_are_not_ended_in_their_first_moments_either(stack: Stack) -> None:
+    with just_started(stack, CREW) as (process, url, output):
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        workers: set[int] = set()
+
+        def is_ready() -> bool:
+            for worker in map(int, children.read_text().split()):
+                workers.add(worker)
+                for number in (*TELLING, signal.SIGINT):  # as a terminal does
+                    os.kill(worker, number)
+            try:
+                return fetch(url + "/healthz/ready").status == 200
+            except OSError:
+                return False
+
+        deadline = time.monotonic() + 30
+        while not is_ready():
+            assert time.monotonic() < deadline, output.read_text()
+            time.sleep(POLL_SECONDS / 50)
+        assert len(workers) == 2
+        assert set(map(int, children.read_text().split())) == workers
+        process.terminate()
+        assert process.wait(20) == -signal.SIGTERM
+    assert "a worker ended" not in output.read_text()
+
+
 @pytest.mark.parametrize("kind", [SERVER, AGENT], ids=str)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_before_the_start_is_over_leaves_no_traceback(
