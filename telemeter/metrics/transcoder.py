@@ -17,8 +17,11 @@ from telemeter.metrics.write import WriteRules, Written, sift_write, sift_write_
 if TYPE_CHECKING:
     from telemeter.metrics._transcoder import Rule
 
+#: The environment variable that asks for Python alone, if it is `python`.
+SWITCH: Final = "TELEMETER_TRANSCODER"
+
 try:
-    if os.environ.get("TELEMETER_TRANSCODER") == "python":
+    if os.environ.get(SWITCH) == "python":
         raise ImportError("Python alone was asked for, to compare")
     from telemeter.metrics import _transcoder as _compiled
     from telemeter.metrics import _write as _compiled_write

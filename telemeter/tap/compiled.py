@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import os
-from typing import Final
 
 from twisted.logger import Logger
 
 log = Logger()
 
-#: The switch of `telemeter.metrics.transcoder`.
-_SWITCH: Final = "TELEMETER_TRANSCODER"
 
-
-def warn_of_python(kind: str, cost: str) -> None:
+def warn_of_python(kind: str, cost: str, switch: str = "") -> None:
     """Warn if Python alone does the work.
 
     Args:
         kind: the `KIND` of the module that does it: `compiled` or `python`.
         cost: what that costs; the figures are those of docs/performance.md.
+        switch: the environment variable that asks for Python alone; empty: there is none.
     """
     if kind == "compiled":
         return
-    if os.environ.get(_SWITCH) == "python":
-        log.warn(f"{_SWITCH}=python: the compiled modules are not used, {cost}")
+    if switch and os.environ.get(switch) == "python":
+        log.warn(f"{switch}=python: the compiled modules are not used, {cost}")
         return
     log.warn(
         f"the compiled modules are missing: {cost}. Install a compiler (apt install gcc "

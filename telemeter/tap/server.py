@@ -35,7 +35,7 @@ from telemeter.auth.memcached import Memcached
 from telemeter.auth.oidc import OIDCAgent, TokenSource
 from telemeter.auth.token import TokenIssuer, TokenVerifier
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock, elapsed_reactor
-from telemeter.metrics.transcoder import KIND
+from telemeter.metrics.transcoder import KIND, SWITCH
 from telemeter.metrics.upload import UploadRules
 from telemeter.metrics.write import WriteRules
 from telemeter.net.client import make_agent, make_pool
@@ -559,7 +559,7 @@ def _announce(options: Options) -> None:
         transcoder=KIND,
         whitelist_rules=len(options.files.whitelist.selectors),
     )
-    warn_of_python(KIND, "uploads and remote write take 12 to 43 times the processor time")
+    warn_of_python(KIND, "uploads and remote write take 12 to 43 times the processor time", SWITCH)
     warn_of_tracing(options)
     warn_of_empty(options)
     if not options.files.keys:

@@ -27,7 +27,16 @@ def test_its_lack_costs_something_and_can_be_mended(log: Log) -> None:
 
 def test_who_asked_for_it_needs_no_compiler(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TELEMETER_TRANSCODER", "python")
-    warn_of_python("python", "it is slow")
+    warn_of_python("python", "it is slow", "TELEMETER_TRANSCODER")
     (event,) = log
     assert event["log_format"].startswith("TELEMETER_TRANSCODER=python: ")
     assert "apt" not in event["log_format"]
+
+
+def test_a_switch_of_another_program_explains_nothing(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TELEMETER_TRANSCODER", "python")
+    warn_of_python("python", "it is slow")
+    (event,) = log
+    assert "apt install gcc python3-dev" in event["log_format"]
