@@ -90,7 +90,7 @@ class LogFile:
             self._is_torn = bool(view)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: nothing is held back."""
 
     def open_anew(self) -> None:
         """Go on in the file that has the path now; raises OSError, and then goes on as before."""

@@ -61,7 +61,7 @@ from telemeter.tap.flags import (
 )
 from telemeter.tap.listen import listen_address
 from telemeter.tap.reload import Reloader
-from telemeter.tap.service import Daemon, listener_of
+from telemeter.tap.service import Daemon, listener_of, log_level
 from telemeter.web.agent import federate_route
 from telemeter.web.debug import debug_routes
 from telemeter.web.health import Health, index_route, metrics_route
@@ -83,7 +83,7 @@ def _path_or_url(value: str) -> str:
 
 
 def _cluster(value: str) -> str:
-    """A cluster's identifier, which becomes a label of every sample."""
+    """Parse a cluster's identifier, which becomes a label of every sample."""
     if fault := label_fault("id", value):
         raise ValueError(f"expected what a server takes in a sample: {fault}")
     if not value.strip("0-"):
@@ -275,7 +275,7 @@ class Options(Flags):
         return authorize, upload
 
     def _below_to(self, path: str) -> str:
-        """The URL of one of the server's paths."""
+        """Return the URL of one of the server's paths."""
         for each in ("authorize", "upload"):
             if urlsplit(self["to"]).path.rstrip("/").endswith(f"/{each}"):
                 raise UsageError(
@@ -285,14 +285,14 @@ class Options(Flags):
         return extend_path(self["to"], path)
 
     def sending(self) -> dict[str, Any]:
-        """What sending needs of files, read now; raises `UsageError`."""
+        """Read the files that sending needs; raises `UsageError`."""
         to_token = read_secret(self, "to-token")
         if not to_token:
             raise UsageError("--to-token or --to-token-file is required, to authorize with")
         return {"to_policy": read_policy(self, "to-ca-file"), "to_token": to_token}
 
     def collecting(self) -> dict[str, Any]:
-        """What collecting needs of files, read now; raises `UsageError`."""
+        """Read the files that collecting needs; raises `UsageError`."""
         policy = read_policy(self, "from-ca-file", "tls-cert-file", "tls-private-key-file")
         salt = read_salt(self, "anonymize-salt")
         if self["anonymize-labels"] and not salt:
@@ -443,9 +443,8 @@ def makeService(
     if reactor is None:
         reactor = elapsed_reactor()
     if options["dry-run"]:
-        level = "debug" if options["verbose"] else options["log-level"]
         globalLogBeginner.beginLoggingTo(
-            [make_observer(sys.stderr, level)], redirectStandardIO=False
+            [make_observer(sys.stderr, log_level(options))], redirectStandardIO=False
         )
         warn_of_empty(options)
         react(lambda reactor: Deferred.fromCoroutine(dry_run(options, reactor, wall)))

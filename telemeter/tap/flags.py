@@ -293,7 +293,7 @@ def text(value: str) -> str:
 
 
 def raw(value: str) -> str:
-    """Any bytes, as paths may have them; those that are no UTF-8 are half surrogate pairs."""
+    """Take any bytes, as paths may have them; what is no UTF-8 is half surrogate pairs."""
     return value
 
 
@@ -320,7 +320,7 @@ def duration(value: str) -> float:
 
 
 def positive_duration(value: str) -> float:
-    """A Go duration above 0, in seconds."""
+    """Parse a Go duration above 0; return seconds."""
     seconds = duration(value)
     if seconds <= 0:
         raise ValueError("expected a duration above 0, such as 4m30s or 15s")
@@ -371,7 +371,7 @@ def word_list(value: str) -> list[str]:
 
 
 def memcached_list(value: str) -> list[tuple[str, int]]:
-    """A comma-separated list of HOST:PORT."""
+    """Parse a comma-separated list of HOST:PORT."""
     found = []
     for word in word_list(value):
         parts = urlsplit(f"//{word}")
@@ -414,7 +414,7 @@ def label_list(value: str) -> list[tuple[str, str]]:
 
 
 def sample_label_list(value: str) -> list[tuple[str, str]]:
-    """A comma-separated list of NAME=VALUE for labels of samples that are uploaded."""
+    """Parse a comma-separated list of NAME=VALUE for labels of samples that are uploaded."""
     pairs = pair_list(value)
     for pair in pairs:
         if fault := label_fault(*pair):
@@ -434,12 +434,12 @@ def label_name(value: str) -> str:
 
 
 def label_names(value: str) -> list[str]:
-    """A comma-separated list of names of labels."""
+    """Parse a comma-separated list of names of labels."""
     return [label_name(word) for word in word_list(value)]
 
 
 def rename_list(value: str) -> list[tuple[str, str]]:
-    """A comma-separated list of OLD=NEW for names of metrics."""
+    """Parse a comma-separated list of OLD=NEW for names of metrics."""
     pairs = pair_list(text(value))
     for _, new in pairs:
         if not new or is_too_long(new):
@@ -451,7 +451,7 @@ def rename_list(value: str) -> list[tuple[str, str]]:
 
 
 def scope_list(value: str) -> list[str]:
-    """Scopes of an access token (RFC 6749, section 3.3), with spaces between them."""
+    """Parse scopes of an access token (RFC 6749, section 3.3), with spaces between them."""
     if not re.fullmatch(r"[\x21\x23-\x5b\x5d-\x7e]+( +[\x21\x23-\x5b\x5d-\x7e]+)*", value):
         raise ValueError("expected a scope, or several with spaces between them: printable ASCII")
     return value.split()
@@ -510,7 +510,7 @@ def read_secret(flags: Flags, name: str) -> str:
 
 
 def read_salt(flags: Flags, name: str) -> bytes:
-    """A secret that is only hashed, given by its flag or in the file that `NAME-file` names.
+    """Read a secret that is only hashed, given by its flag or in the file that `NAME-file` names.
 
     It is any bytes. As in the original, white space is stripped from what is in the file.
     """
@@ -527,7 +527,7 @@ def read_salt(flags: Flags, name: str) -> bytes:
 
 
 def read_selectors(flags: Flags, name: str) -> list[Selector]:
-    """The selectors in a file, one a line, at least one; raises `UsageError`."""
+    """Read the selectors in a file, one a line, at least one; raises `UsageError`."""
     try:
         selectors = parse_rules(read_text(flags, name))
     except BadInputError as error:

@@ -29,7 +29,7 @@ def listen_address(value: str) -> str:
 
 
 def is_tcp(value: str) -> bool:
-    """Whether an address is one of plain TCP, perhaps with a PROXY protocol header in front."""
+    """Tell whether an address is one of plain TCP, perhaps behind a PROXY protocol header."""
     value = value.removeprefix(_PROXIED)
     return not _ENDPOINT.match(value) or value.startswith(("tcp:", "tcp6:"))
 
@@ -67,7 +67,7 @@ def endpoint_maker(value: str) -> EndpointMaker:
 
 
 def _described(value: str) -> EndpointMaker:
-    """What makes the endpoint of a description of Twisted's; raises ValueError."""
+    """Return what makes the endpoint of a description of Twisted's; raises ValueError."""
     if value.startswith(_PROXIED):
         inner = _described(value.removeprefix(_PROXIED))
         return lambda reactor: ProxiedEndpoint(inner(reactor), reactor)

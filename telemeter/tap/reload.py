@@ -29,9 +29,9 @@ SUCCESS_TIME: Final = Gauge(
 #: How often files are looked at for changes, in seconds.
 WATCH_SECONDS: Final = 5.0
 
-#: Reads files again and uses them; raises `UsageError`, and then has changed nothing.
-#: It may return what there is now, by names, for the log.
+#: What there is after a reload, by names, for the log.
 Told: TypeAlias = Mapping[str, object] | None
+#: Reads files again and uses them; raises `UsageError`, and then has changed nothing.
 Reload: TypeAlias = Callable[[], Awaitable[Told] | Told]
 
 log = Logger()
