@@ -30,7 +30,7 @@ demo: .venv/.run ## Show the whole path live on real input (ONCE=1: end when don
 
 test: NEEDS := prometheus=prometheus victoria-metrics=victoria-metrics vmagent=victoria-metrics
 test: NEEDS += memcached=memcached systemd-analyze=systemd tinyproxy=tinyproxy-bin haproxy=haproxy
-test: NEEDS += logrotate=logrotate faketime=faketime
+test: NEEDS += logrotate=logrotate faketime=faketime openssl=openssl
 test: NEEDS += node=nodejs npm=npm chromium=chromium
 test: .venv/.test ## Run all tests (ARGS="..." for pytest)
 	@demo/need.sh commands $(NEEDS)

@@ -16,10 +16,17 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
 
-def need_command(command: str, package: str, folder: str = "") -> None:
-    """Skip the test when a command is missing; where CI=true, fail it."""
-    if shutil.which(command, path=f"{os.environ['PATH']}:{folder}") is not None:
-        return
+def need_command(command: str, package: str, folder: str = "") -> str:
+    """Return the path of a command; skip the test when it is missing, or fail it where CI=true.
+
+    Args:
+        command: its name.
+        package: Debian's package that has it.
+        folder: where Debian has it, if not every user looks there.
+    """
+    found = shutil.which(command, path=f"{os.environ['PATH']}:{folder}")
+    if found is not None:
+        return found
     reason = f"{command} is not on the PATH; install it with: apt-get install {package}"
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
@@ -52,9 +59,15 @@ def systemd_analyze() -> None:
 
 
 @pytest.fixture(scope="session")
-def logrotate_command() -> None:
-    """Need Debian's logrotate."""
-    need_command("logrotate", "logrotate", "/usr/sbin")
+def logrotate_command() -> str:
+    """Need Debian's logrotate; return its path."""
+    return need_command("logrotate", "logrotate", "/usr/sbin")
+
+
+@pytest.fixture(scope="session")
+def openssl() -> None:
+    """Need the command of OpenSSL."""
+    need_command("openssl", "openssl")
 
 
 @pytest.fixture(scope="module")

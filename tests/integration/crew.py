@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import ssl
-import time
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import snappy
-
 from demo.programs import Server, start_server
 from demo.stack import Stack, answers, fetch
-from telemeter.auth.composite import make_composite
-from telemeter.metrics.proto.remote_pb2 import WriteRequest
 
-from .wire import UPLOAD_HEADERS, encode, gauge, token_in
+from .wire import UPLOAD_HEADERS, encode, gauge, token_in, write_body, write_headers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,18 +109,8 @@ class Client:
 
     def write(self, cluster: str, secret: str) -> Said:
         """Write a sample remotely."""
-        request = WriteRequest()
-        series = request.timeseries.add()
-        for name, value in (("__name__", "written"), ("_id", cluster)):
-            series.labels.add(name=name, value=value)
-        series.samples.add(value=1, timestamp=int(time.time() * 1000))
-        headers = {
-            "Authorization": f"Bearer {make_composite(cluster, secret)}",
-            "Content-Type": "application/x-protobuf",
-            "Content-Encoding": "snappy",
-        }
-        body = snappy.compress(request.SerializeToString())
-        return self.ask("POST", "/metrics/v1/receive", body, headers)
+        headers = write_headers(cluster, secret)
+        return self.ask("POST", "/metrics/v1/receive", write_body(cluster), headers)
 
     def close(self) -> None:
         """Let the connection go."""

@@ -12,12 +12,7 @@ from http.client import HTTPException, HTTPSConnection
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import snappy
-
-from telemeter.auth.composite import make_composite
-from telemeter.metrics.proto.remote_pb2 import WriteRequest
-
-from .wire import UPLOAD_HEADERS, encode, gauge, token_in
+from .wire import UPLOAD_HEADERS, encode, gauge, token_in, write_body, write_headers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,18 +57,8 @@ class Client:
 
     def write(self) -> None:
         """Write remotely."""
-        request = WriteRequest()
-        series = request.timeseries.add()
-        for name, value in (("__name__", "busy"), ("_id", CLUSTER)):
-            series.labels.add(name=name, value=value)
-        series.samples.add(value=1, timestamp=1)
-        headers = {
-            "Authorization": f"Bearer {make_composite(CLUSTER, TOKEN)}",
-            "Content-Type": "application/x-protobuf",
-            "Content-Encoding": "snappy",
-        }
-        body = snappy.compress(request.SerializeToString())
-        self._post("/metrics/v1/receive", body, headers)
+        body = write_body(CLUSTER, "busy")
+        self._post("/metrics/v1/receive", body, write_headers(CLUSTER, TOKEN))
 
     def close(self) -> None:
         """Let the connection go."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPSConnection
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterator
 
-# Where Debian has it, and not every user looks.
-PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))
 CLIENT = "127.0.0.5"
 #: How HAProxy is told to send each form of the header.
 FORMS = {
@@ -67,11 +63,8 @@ class Balanced:
 
 @pytest.fixture(scope="module")
 def haproxy() -> str:
-    """Need Debian's HAProxy."""
-    found = shutil.which("haproxy", path=PATH)
-    if found is None:
-        need_command("haproxy", "haproxy")
-    return found or "haproxy"
+    """Need Debian's HAProxy; return its path."""
+    return need_command("haproxy", "haproxy", "/usr/sbin")
 
 
 def start_haproxy(

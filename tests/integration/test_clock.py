@@ -19,12 +19,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
-import snappy
 
 from demo.programs import Server, federated, listen_address, start_agent, start_server, twistd
 from demo.stack import POLL_SECONDS, Answer, Program, Stack, fetch
-from telemeter.auth.composite import make_composite
-from telemeter.metrics.proto.remote_pb2 import WriteRequest
 
 from . import faketime
 from .conftest import need_command
@@ -32,7 +29,7 @@ from .crew import Client, start_crew
 from .faketime import FakeTime
 from .peer import Peer, Reply, Request, as_all_servers, running
 from .upstream import Upstream
-from .wire import authorize, encode, gauge, upload
+from .wire import authorize, encode, gauge, upload, write_body, write_headers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -109,17 +106,7 @@ class Cluster:
 
     def write(self) -> int:
         """Write one sample remotely; return the status."""
-        request = WriteRequest()
-        series = request.timeseries.add()
-        for name, value in (("__name__", "written"), ("_id", self.name)):
-            series.labels.add(name=name, value=value)
-        series.samples.add(value=1, timestamp=int(time.time() * 1000))
-        headers = {
-            "Authorization": f"Bearer {make_composite(self.name, 'secret')}",
-            "Content-Type": "application/x-protobuf",
-            "Content-Encoding": "snappy",
-        }
-        body = snappy.compress(request.SerializeToString())
+        headers, body = write_headers(self.name, "secret"), write_body(self.name)
         url = f"{self.server.url}/metrics/v1/receive"
         return fetch(url, method="POST", headers=headers, body=body, seconds=30).status
 
@@ -344,7 +331,7 @@ class Everybody:
         return as_all_servers(request)
 
     def gaps(self) -> list[float]:
-        """How many seconds lay between collections."""
+        """Return how many seconds lay between collections."""
         return [later - one for one, later in pairwise(self.collections)]
 
 

@@ -264,35 +264,44 @@ def test_twist_logs_as_twistd_does(bad_files: Path) -> None:
         assert re.match(r"ts=\S+Z level=(debug|info) component=\S+ msg=", line)
 
 
+@pytest.fixture
+def other_program() -> Iterator[int]:
+    """Run a program that is no daemon; return its process."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process.pid
+        process.kill()
+
+
 @pytest.mark.parametrize("content", ["1", "", "{pid}"])
-def test_a_pid_file_that_lies_about_stops_nobody(content: str) -> None:
+def test_a_pid_file_that_lies_about_stops_nobody(content: str, other_program: int) -> None:
     """As of a container that was killed, of a full disk, of another program in the same folder."""
-    with subprocess.Popen(["sleep", "60"]) as other, Stack() as stack:
-        pid_file = stack.write("twistd.pid", content.format(pid=other.pid))
+    with Stack() as stack:
+        pid_file = stack.write("twistd.pid", content.format(pid=other_program))
         before = pid_file.read_text()
         listen = f"127.0.0.1:{stack.free_port()}"
         command = twistd(SERVER, "--listen", "127.0.0.1:0", "--listen-internal", listen)
         command.remove("--pidfile=")
         stack.start("started", command, f"http://{listen}").stop()
         assert pid_file.read_text() == before
-        other.kill()
 
 
 @pytest.mark.parametrize("content", ["", "{pid}"])
-def test_nor_in_the_background_where_twistd_keeps_one(tmp_path: Path, content: str) -> None:
-    with subprocess.Popen(["sleep", "60"]) as other:
-        pid_file = tmp_path / "twistd.pid"
-        pid_file.write_text(content.format(pid=other.pid))
-        command = twistd(SERVER, "--listen", "127.0.0.1:0", "--listen-internal", "127.0.0.1:0")
-        in_background = [word for word in command if word not in ("-n", "--pidfile=")]
-        done = subprocess.run(in_background, cwd=tmp_path, capture_output=True, check=False)
-        assert done.returncode == 0, done.stderr
-        number = int(pid_file.read_text())
-        assert number != other.pid
+def test_nor_in_the_background_where_twistd_keeps_one(
+    tmp_path: Path, content: str, other_program: int
+) -> None:
+    pid_file = tmp_path / "twistd.pid"
+    pid_file.write_text(content.format(pid=other_program))
+    command = twistd(SERVER, "--listen", "127.0.0.1:0", "--listen-internal", "127.0.0.1:0")
+    in_background = [word for word in command if word not in ("-n", "--pidfile=")]
+    done = subprocess.run(in_background, cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    number = int(pid_file.read_text())
+    assert number != other_program
+    try:
         # A second one is told that there is one.
         again = subprocess.run(in_background, cwd=tmp_path, capture_output=True, check=False)
+    finally:
         os.kill(number, signal.SIGTERM)
-        other.kill()
     assert again.returncode == 1
     assert b"Another twistd server is running" in again.stderr
     deadline = time.monotonic() + 30

@@ -109,8 +109,8 @@ def new_key(path: Path) -> None:
 
 
 @pytest.fixture
-def start_server(stack: Stack, tmp_path: Path) -> Callable[..., Service]:
-    """What starts the unit of the server."""
+def start_server(stack: Stack, tmp_path: Path, openssl: None) -> Callable[..., Service]:
+    """Return what starts the unit of the server."""
 
     def start_with(upstream: Upstream, more: str = "") -> Service:
         unit = Unit("telemeter-server", tmp_path)

@@ -11,7 +11,7 @@ import pytest
 import trustme
 
 from demo.programs import start_agent, twistd
-from demo.stack import LogFollower, Stack
+from demo.stack import Stack
 
 from .certificates import server_context, write_pair
 from .peer import Peer, running
@@ -72,6 +72,13 @@ def world(request: pytest.FixtureRequest, stack: Stack) -> Iterator[World]:
         program.stop()
 
 
+def upload_once(stack: Stack, name: str, flags: list[str]) -> None:
+    """Run an agent until it has uploaded."""
+    agent = start_agent(stack, name, *flags)
+    stack.wait(lambda: "metrics uploaded" in agent.output(), "an upload", agent)
+    agent.stop()
+
+
 def test_all_peers_by_ipv6(world: World, stack: Stack) -> None:
     flags = [
         f"--from={world.peer.url()}",
@@ -80,10 +87,7 @@ def test_all_peers_by_ipv6(world: World, stack: Stack) -> None:
         "--to-token=secret",
         *world.flags,
     ]
-    agent = start_agent(stack, f"agent-of-{world.server[:5]}", *flags)
-    log = LogFollower(agent.log)
-    stack.wait(lambda: any("metrics uploaded" in line for line in log.new_lines()), "it", agent)
-    agent.stop()
+    upload_once(stack, f"agent-of-{world.server[:5]}", flags)
     asked = {request.path: request for request in world.peer.requests}
     assert set(asked) == {"/federate", "/tollbooth", "/write"}
     for request in asked.values():
@@ -98,9 +102,6 @@ def test_the_agents_other_urls(world: World, stack: Stack) -> None:
         "--to-token=secret",
         *world.flags,
     ]
-    agent = start_agent(stack, f"urls-of-{world.server[:5]}", *flags)
-    log = LogFollower(agent.log)
-    stack.wait(lambda: any("metrics uploaded" in line for line in log.new_lines()), "it", agent)
-    agent.stop()
+    upload_once(stack, f"urls-of-{world.server[:5]}", flags)
     assert world.peer.requests[-1].path == "/upload"
     assert world.peer.requests[-1].headers["host"] == f"[{IPV6}]:{world.peer.port}"

@@ -10,7 +10,6 @@ import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,9 +17,6 @@ from demo.programs import Server, twistd
 from demo.stack import HOST, POLL_SECONDS, Program, Stack, fetch
 
 from .test_signals import KINDS, Kind, command_of
-
-if TYPE_CHECKING:
-    pass
 
 ETC = Path(__file__).parents[2] / "etc"
 
@@ -60,7 +56,7 @@ def test_a_signal_opens_the_file_anew(
     assert program.output() == ""
 
 
-def logrotate(folder: Path, more: str = "", *, without: str = "") -> None:
+def logrotate(program: str, folder: Path, more: str = "", *, without: str = "") -> None:
     """Run logrotate with the file in etc/, as if a day had gone by."""
     text = (ETC / "telemeter.logrotate").read_text()
     text = text.replace("/var/log/telemeter", str(folder)).replace("/run/telemeter", str(folder))
@@ -71,9 +67,8 @@ def logrotate(folder: Path, more: str = "", *, without: str = "") -> None:
     config = folder / "logrotate.conf"
     config.write_text(user + "create\n" + text)
     config.chmod(0o644)
-    command = ["logrotate", "--force", "--state", str(folder / "state"), str(config)]
-    environment = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    command = [program, "--force", "--state", str(folder / "state"), str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -129,7 +124,7 @@ def numbers(*paths: Path) -> list[int]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_logrotate_loses_nothing(
-    stack: Stack, folder: Path, workers: int, logrotate_command: None
+    stack: Stack, folder: Path, workers: int, logrotate_command: str
 ) -> None:
     server, path = logged_server(stack, folder, workers)
     path.chmod(0o640)
@@ -139,7 +134,7 @@ def test_logrotate_loses_nothing(
     try:
         for _ in rotated:
             requests.wait_for_more(20)
-            logrotate(folder)
+            logrotate(logrotate_command, folder)
             wait_for_text(stack, path, "number-", server.program)
     finally:
         requests.stop()
@@ -151,12 +146,12 @@ def test_logrotate_loses_nothing(
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_copytruncate_leaves_no_hole(
-    stack: Stack, folder: Path, workers: int, logrotate_command: None
+    stack: Stack, folder: Path, workers: int, logrotate_command: str
 ) -> None:
     server, path = logged_server(stack, folder, workers)
     assert fetch(f"{server.url}/number-1-").status == 404
     wait_for_text(stack, path, "number-1-", server.program)
-    logrotate(folder, "copytruncate", without="postrotate.*endscript")
+    logrotate(logrotate_command, folder, "copytruncate", without="postrotate.*endscript")
     assert path.read_text() == ""
     assert fetch(f"{server.url}/number-2-").status == 404
     wait_for_text(stack, path, "number-2-", server.program)

@@ -18,20 +18,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import jwt
 import pytest
-import snappy
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 
 from demo.issuer import PACKAGE, WELL_KNOWN, install, is_installed
 from demo.programs import Server, start_server
 from demo.stack import HOST, Answer, Program, Ready, Stack, StackError, fetch
-from telemeter.auth.composite import make_composite
-from telemeter.metrics.proto.remote_pb2 import WriteRequest
 from tests.fakes import parse_samples
 
 from .command_line import run_twistd
 from .conftest import need_command
-from .wire import authorize, encode, gauge, upload
+from .wire import authorize, encode, gauge, upload, write_body, write_headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -223,20 +220,11 @@ class Telemeter:
 
     def write(self, cluster: str) -> Answer:
         """Write one sample remotely."""
-        request = WriteRequest()
-        series = request.timeseries.add()
-        for name, value in (("__name__", "up"), ("_id", cluster)):
-            series.labels.add(name=name, value=value)
-        series.samples.add(value=1, timestamp=1)
         return fetch(
             f"{self.server.url}/metrics/v1/receive",
             method="POST",
-            body=snappy.compress(request.SerializeToString()),
-            headers={
-                "Authorization": f"Bearer {make_composite(cluster, 'cluster-token')}",
-                "Content-Type": "application/x-protobuf",
-                "Content-Encoding": "snappy",
-            },
+            body=write_body(cluster),
+            headers=write_headers(cluster, "cluster-token"),
         )
 
     def wait(self, probe: Callable[[], Any], what: str) -> Any:

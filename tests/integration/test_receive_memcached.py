@@ -10,16 +10,15 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
-import snappy
 
 from demo.keys import signing_key
 from demo.programs import Server, start_authorizer, start_server
 from demo.stack import HOST, Answer, Program, Stack, fetch
 from telemeter.auth.composite import make_composite, parse_composite
-from telemeter.metrics.proto.remote_pb2 import WriteRequest
 
 from .crew import Client, Said
 from .samples import counted
+from .wire import write_body, write_headers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,21 +88,11 @@ def start(
 
 def write(server: Server, cluster: str, secret: str = SECRET) -> Answer:
     """Write one sample for a cluster."""
-    request = WriteRequest()
-    series = request.timeseries.add()
-    series.labels.add(name="__name__", value="written")
-    series.labels.add(name="_id", value=cluster)
-    series.samples.add(value=1, timestamp=int(time.time() * 1000))
     return fetch(
         f"{server.url}/metrics/v1/receive",
         method="POST",
-        body=snappy.compress(request.SerializeToString()),
-        headers={
-            "Authorization": f"Bearer {make_composite(cluster, secret)}",
-            "Content-Type": "application/x-protobuf",
-            "Content-Encoding": "snappy",
-            "X-Prometheus-Remote-Write-Version": "0.1.0",
-        },
+        body=write_body(cluster),
+        headers=write_headers(cluster, secret),
     )
 
 

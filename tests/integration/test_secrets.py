@@ -16,19 +16,17 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, quote_plus
 
 import pytest
-import snappy
 
 from demo.keys import signing_key
 from demo.programs import Server, listen_address, start_agent, start_server, twistd
 from demo.stack import HOST, Answer, LogFollower, Program, Ready, Stack, fetch, parse_logfmt
 from telemeter import __version__
 from telemeter.auth.composite import make_composite
-from telemeter.metrics.proto.remote_pb2 import WriteRequest
 from telemeter.tap import authorizer, client, server_options, token
 
 from .command_line import run_twistd
 from .peer import Peer, Reply, Request, as_all_servers, running
-from .wire import UPLOAD_HEADERS, encode, gauge, token_in
+from .wire import UPLOAD_HEADERS, encode, gauge, token_in, write_body
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -178,15 +176,10 @@ class Everything:
         return self.ask(f"{server.url}/upload", jwt, body, **headers).status
 
     def write(self, server: Server, token: str) -> int:
-        request = WriteRequest()
-        series = request.timeseries.add()
-        for name, value in (("__name__", "up"), ("_id", CLUSTER)):
-            series.labels.add(name=name, value=value)
-        series.samples.add(value=1, timestamp=1)
         return self.ask(
             f"{server.url}/metrics/v1/receive",
             token,
-            snappy.compress(request.SerializeToString()),
+            write_body(CLUSTER, "up"),
             Content_Type="application/x-protobuf",
             Content_Encoding="snappy",
         ).status

@@ -260,10 +260,12 @@ def busy_server(stack: Stack, upstream: Upstream, workers: int) -> Iterator[Busy
     body = encode([gauge("in_flight", 1, {"_id": CLUSTER})])
     with ThreadPoolExecutor() as pool:
         uploading = pool.submit(upload, server.url, jwt, body)
-        assert upstream.arrived.wait(10)
-        yield Busy(server, upstream)
-        upstream.may_answer.set()
-        uploading.exception(20)
+        try:
+            assert upstream.arrived.wait(10)
+            yield Busy(server, upstream)
+        finally:
+            upstream.may_answer.set()
+            uploading.exception(20)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

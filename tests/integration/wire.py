@@ -1,4 +1,4 @@
-"""What an agent says to a server, said by a test: tokens and upload bodies."""
+"""What agents and other senders say to a server, said by a test: tokens, bodies, headers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 import cramjam
 
 from demo.stack import Answer, fetch
+from telemeter.auth.composite import make_composite
+from telemeter.metrics.compression import compress_block
 from telemeter.metrics.proto.metrics_pb2 import LabelPair, Metric, MetricFamily, MetricType
+from telemeter.metrics.proto.remote_pb2 import WriteRequest
 
 if TYPE_CHECKING:
     import ssl
@@ -43,6 +46,25 @@ def upload(server_url: str, jwt: str, body: bytes, context: ssl.SSLContext | Non
     headers = {**UPLOAD_HEADERS, "Authorization": f"Bearer {jwt}"}
     url = f"{server_url}/upload"
     return fetch(url, method="POST", headers=headers, body=body, seconds=30, context=context)
+
+
+def write_headers(cluster: str, secret: str) -> dict[str, str]:
+    """Return the headers of a request of remote write 1.0."""
+    return {
+        "Authorization": f"Bearer {make_composite(cluster, secret)}",
+        "Content-Type": "application/x-protobuf",
+        "Content-Encoding": "snappy",
+    }
+
+
+def write_body(cluster: str, name: str = "written") -> bytes:
+    """Return the body of a request of remote write 1.0 with one sample, taken now."""
+    request = WriteRequest()
+    series = request.timeseries.add()
+    for label, value in (("__name__", name), ("_id", cluster)):
+        series.labels.add(name=label, value=value)
+    series.samples.add(value=1, timestamp=int(time.time() * 1000))
+    return compress_block(request.SerializeToString())
 
 
 def gauge(name: str, value: float, labels: Mapping[str, str]) -> MetricFamily:
