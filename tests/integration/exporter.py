@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from google.protobuf.proto import serialize_length_prefixed
@@ -100,14 +101,15 @@ def _escaped(text: str) -> str:
 
 def _as_protobuf(number: int) -> bytes:
     """Return a native histogram, and a classic one with an exemplar; both grow with the number."""
+    deltas = [number, -number // 2, number // 4]
     native = Histogram(
-        sample_count=3 * number,
+        sample_count=2 * number + sum(accumulate(deltas)),  # as many as are in buckets
         sample_sum=0.1 * number,
         schema=2,
         zero_threshold=0.001,
         zero_count=number,
         positive_span=[BucketSpan(offset=-2, length=2), BucketSpan(offset=3, length=1)],
-        positive_delta=[number, -number // 2, number // 4],
+        positive_delta=deltas,
         negative_span=[BucketSpan(offset=0, length=1)],
         negative_delta=[number],
     )

@@ -41,7 +41,7 @@ def _valid_upload() -> bytes:
     """Something of everything that may be in an upload, small enough to be hit by mutations."""
     summary = sample(None, field="summary", b="é")
     summary.summary.quantile.add(quantile=0.5, value=1.0)
-    native = histogram({1.0: 1})
+    native = histogram({1.0: 1}, count=1)
     native.histogram.positive_span.append(BucketSpan(offset=1, length=1))
     native.histogram.positive_delta.append(1)
     return encode_families(
