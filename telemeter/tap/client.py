@@ -73,6 +73,8 @@ log = Logger()
 PATHS = ("/", "/metrics", "/debug/", "/healthz", "/healthz/ready", "/federate", "/-/reload")
 _SHORTEST_TIMEOUT = 10.0
 _DEFAULT_MATCH = '{__name__="up"}'
+#: The identifier in etc/client.env.example.
+_PLACEHOLDER = "00000000-0000-0000-0000-000000000000"
 
 
 def _path_or_url(value: str) -> str:
@@ -86,7 +88,7 @@ def _cluster(value: str) -> str:
     """Parse a cluster's identifier, which becomes a label of every sample."""
     if fault := label_fault("id", value):
         raise ValueError(f"expected what a server takes in a sample: {fault}")
-    if not value.strip("0-"):
+    if value == _PLACEHOLDER:
         raise ValueError("expected an identifier of your own, not the example's")
     return value
 
