@@ -440,6 +440,9 @@ class Options(Flags):
             path = self["client-secret-file"]
             given = "--client-secret" if self["client-secret"] else f"--client-secret-file {path!r}"
             raise UsageError(f"{given} needs --oidc-issuer too, which was not given")
+        if self["oidc-scope"] and not self["oidc-issuer"]:
+            given = f"--oidc-scope {self['oidc-scope'][0]!r}"
+            raise UsageError(f"{given} needs --oidc-issuer too, which was not given")
         return secret
 
     def read_certificates(self) -> tuple[CertificateOptions | None, CertificateOptions | None]:

@@ -725,11 +725,15 @@ def test_clusters_do_not_share_an_identifier(label: str) -> None:
         options_of(*flags, "--required-label", f"{label}=x")
 
 
-def test_a_client_secret_needs_an_issuer() -> None:
+@pytest.mark.parametrize(
+    ("flag", "value", "shown"),
+    [("--client-secret", "hunter2", "--client-secret"), ("--oidc-scope", "a", "--oidc-scope 'a'")],
+)
+def test_what_only_an_issuer_is_told_needs_one(flag: str, value: str, shown: str) -> None:
     with pytest.raises(SystemExit) as caught:
-        options_of("--client-secret", "hunter2")
+        options_of(flag, value)
     assert str(caught.value) == (
-        "telemeter-server: --client-secret needs --oidc-issuer too, which was not given"
+        f"telemeter-server: {shown} needs --oidc-issuer too, which was not given"
     )
 
 
