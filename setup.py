@@ -11,6 +11,7 @@ HERE = Path(__file__).parent
 
 RUNTIME = [
     "twisted[tls]>=24.11",
+    "treq>=24.9",
     "klein>=24.8",
     "protobuf>=7.35.1,<9",
     "python-snappy>=0.7.3",
@@ -29,7 +30,6 @@ TEST = [
     "pytest>=8.3",
     "pytest-twisted>=1.14",
     "pytest-xdist>=3.6",
-    "treq>=24.9",
     "hypothesis>=6.120",
     "trustme>=1.2",
     "cython>=3.1",

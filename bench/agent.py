@@ -34,6 +34,7 @@ from telemeter.metrics.federation import Transformer
 from telemeter.metrics.proto.metrics_pb2 import UNTYPED
 from telemeter.metrics.transform import Transforms
 from telemeter.net.client import make_agent
+from telemeter.net.treq_agent import TreqAgent
 
 _LABELS = {"_id": "7b1e7e9c-1c1f-4bd5-9a3c-0f0e7c1a2b3d"}
 _PER_FAMILY = 20
@@ -214,8 +215,8 @@ def _make_plan(reactor: Any, url: str, way: str, anonymizing: bool) -> Plan:
     transforms = Transforms(
         {}, {"ALERTS": "alerts"}, frozenset(["instance"] if anonymizing else []), b"salt"
     )
-    source = make_agent(reactor, "federate_from", "bench")
-    to = make_agent(reactor, "federate_to", "bench")
+    source = TreqAgent(make_agent(reactor, "federate_from", "bench"))
+    to = TreqAgent(make_agent(reactor, "federate_to", "bench"))
     return Plan(
         Source(source, reactor, f"{url}/federate", token="", limit=_LIMIT, timeout=_TIMEOUT),
         Transformer(transforms, compiled=way == "compiled"),

@@ -3,8 +3,9 @@
 It has a deadline for all that it takes and a limit for the decoded body, and follows redirects. No
 cookie is kept, whatever a server sets.
 
-It is not made with treq, which only tests use: the timeout of treq ends with the headers, its
-bodies have no limit, and the decoder that it takes from Twisted lets gzip that is cut off pass.
+The agent's requests are made with treq (`telemeter.net.treq_agent`). The rest of treq is not used:
+its timeout ends with the headers, its bodies have no limit, and the decoder that it takes from
+Twisted lets gzip that is cut off pass.
 """
 
 from __future__ import annotations

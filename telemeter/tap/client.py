@@ -25,6 +25,7 @@ from telemeter.metrics.family import label_fault
 from telemeter.metrics.federation import KIND, Transformer
 from telemeter.metrics.transform import Transforms
 from telemeter.net.client import make_agent
+from telemeter.net.treq_agent import TreqAgent
 from telemeter.net.url import (
     add_query,
     check_http_url,
@@ -343,7 +344,9 @@ def make_collecting(options: Options, reactor: Any) -> Collecting:
     from_url = default_path(options["from"], "/federate")
     return Collecting(
         Source(
-            make_agent(reactor, "federate_from", options.program, policy=settings["policy"]),
+            TreqAgent(
+                make_agent(reactor, "federate_from", options.program, policy=settings["policy"])
+            ),
             reactor,
             add_query(from_url, [("match[]", match) for match in settings["matches"]]),
             token=settings["from_token"],
@@ -370,12 +373,14 @@ def make_plan(
     settings = options.sending()
     authorize_url, upload_url = options.urls()
     timeout = max(options["interval"], _SHORTEST_TIMEOUT)
-    to_agent = make_agent(
-        reactor,
-        "federate_to",
-        options.program,
-        policy=settings["to_policy"],
-        proxies=read_proxies(),
+    to_agent = TreqAgent(
+        make_agent(
+            reactor,
+            "federate_to",
+            options.program,
+            policy=settings["to_policy"],
+            proxies=read_proxies(),
+        )
     )
     tokens = previous.tokens if previous else None
     if tokens is None or not tokens.serves(authorize_url, settings["to_token"]):

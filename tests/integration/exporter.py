@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections import defaultdict
@@ -154,7 +155,18 @@ def running_exporter() -> Iterator[Exporter]:
             self.send_header("Content-Type", "text/plain; version=0.0.4" if text else PROTOBUF)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            try:
+                self.wfile.write(body)
+                self._wait_until_it_is_taken()
+            except OSError:
+                with lock:  # it comes again: the scraper gave up, as it may on a busy machine
+                    del served[number - 1 :]
+
+        def _wait_until_it_is_taken(self) -> None:
+            """Wait for the scraper to close; raises OSError if it had closed before."""
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.settimeout(10)
+            self.connection.recv(1)
 
         def log_message(self, *_: object) -> None:
             """Stay silent: what matters is asserted."""

@@ -18,6 +18,7 @@ from telemeter.net.client import make_pool
 from telemeter.net.connection import HEAD_LIMIT, LINES_LIMIT
 from telemeter.net.errors import explain
 from telemeter.net.exchange import Answer, exchange
+from telemeter.net.treq_agent import TreqAgent
 from tests.net.scripted import (
     End,
     Script,
@@ -36,10 +37,23 @@ BODY = b"".join(b"m%d 1\n" % number for number in range(1000))
 PACKED = gzip.compress(BODY)
 
 
+@pytest.fixture(autouse=True, params=["directly", "with treq"])
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask as the server does, and as the agent does."""
+    monkeypatch.setitem(_WAY, "wrap", TreqAgent if request.param == "with treq" else _as_it_is)
+
+
+def _as_it_is(one: Any) -> Any:
+    return one
+
+
+_WAY: dict[str, Any] = {"wrap": _as_it_is}
+
+
 async def ask(server: Server | str, **others: Any) -> Answer:
     url = server if isinstance(server, str) else f"{server.url}/path?query"
     options = {"method": "GET", "headers": Headers(), "timeout": 20.0, "limit": LIMIT, **others}
-    via = options.pop("via", None) or agent()
+    via = _WAY["wrap"](options.pop("via", None) or agent())
     method, headers = options.pop("method"), options.pop("headers")
     body = options.pop("body", None)
     return await exchange(via, reactor, method, url, headers, body, **options)

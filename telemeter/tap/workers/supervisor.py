@@ -253,7 +253,8 @@ class Workers(Service):
     def end_at_once(self) -> None:
         """Have nothing of the workers outlive this process, which is about to end."""
         for pid in self.pids().values():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.remove_folder()
 
     def remove_folder(self) -> None:
