@@ -186,7 +186,7 @@ class Options(Flags):
             "A PromQL selector of what to collect.",
             repeated=True,
             shown=f"{_DEFAULT_MATCH}, without --match-file",
-            guards="collect what was not asked for",
+            warns=True,
         ),
         Flag(
             "match-file",

@@ -563,7 +563,7 @@ def tracing_flags(service_name: str) -> tuple[Flag, ...]:
         Flag("internal.tracing.sampling-fraction", fraction, 0.1, "Reserved for traces."),
         Flag(
             "internal.tracing.endpoint-type",
-            choice("agent", "collector"),
+            choice("agent", "collector", "otel"),
             "agent",
             "Reserved for traces.",
         ),

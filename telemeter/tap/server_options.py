@@ -280,7 +280,7 @@ class Options(Flags):
             "NAME=VALUE labels that every incoming sample must carry; agents learn them from "
             "/authorize.",
             repeated=True,
-            guards="demand no label",
+            warns=True,
         ),
         Flag(
             "whitelist",
@@ -305,7 +305,7 @@ class Options(Flags):
             [],
             "A label to remove from every series.",
             repeated=True,
-            guards="remove no label",
+            warns=True,
         ),
         Flag(
             "limit-bytes",

@@ -277,6 +277,8 @@ class Listening(Service):
 
     def _cannot_listen(self, error: BaseException | None) -> str:
         reason = error.socketError if isinstance(error, CannotListenError) else error
+        if reason is error and isinstance(error, OSError):
+            reason = error.strerror  # without the path, which is bytes
         return f"--{self._flag} {self._address!r}: cannot listen there: {reason}"
 
     def stopService(self) -> Deferred[None]:

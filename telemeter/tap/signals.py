@@ -80,8 +80,9 @@ class Signals:
             signal.signal(number, self._told)
         while _early:
             self._told(_early.pop(), None)
+        self._take_stops(signal.SIG_DFL)
         # The reactor sets handlers of its own when it begins to run.
-        self._reactor.callWhenRunning(self._take_stops)
+        self._reactor.callWhenRunning(lambda: self._take_stops(self._reactor.sigInt))
 
     def stop(self) -> None:
         """Call nothing any more, and leave SIGHUP and SIGUSR1 without effect until the end."""
@@ -101,10 +102,13 @@ class Signals:
         for function in self._calls[number]:
             function()
 
-    def _take_stops(self) -> None:
+    def _take_stops(self, usual: Any) -> None:
+        """Take SIGTERM, and SIGINT from its usual handler.
+
+        Another handler ignores it, as for a shell's background job, or is somebody's debugger.
+        """
         signal.signal(signal.SIGTERM, self._told_to_stop)
-        # Another one is ignored, as by a shell's background job, or is somebody's debugger.
-        if signal.getsignal(signal.SIGINT) in (signal.SIG_DFL, self._reactor.sigInt):
+        if signal.getsignal(signal.SIGINT) in (signal.SIG_DFL, usual):
             signal.signal(signal.SIGINT, self._told_to_stop)
 
     def _told_to_stop(self, number: int, frame: Any) -> None:

@@ -711,10 +711,17 @@ def test_a_bad_configuration_is_refused_in_one_line(line: str, files: Path) -> N
     )
 
 
-@pytest.mark.parametrize("flag", ["whitelist", "whitelist-file", "required-label", "elide-label"])
+@pytest.mark.parametrize("flag", ["whitelist", "whitelist-file"])
 def test_what_guards_is_refused_when_it_is_empty(flag: str) -> None:
     with pytest.raises(SystemExit, match=f"--{flag} '': the value is empty, which would "):
         options_of("--whitelist", "up", f"--{flag}=")
+
+
+@pytest.mark.parametrize("flag", ["required-label", "elide-label"])
+def test_what_templates_leave_empty_counts_as_not_given(flag: str) -> None:
+    options = options_of(f"--{flag}=")
+    assert options[flag] == []
+    assert options.empty == {flag}
 
 
 @pytest.mark.parametrize("label", ["_id", "cluster"])

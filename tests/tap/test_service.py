@@ -146,10 +146,13 @@ def test_on_stop_hands_on_what_to_wait_for() -> None:
     assert not service.running
 
 
+USED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+
+
 @pytest.fixture
 def collector() -> Iterator[None]:
     """Whatever a test does to how Python looks for unused objects, and to signals, undone."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGUSR1)}
+    before = {number: signal.getsignal(number) for number in USED}
     thresholds = gc.get_threshold()
     yield
     gc.set_threshold(*thresholds)
@@ -427,10 +430,10 @@ def test_a_stop_says_why_and_what_was_finished(
 def test_a_part_of_another_program_leaves_its_signals_and_its_log_alone(log: Log) -> None:
     daemon = make_daemon()
     daemon.setServiceParent(MultiService())
-    before = [signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGUSR1)]
+    before = [signal.getsignal(number) for number in USED]
     daemon.startService()
     result_of(daemon.stopService())
-    assert [signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGUSR1)] == before
+    assert [signal.getsignal(number) for number in USED] == before
     assert log.of("stopping") == []
 
 

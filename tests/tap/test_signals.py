@@ -110,6 +110,18 @@ def test_what_comes_before_the_start_is_kept(world: World) -> None:
     assert world.called == ["hup", "usr1"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_before_the_reactor_runs_is_one(world: World, number: int) -> None:
+    hold_signals()
+    world.signals.start()
+    signal.raise_signal(number)
+    assert world.reactor.stops == []
+    world.reactor.run()
+    world.reactor.turn()
+    assert world.reactor.stops == [number]
+    assert world.signals.stopped_by == signal.Signals(number).name
+
+
 def test_a_burst_is_told_once(world: World) -> None:
     world.signals.start()
     for _ in range(100):
