@@ -24,7 +24,7 @@ Pairs: TypeAlias = tuple[tuple[str, str], ...]
 
 
 class Escaping(Enum):
-    """What is done with such names; the values are those of the parameter in a media type."""
+    """A treatment of such names, by its name in the parameter of a media type."""
 
     NONE = "allow-utf-8"
     UNDERSCORES = "underscores"

@@ -13,7 +13,7 @@ from telemeter.loop.clocks import Wall
 
 _SECONDS: Final = re.compile(r"[0-9]+")
 _LONGEST: Final = 64
-#: More digits than this are as good as for ever.
+#: More digits than this are longer than anybody waits.
 _MOST_DIGITS: Final = 12
 #: The three forms of a date (RFC 9110, section 5.6.7): IMF-fixdate, that of RFC 850, asctime's.
 _DATE: Final = re.compile(

@@ -30,7 +30,7 @@ _STALE: Final = 0x7FF0000000000002
 
 
 class Origin(NamedTuple):
-    """What a histogram was at a time.
+    """The state of a histogram at a time.
 
     Attributes:
         when: the time, in milliseconds since the epoch.
