@@ -34,6 +34,10 @@ def _remember(number: int, frame: Any) -> None:
     _early.add(number)
 
 
+def _forget(number: int, frame: Any) -> None:
+    """Do nothing."""
+
+
 @contextmanager
 def held_back() -> Iterator[None]:
     """Have `PARENTS` wait in a process that is started while this lasts, until it unblocks them.
@@ -85,10 +89,14 @@ class Signals:
         self._reactor.callWhenRunning(lambda: self._take_stops(self._reactor.sigInt))
 
     def stop(self) -> None:
-        """Call nothing any more, and leave SIGHUP and SIGUSR1 without effect until the end."""
+        """Call nothing any more, and leave SIGHUP and SIGUSR1 without effect until the end.
+
+        They are not ignored by the system: of one that has come and is not handled yet, Python
+        would print that it has lost it.
+        """
         self._is_over = True
         for number in _TELLING:
-            signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, _forget)
 
     def _told(self, number: int, frame: Any) -> None:
         if number not in self._waiting:  # a burst is told once

@@ -143,9 +143,12 @@ def test_the_log_says_where_the_client_is(plain: Balanced, form: str) -> None:
     assert line["peer"] == CLIENT
 
 
-def test_health_checks_come_from_the_balancer(plain: Balanced) -> None:
-    lines = plain.lines(path="/healthz/ready", status="200")
-    assert len(lines) >= len(FORMS)
+def test_health_checks_come_from_the_balancer(plain: Balanced, stack: Stack) -> None:
+    def of_all() -> list[dict[str, str]]:
+        lines = plain.lines(path="/healthz/ready", status="200")
+        return lines if len(lines) >= len(FORMS) else []
+
+    lines = stack.wait(of_all, "a health check in each form", plain.server)
     assert {line["peer"] for line in lines} == {HOST}
 
 
