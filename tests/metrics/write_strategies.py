@@ -345,6 +345,7 @@ _values: Final = st.sampled_from(["", "x", "y", "x", "y", "é"]) | texts
 _metrics: Final = st.sampled_from(["up", "up", "down", "cpu.usage ö"])
 _stamps: Final = st.integers(1, 3) | st.integers(1, 3) | stamps
 _numbers: Final = doubles.map(bits)
+_one_in_four: Final = st.integers(0, 3).map(lambda number: number == 0)
 _schemas: Final = st.integers(-4, 8)
 
 
@@ -361,7 +362,11 @@ def exemplars(draw: st.DrawFn) -> Exemplar:
 
 
 @st.composite
-def histograms(draw: st.DrawFn, schemas: st.SearchStrategy[int] = _schemas) -> Histogram:
+def histograms(
+    draw: st.DrawFn,
+    schemas: st.SearchStrategy[int] = _schemas,
+    custom_ones: st.SearchStrategy[bool] = _one_in_four,
+) -> Histogram:
     """A valid native histogram: of integers or of floats, exponential or with custom buckets.
 
     Its schema, if it is exponential, is one that 1.0 can hold, unless others are asked for.
@@ -370,7 +375,7 @@ def histograms(draw: st.DrawFn, schemas: st.SearchStrategy[int] = _schemas) -> H
     custom: tuple[float, ...] = ()
     sides: list[bytes] = []
     observations = 0
-    if draw(st.integers(0, 3)) == 0:
+    if draw(custom_ones):
         schema, threshold, zeros = _CUSTOM, 0, 0
         bounds = st.floats(allow_nan=False, allow_infinity=False)
         custom = tuple(sorted(draw(st.lists(bounds, max_size=4, unique=True))))
