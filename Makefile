@@ -14,7 +14,7 @@ QUICK ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
-PROTO := telemeter/metrics/proto
+PROTO := telemeter/samples/proto
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

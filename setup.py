@@ -51,17 +51,17 @@ PARTS = ("_wire", "_table", "_labels", "_message", "_histogram")
 # alone.
 COMPILED = [
     Extension(
-        f"telemeter.metrics.{name}",
-        [f"telemeter/metrics/{name}.pyx"],
-        depends=[f"telemeter/metrics/{part}.pxi" for part in PARTS],
+        f"telemeter.convert.{name}",
+        [f"telemeter/convert/{name}.pyx"],
+        depends=[f"telemeter/convert/{part}.pxi" for part in PARTS],
         optional=True,
     )
-    for name in ("_transcoder", "_write", "_federation")
+    for name in ("_upload", "_write", "_collect")
 ] + [
     Extension(
-        "telemeter.upstream.store_records",
-        ["telemeter/upstream/store_records.py"],
-        depends=["telemeter/upstream/store_records.pxd"],
+        "telemeter.store.records",
+        ["telemeter/store/records.py"],
+        depends=["telemeter/store/records.pxd"],
         optional=True,
     )
 ]
@@ -98,9 +98,9 @@ setup(
     package_dir={"": "."},
     package_data={
         "telemeter": ["py.typed"],
-        "telemeter.metrics": ["*.pyx", "*.pxi", "*.pyi"],
-        "telemeter.upstream": ["*.pxd"],
-        "telemeter.metrics.proto": ["*.proto", "*.pyi"],
+        "telemeter.convert": ["*.pyx", "*.pxi", "*.pyi"],
+        "telemeter.store": ["*.pxd"],
+        "telemeter.samples.proto": ["*.proto", "*.pyi"],
         "telemeter.web": ["static/*"],
     },
     install_requires=RUNTIME,

@@ -24,17 +24,17 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
+from telemeter.agent.authorize import TokenStore
+from telemeter.agent.collect import Source
 from telemeter.agent.cycle import Agent, Plan
-from telemeter.agent.federate import Source
-from telemeter.agent.token import TokenStore
 from telemeter.agent.upload import Destination
+from telemeter.convert.collect import Transforms
+from telemeter.convert.collector import Transformer
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, milliseconds
-from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE, Family, encode_families
-from telemeter.metrics.federation import Transformer
-from telemeter.metrics.proto.metrics_pb2 import UNTYPED
-from telemeter.metrics.transform import Transforms
 from telemeter.net.client import make_agent
 from telemeter.net.treq_agent import TreqAgent
+from telemeter.samples.family import PROTOBUF_CONTENT_TYPE, Family, encode_families
+from telemeter.samples.proto.metrics_pb2 import UNTYPED
 
 _LABELS = {"_id": "7b1e7e9c-1c1f-4bd5-9a3c-0f0e7c1a2b3d"}
 _PER_FAMILY = 20

@@ -11,11 +11,11 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from telemeter.metrics.compression import compress_block, compress_framed
-from telemeter.metrics.family import Family, Metric
-from telemeter.metrics.proto.metrics_pb2 import UNTYPED, LabelPair, Untyped
-from telemeter.metrics.proto.remote_pb2 import Label, Sample, TimeSeries, WriteRequest
-from telemeter.metrics.wire import join_delimited
+from telemeter.samples.compression import compress_block, compress_framed
+from telemeter.samples.family import Family, Metric
+from telemeter.samples.proto.metrics_pb2 import UNTYPED, LabelPair, Untyped
+from telemeter.samples.proto.remote_pb2 import Label, Sample, TimeSeries, WriteRequest
+from telemeter.samples.wire import join_delimited
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -22,7 +22,7 @@ from telemeter.fleet.render import row_value
 from telemeter.fleet.standing import State
 from telemeter.fleet.view import Query, View
 from telemeter.loop.clocks import Elapsed, Moment, Wall
-from telemeter.metrics.proto import remote_pb2
+from telemeter.samples.proto import remote_pb2
 
 #: How many attempts each cluster makes: more than are kept of it.
 _ROUNDS: Final = 9

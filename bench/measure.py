@@ -16,7 +16,7 @@ from demo.programs import start_authorizer, start_server
 from demo.stack import Stack, StackError, fetch
 from telemeter.auth.composite import make_composite
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, milliseconds
-from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE
+from telemeter.samples.family import PROTOBUF_CONTENT_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

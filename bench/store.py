@@ -20,11 +20,11 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from telemeter.metrics.proto import remote_pb2
-from telemeter.metrics.selector import parse_selector
-from telemeter.upstream import store_records
-from telemeter.upstream.store import Store
-from telemeter.upstream.store_federation import Encoding, Federation, Messages, Text
+from telemeter.samples.proto import remote_pb2
+from telemeter.samples.selector import parse_selector
+from telemeter.store import records
+from telemeter.store.federation import Encoding, Federation, Messages, Text
+from telemeter.store.store import Store
 
 SERIES_OF_CLUSTER: Final = 1000
 _SERIES_OF_NAME: Final = 8
@@ -116,7 +116,7 @@ def _measure_here(series: int, way: str) -> StoreCost:
         insert / series,
         update / series,
         tuple(_federate(store, name) for name in _FORMATS),
-        store_records.__file__.endswith(".so"),
+        records.__file__.endswith(".so"),
     )
 
 

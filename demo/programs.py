@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.endpoints import quoteStringArgument
 
 from demo.stack import HOST, Program, Ready, Stack, StackError, fetch
-from telemeter.metrics.series import number_text
+from telemeter.samples.series import number_text
 
 if TYPE_CHECKING:
     import ssl

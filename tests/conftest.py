@@ -1,14 +1,24 @@
-"""What holds for all tests.
+"""Settings and fixtures of all tests.
 
 Hypothesis runs without deadlines, and where CI is set always with the same examples.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
+from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
+
+from telemeter.net import client
+from telemeter.upstream import forwarder
+from telemeter.web.site import site
+from tests.fakes import Log, clock_at
 
 # A busy machine is no reason to fail.
 _CALM = [HealthCheck.too_slow]
@@ -20,3 +30,38 @@ settings.load_profile("ci" if os.environ.get("CI") else "developer")
 # A shell that runs the tests in the background has them ignore this, and so all that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that shows `NOW`."""
+    return clock_at()
+
+
+@pytest.fixture(autouse=True)
+def log() -> Iterator[Log]:
+    """What is logged during a test; an error that nobody expected fails it."""
+    events = Log()
+    globalLogPublisher.addObserver(events)
+    yield events
+    globalLogPublisher.removeObserver(events)
+    assert events.errors_are_fine or not events.errors
+
+
+#: Metrics of many samples. What former modules left there only makes reading them slow.
+HISTOGRAMS = (site.DURATION, site.SIZE, client.DURATION, forwarder.DURATION)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def collected() -> Iterator[None]:
+    """Fail a module that leaves a Deferred with an error that nobody handled."""
+    for histogram in HISTOGRAMS:
+        histogram.clear()
+    site._meters.cache_clear()
+    gc.collect()
+    events = Log()
+    yield
+    globalLogPublisher.addObserver(events)
+    gc.collect()
+    globalLogPublisher.removeObserver(events)
+    assert not events.errors

@@ -28,10 +28,10 @@ from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
 from telemeter.loop.clocks import Elapsed, Moment, Wall
-from telemeter.metrics.family import Family
-from telemeter.metrics.proto import metrics_pb2
 from telemeter.observe.log import logfmt
-from telemeter.web.site import Site
+from telemeter.samples.family import Family
+from telemeter.samples.proto import metrics_pb2
+from telemeter.web.site.site import Site
 
 #: The time that wall clocks show at first, in seconds since the epoch.
 NOW: Final = 1_700_000_000

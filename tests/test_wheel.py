@@ -50,7 +50,7 @@ def test_it_is_for_every_python(wheel: Path) -> None:
         (about,) = (name for name in names if name.endswith("/WHEEL"))
         assert b"Root-Is-Purelib: true" in archive.read(about)
     assert not any(name.endswith(".so") for name in names)
-    assert "telemeter/metrics/transcoder.py" in names
+    assert "telemeter/convert/engine.py" in names
     assert "twisted/plugins/telemeter_plugin.py" in names
 
 

@@ -15,15 +15,15 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from telemeter.agent.federate import CollectError, Source
-from telemeter.agent.token import AuthorizeError, Token, TokenStore
+from telemeter.agent.authorize import AuthorizeError, Token, TokenStore
+from telemeter.agent.collect import CollectError, Source
 from telemeter.agent.upload import Destination, UploadError
+from telemeter.convert.collector import KIND, LARGE, Transformed, Transformer
 from telemeter.loop.clocks import WallClock, milliseconds
-from telemeter.metrics.compression import compress_framed, decompress_framed
-from telemeter.metrics.errors import BadInputError
-from telemeter.metrics.family import Family, decode_families
-from telemeter.metrics.federation import KIND, LARGE, Transformed, Transformer
-from telemeter.runner import Runner, run_here
+from telemeter.loop.threads import Runner, run_here
+from telemeter.samples.compression import compress_framed, decompress_framed
+from telemeter.samples.errors import BadInputError
+from telemeter.samples.family import Family, decode_families
 
 SAMPLES = Gauge("federate_samples", "Samples that the last collection brought.")
 FILTERED = Gauge("federate_filtered_samples", "How many of them the transforms dropped.")

@@ -7,16 +7,16 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
-from telemeter.agent.federate import HTTP_REQUESTS
-from telemeter.agent.token import Token
+from telemeter.agent.authorize import Token
+from telemeter.agent.collect import HTTP_REQUESTS
 from telemeter.loop.clocks import WallClock
-from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE
 from telemeter.net.errors import explain
 from telemeter.net.exchange import exchange
 from telemeter.net.quoted import quote_answer
 from telemeter.net.redirect import RedirectError
 from telemeter.net.retry_after import retry_after_seconds
 from telemeter.net.url import to_request
+from telemeter.samples.family import PROTOBUF_CONTENT_TYPE
 
 SENT = Gauge(
     "metricsclient_request_send",

@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from telemeter.auth.authorizer import Answer, RefusedError
+from telemeter.auth.authorization_server import Answer, RefusedError
 from telemeter.loop.clocks import LONG_AGO
 
 READS: Final = Counter(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from telemeter.auth.bearer import NotAuthorizedError, parse_bearer
-from telemeter.metrics.family import is_utf8
+from telemeter.samples.family import is_utf8
 
 _EXPECTED = 'base64 of {"authorization_token": "...", "cluster_id": "..."}'
 _MAX_TOKEN = 16 * 1024

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.protocols.memcache import MemCacheProtocol
 from twisted.python.failure import Failure
 
-from telemeter.auth.authorizer import Answer
+from telemeter.auth.authorization_server import Answer
 from telemeter.loop.clocks import LONG_AGO, WallClock
 from telemeter.net.address import host_of
 

@@ -13,7 +13,7 @@ import jwt
 from telemeter.auth.bearer import NotAuthorizedError
 from telemeter.auth.keys import PublicKey, SigningKey
 from telemeter.loop.clocks import NO_DATE, Wall
-from telemeter.metrics.family import is_utf8
+from telemeter.samples.family import is_utf8
 
 ISSUER: Final = "telemeter.selfsigned"
 AUDIENCE: Final = "telemeter-client"

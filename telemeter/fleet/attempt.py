@@ -9,7 +9,7 @@ from enum import IntEnum
 from typing import Final
 
 from telemeter.loop.clocks import NO_DATE, Elapsed, Wall
-from telemeter.metrics.errors import BadInputError
+from telemeter.samples.errors import BadInputError
 
 #: The most bytes that is kept of each text.
 MAX_ID: Final = 255

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from telemeter.fleet.trail import Dropped
-from telemeter.metrics.selector import NAME, Matcher, Selector
-from telemeter.metrics.whitelist import Whitelist
+from telemeter.samples.selector import NAME, Matcher, Selector
+from telemeter.samples.whitelist import Whitelist
 
 #: How many rules are shown for a series.
 MAX_RULES: Final = 10

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from telemeter.convert.upload import DRIFT_MS
 from telemeter.fleet.attempt import MAX_ID, Attempt, Path, clip_drift
 from telemeter.fleet.standing import Minute, Standing, State
 from telemeter.fleet.trail import (
@@ -25,7 +26,6 @@ from telemeter.fleet.trail import (
     read_trail,
 )
 from telemeter.loop.clocks import Elapsed, Moment, Wall
-from telemeter.metrics.upload import DRIFT_MS
 
 #: After how many seconds without a word a cluster counts as silent, unless told otherwise.
 SILENT_AFTER: Final = 900.0

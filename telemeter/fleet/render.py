@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from telemeter.fleet.explain import Explanation, Miss, explain
 from telemeter.fleet.record import Claim, Detail, Row, Totals
-from telemeter.fleet.series import StoredSeries
 from telemeter.fleet.standing import Minute, problems_of
 from telemeter.fleet.trail import Dropped, Past
 from telemeter.loop.clocks import Wall
-from telemeter.metrics.whitelist import Whitelist
+from telemeter.samples.stored_series import StoredSeries
+from telemeter.samples.whitelist import Whitelist
 
 Value = dict[str, Any]
 

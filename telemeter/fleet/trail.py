@@ -10,8 +10,8 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from telemeter.fleet.attempt import MAX_REASON, Attempt, Path
-from telemeter.metrics.proto import remote_pb2
-from telemeter.metrics.selector import NAME
+from telemeter.samples.proto import remote_pb2
+from telemeter.samples.selector import NAME
 
 #: The most attempts that are kept of a cluster.
 MAX_ATTEMPTS: Final = 8

@@ -10,12 +10,12 @@ from twisted.logger import Logger
 from twisted.python.usage import UsageError
 
 from telemeter import __version__
+from telemeter.config.flags import LOGGING, Flag, Flags, raw, read_file
+from telemeter.config.listen import listen_address
+from telemeter.devtools.authorizer import StubAuthorizer
 from telemeter.loop.clocks import elapsed_reactor
-from telemeter.tap.flags import LOGGING, Flag, Flags, raw, read_file
-from telemeter.tap.listen import listen_address
-from telemeter.tap.service import Daemon, listener_of
-from telemeter.web.authorizer import StubAuthorizer
-from telemeter.web.routing import make_site
+from telemeter.tap.daemon import Daemon, listener_of
+from telemeter.web.site.routing import make_site
 
 log = Logger()
 

@@ -15,30 +15,12 @@ from twisted.logger import Logger, globalLogBeginner
 from twisted.python.usage import UsageError
 
 from telemeter import __version__
+from telemeter.agent.authorize import TokenStore
+from telemeter.agent.collect import Source
 from telemeter.agent.cycle import Agent, Collecting, CycleError, Plan, collect
-from telemeter.agent.federate import Source
-from telemeter.agent.token import TokenStore
 from telemeter.agent.upload import Destination
-from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock, elapsed_reactor
-from telemeter.metrics.exposition import render_text
-from telemeter.metrics.family import label_fault
-from telemeter.metrics.federation import KIND, Transformer
-from telemeter.metrics.transform import Transforms
-from telemeter.net.client import make_agent
-from telemeter.net.treq_agent import TreqAgent
-from telemeter.net.url import (
-    add_query,
-    check_http_url,
-    default_path,
-    extend_path,
-    replace_path,
-    shown,
-)
-from telemeter.observe.log import make_observer
-from telemeter.runner import thread_runner
-from telemeter.tap.compiled import warn_of_python
-from telemeter.tap.files import reading_from, recording, signature
-from telemeter.tap.flags import (
+from telemeter.config.files import reading_from, recording, signature
+from telemeter.config.flags import (
     LOGGING,
     Flag,
     Flags,
@@ -60,14 +42,32 @@ from telemeter.tap.flags import (
     warn_of_empty,
     warn_of_tracing,
 )
-from telemeter.tap.listen import listen_address
-from telemeter.tap.reload import Reloader
-from telemeter.tap.service import Daemon, listener_of, log_level
+from telemeter.config.listen import listen_address
+from telemeter.config.reload import Reloader
+from telemeter.convert.collect import Transforms
+from telemeter.convert.collector import KIND, Transformer
+from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock, elapsed_reactor
+from telemeter.loop.threads import thread_runner
+from telemeter.net.client import make_agent
+from telemeter.net.treq_agent import TreqAgent
+from telemeter.net.url import (
+    add_query,
+    check_http_url,
+    default_path,
+    extend_path,
+    replace_path,
+    shown,
+)
+from telemeter.observe.compiled import warn_of_python
+from telemeter.observe.log import make_observer
+from telemeter.samples.exposition import render_text
+from telemeter.samples.family import label_fault
+from telemeter.tap.daemon import Daemon, listener_of, log_level
 from telemeter.web.agent import federate_route
 from telemeter.web.debug import debug_routes
 from telemeter.web.health import Health, index_route, metrics_route
 from telemeter.web.reload import reload_route
-from telemeter.web.routing import make_site
+from telemeter.web.site.routing import make_site
 
 log = Logger()
 

@@ -27,8 +27,8 @@ from typing import Any, Final
 
 from twisted.internet.protocol import Factory
 
-from telemeter.tap.flags import Flags
-from telemeter.tap.listen import endpoint_maker
+from telemeter.config.flags import Flags
+from telemeter.config.listen import endpoint_maker
 
 PROGRAM: Final = "telemeter-reload"
 _USAGE: Final = f"""\
@@ -224,7 +224,7 @@ def _options(program: str, flags: list[str]) -> Flags:
     """Return the flags of a daemon; ends the program with one line if they are wrong."""
     options: Flags
     if program == "telemeter-server":
-        from telemeter.tap import server_options
+        from telemeter.config import server as server_options
 
         options = server_options.Options()
     else:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from telemeter.auth.composite import make_composite
-from telemeter.metrics.family import is_utf8
+from telemeter.samples.family import is_utf8
 
 
 def main(arguments: list[str] | None = None) -> int:

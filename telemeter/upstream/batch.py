@@ -17,8 +17,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from telemeter.metrics.compression import block_size, join_blocks
-from telemeter.upstream.upstream import ForwardError, Sent
+from telemeter.net.upstream import ForwardError, Sent
+from telemeter.samples.compression import block_size, join_blocks
 
 BATCHED: Final = Histogram(
     "telemeter_forward_batch_requests",

@@ -12,17 +12,17 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 from telemeter.auth.oidc import TokenUnavailableError
-from telemeter.metrics.compression import compress_block
+from telemeter.loop.threads import Runner, run_here
 from telemeter.net.coding import ACCEPTED
 from telemeter.net.errors import explain
 from telemeter.net.exchange import exchange
 from telemeter.net.quoted import quote_answer
 from telemeter.net.redirect import RedirectError
 from telemeter.net.retry_after import retry_after
+from telemeter.net.upstream import V1, V2, ForwardError, Sent, Version
 from telemeter.net.url import split_credentials
-from telemeter.runner import Runner, run_here
+from telemeter.samples.compression import compress_block
 from telemeter.upstream.batch import ALONE, Batches, BatchLimits
-from telemeter.upstream.upstream import V1, V2, ForwardError, Sent, Version
 
 SAMPLES = Counter(
     "telemeter_v1_forward_samples_total", "Samples of /upload that the upstream accepted."

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 from twisted.web.iweb import IRequest
 
-from telemeter.metrics.escaping import Escaping, escape_families
-from telemeter.metrics.exposition import render_text
-from telemeter.metrics.family import TEXT_CONTENT_TYPE, Family
-from telemeter.web.routing import Route
+from telemeter.samples.escaping import Escaping, escape_families
+from telemeter.samples.exposition import render_text
+from telemeter.samples.family import TEXT_CONTENT_TYPE, Family
+from telemeter.web.site.routing import Route
 
 
 def federate_route(last: Callable[[], Sequence[Family]]) -> Route:

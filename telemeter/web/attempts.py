@@ -9,6 +9,8 @@ from typing import Any, Final, TypeAlias
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.web.http_headers import Headers
 
+from telemeter.convert.upload import Converted
+from telemeter.convert.write import Written
 from telemeter.fleet.attempt import (
     MAX_AGENT,
     MAX_EXAMPLE,
@@ -20,9 +22,7 @@ from telemeter.fleet.attempt import (
     clip,
 )
 from telemeter.loop.clocks import NO_DATE, Moment, Wall, WallClock, moment
-from telemeter.metrics.upload import Converted
-from telemeter.metrics.write import Written
-from telemeter.web.site import Request
+from telemeter.web.site.site import Request
 
 _PATHS: Final = {path.name.lower(): path for path in Path}
 _AUTHORIZE: Final = Path.AUTHORIZE

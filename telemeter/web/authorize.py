@@ -11,14 +11,14 @@ from urllib.parse import parse_qsl
 from twisted.logger import Logger
 from twisted.web.iweb import IRequest
 
-from telemeter.auth.authorizer import Authorizer, RefusedError, UnavailableError
+from telemeter.auth.authorization_server import Authorizer, RefusedError, UnavailableError
 from telemeter.auth.token import TokenIssuer
 from telemeter.loop.clocks import WallClock
-from telemeter.metrics.family import label_fault
+from telemeter.samples.family import label_fault
 from telemeter.web.credentials import bearer_token
-from telemeter.web.refused import Refused
-from telemeter.web.routing import Route
-from telemeter.web.site import admit, note, request_number
+from telemeter.web.site.refused import Refused
+from telemeter.web.site.routing import Route
+from telemeter.web.site.site import admit, note, request_number
 
 _BODY_LIMIT = 4 * 1024
 _MAX_FIELDS = 100

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.web.iweb import IRequest
 
 from telemeter.auth.bearer import NotAuthorizedError, parse_bearer
-from telemeter.web.refused import Refused
+from telemeter.web.site.refused import Refused
 
 
 def bearer_token(request: IRequest) -> str:

@@ -9,8 +9,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IRequest
 
 from telemeter.observe.profile import MAX_SECONDS, BusyError, Profiler, stacks
-from telemeter.web.refused import Refused
-from telemeter.web.routing import Route
+from telemeter.web.site.refused import Refused
+from telemeter.web.site.routing import Route
 
 _INDEX = f"""/debug/stacks               where every thread is at this moment
 /debug/profile?seconds=5    where the reactor's time goes, for up to {MAX_SECONDS:.0f} seconds

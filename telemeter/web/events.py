@@ -15,8 +15,8 @@ from telemeter.fleet.record import FleetRecord
 from telemeter.fleet.render import minute_value, row_value, totals_value
 from telemeter.loop.clocks import Elapsed, Moment, WallClock, moment
 from telemeter.web.fleet import EVENTS, dump
-from telemeter.web.refused import Refused
-from telemeter.web.routing import Route
+from telemeter.web.site.refused import Refused
+from telemeter.web.site.routing import Route
 
 #: How many readers there may be at once.
 MAX_STREAMS: Final = 32

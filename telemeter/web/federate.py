@@ -8,16 +8,16 @@ from urllib.parse import parse_qs
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IRequest
 
-from telemeter.metrics.errors import BadInputError
-from telemeter.metrics.escaping import Escaping
-from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE
-from telemeter.metrics.format import split_content_type
-from telemeter.metrics.selector import Selector, parse_selector
-from telemeter.upstream.store import Store
-from telemeter.upstream.store_federation import Encoding, Federation, Messages, Text
-from telemeter.web.refused import Refused
-from telemeter.web.routing import Route
-from telemeter.web.stream import Stream
+from telemeter.samples.errors import BadInputError
+from telemeter.samples.escaping import Escaping
+from telemeter.samples.family import PROTOBUF_CONTENT_TYPE
+from telemeter.samples.format import split_content_type
+from telemeter.samples.selector import Selector, parse_selector
+from telemeter.store.federation import Encoding, Federation, Messages, Text
+from telemeter.store.store import Store
+from telemeter.web.site.refused import Refused
+from telemeter.web.site.routing import Route
+from telemeter.web.site.stream import Stream
 
 TEXT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _OPEN_METRICS_TYPE: Final = "application/openmetrics-text; version={}; charset=utf-8"

@@ -14,13 +14,13 @@ from twisted.web.iweb import IRequest
 
 from telemeter.fleet.record import FleetRecord
 from telemeter.fleet.render import detail_value, history_value, row_value, totals_value
-from telemeter.fleet.series import SeriesSource, StoredSeries
 from telemeter.fleet.standing import State
 from telemeter.fleet.view import SORTS, Query
 from telemeter.loop.clocks import WallClock, moment
-from telemeter.metrics.whitelist import Whitelist
-from telemeter.web.refused import Refused
-from telemeter.web.routing import Route
+from telemeter.samples.stored_series import SeriesSource, StoredSeries
+from telemeter.samples.whitelist import Whitelist
+from telemeter.web.site.refused import Refused
+from telemeter.web.site.routing import Route
 from telemeter.web.views import Views
 
 #: The paths of the API.

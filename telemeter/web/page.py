@@ -8,7 +8,7 @@ from typing import Final
 
 from twisted.web.iweb import IRequest
 
-from telemeter.web.routing import Route
+from telemeter.web.site.routing import Route
 
 #: Nothing but our own files, and nobody may frame the page or make it send something.
 POLICY: Final = (

@@ -15,18 +15,18 @@ from twisted.web.http import NO_CONTENT
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IRequest
 
-from telemeter.auth.authorizer import RefusedError, UnavailableError
+from telemeter.auth.authorization_server import RefusedError, UnavailableError
 from telemeter.auth.composite import CompositeToken, MalformedTokenError, parse_composite
-from telemeter.metrics.compression import block_size, decompress_block
-from telemeter.metrics.errors import BadInputError, TooLargeError
-from telemeter.metrics.format import split_content_type
-from telemeter.metrics.transcoder import Sifter
-from telemeter.metrics.write import ForeignIdError, MissingLabelError, WriteRules, Written
-from telemeter.runner import Runner
-from telemeter.upstream.upstream import V1, V2, ForwardError, Sent, Upstream
-from telemeter.web.refused import Refused
-from telemeter.web.routing import Route
-from telemeter.web.site import admit, note, remember
+from telemeter.convert.engine import Sifter
+from telemeter.convert.write import ForeignIdError, MissingLabelError, WriteRules, Written
+from telemeter.loop.threads import Runner
+from telemeter.net.upstream import V1, V2, ForwardError, Sent, Upstream
+from telemeter.samples.compression import block_size, decompress_block
+from telemeter.samples.errors import BadInputError, TooLargeError
+from telemeter.samples.format import split_content_type
+from telemeter.web.site.refused import Refused
+from telemeter.web.site.routing import Route
+from telemeter.web.site.site import admit, note, remember
 from telemeter.web.upload import too_large
 
 FORWARDED: Final = Counter(

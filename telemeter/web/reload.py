@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 
 from twisted.web.iweb import IRequest
 
-from telemeter.web.refused import Refused
-from telemeter.web.routing import Route
+from telemeter.web.site.refused import Refused
+from telemeter.web.site.routing import Route
 
 
 def reload_route(reload: Callable[[], Awaitable[None]]) -> Route:

@@ -13,21 +13,21 @@ from twisted.web.iweb import IRequest
 
 from telemeter.auth.bearer import NotAuthorizedError
 from telemeter.auth.token import Client, TokenVerifier
+from telemeter.convert.engine import KIND, Transcoder
+from telemeter.convert.upload import Converted, UploadRules
+from telemeter.limits.ratelimit import RateLimitedError, RateLimiter, Slot
+from telemeter.limits.replicas import Replicas, SharedSlot
 from telemeter.loop.clocks import WallClock, elapsed, milliseconds
-from telemeter.metrics.compression import decompress_framed, max_framed_size
-from telemeter.metrics.errors import BadInputError, BecomesTooLargeError, TooLargeError
-from telemeter.metrics.format import EXPECTED, Decoder, decoder_for
-from telemeter.metrics.transcoder import KIND, Transcoder
-from telemeter.metrics.upload import Converted, UploadRules
-from telemeter.runner import Runner
+from telemeter.loop.threads import Runner
+from telemeter.net.upstream import ForwardError, Upstream
+from telemeter.samples.compression import decompress_framed, max_framed_size
+from telemeter.samples.errors import BadInputError, BecomesTooLargeError, TooLargeError
+from telemeter.samples.format import EXPECTED, Decoder, decoder_for
 from telemeter.upstream import forwarder
-from telemeter.upstream.upstream import ForwardError, Upstream
 from telemeter.web.credentials import bearer_token, unauthorized
-from telemeter.web.ratelimit import RateLimitedError, RateLimiter, Slot
-from telemeter.web.refused import Refused
-from telemeter.web.replicas import Replicas, SharedSlot
-from telemeter.web.routing import Route
-from telemeter.web.site import admit, note, remember
+from telemeter.web.site.refused import Refused
+from telemeter.web.site.routing import Route
+from telemeter.web.site.site import admit, note, remember
 
 RECEIVED = Counter("telemeter_v1_received_samples_total", "Metrics that valid uploads held.")
 OVERWRITTEN = Counter(

@@ -11,7 +11,7 @@ from twisted.internet.task import Cooperator
 from telemeter.fleet.record import FleetRecord
 from telemeter.fleet.view import Query, View
 from telemeter.loop.clocks import Elapsed, elapsed
-from telemeter.web.refused import Refused
+from telemeter.web.site.refused import Refused
 
 #: For how many seconds a view of a large fleet is shown again before it is made anew.
 _FRESH: Final = 1.0

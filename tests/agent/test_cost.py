@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bench.agent import make_response, measure, render
-from telemeter.metrics.family import count_metrics, decode_families
-from telemeter.metrics.federation import KIND, Transformer
-from telemeter.metrics.transform import Transforms
+from telemeter.convert.collect import Transforms
+from telemeter.convert.collector import KIND, Transformer
+from telemeter.samples.family import count_metrics, decode_families
 from tests.fakes import NOW_MS
 
 

@@ -9,12 +9,12 @@ import pytest
 from twisted.internet import error as errors
 from twisted.internet.task import Clock
 
+from telemeter.agent.collect import Source
 from telemeter.agent.cycle import RETRY_SECONDS, Agent, CycleError, Plan, collect
-from telemeter.agent.federate import Source
 from telemeter.agent.upload import Destination
-from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE, TEXT_CONTENT_TYPE
-from telemeter.metrics.federation import KIND
-from telemeter.metrics.transform import Transforms
+from telemeter.convert.collect import Transforms
+from telemeter.convert.collector import KIND
+from telemeter.samples.family import PROTOBUF_CONTENT_TYPE, TEXT_CONTENT_TYPE
 from tests.agent.world import FROM_URL, INTERVAL, World, families_reply, token_reply, up, uploaded
 from tests.fakes import (
     NOW,

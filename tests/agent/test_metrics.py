@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from telemeter.web.health import metrics_route
-from telemeter.web.routing import make_site
+from telemeter.web.site.routing import make_site
 from tests.agent.world import World, families_reply, up
 from tests.fakes import Reply, ask, clock_at, parse_samples
 

@@ -9,11 +9,11 @@ from twisted.internet import error as errors
 from twisted.internet.task import Clock
 from twisted.web.iweb import IAgent
 
-from telemeter.agent.token import Token
+from telemeter.agent.authorize import Token
 from telemeter.agent.upload import Destination, UploadError
 from telemeter.loop.clocks import Elapsed
-from telemeter.metrics.compression import compress_framed, decompress_framed
-from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE, encode_families
+from telemeter.samples.compression import compress_framed, decompress_framed
+from telemeter.samples.family import PROTOBUF_CONTENT_TYPE, encode_families
 from tests.agent.world import UPLOAD_URL, up
 from tests.fakes import (
     SILENCE,

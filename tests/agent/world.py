@@ -7,19 +7,19 @@ from typing import Final
 
 from twisted.internet.task import Clock
 
+from telemeter.agent.authorize import TokenStore
+from telemeter.agent.collect import Source
 from telemeter.agent.cycle import Agent, Plan
-from telemeter.agent.federate import Source
-from telemeter.agent.token import TokenStore
 from telemeter.agent.upload import Destination
-from telemeter.metrics.compression import decompress_framed
-from telemeter.metrics.family import (
+from telemeter.convert.collect import Transforms
+from telemeter.convert.collector import Transformer
+from telemeter.samples.compression import decompress_framed
+from telemeter.samples.family import (
     PROTOBUF_CONTENT_TYPE,
     Family,
     decode_families,
     encode_families,
 )
-from telemeter.metrics.federation import Transformer
-from telemeter.metrics.transform import Transforms
 from tests.fakes import NOW_MS, FakeWall, Peer, Received, Reply, json_reply, untyped
 
 INTERVAL: Final = 270.0

@@ -9,7 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from telemeter.auth.authorizer import Answer, RefusedError, UnavailableError
+from telemeter.auth.authorization_server import Answer, RefusedError, UnavailableError
 from telemeter.auth.cache import CachingAsker, Expiring, MemoryStore, RemoteAsker
 from tests.fakes import Growth, Log, result_of, run
 

@@ -13,7 +13,7 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.protocols.memcache import ServerError
 from twisted.python.failure import Failure
 
-from telemeter.auth.authorizer import Answer
+from telemeter.auth.authorization_server import Answer
 from telemeter.auth.cache import CachingAsker, Expiring
 from telemeter.auth.memcached import PAUSE, TIMEOUT, DownError, Memcached
 from tests.fakes import NOW, UPTIME, FakeWall, Growth, Log, result_of, start

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from bench.bodies import NAMES, Bodies, cluster_id, make_series, whitelist
-from telemeter.metrics.compression import decompress_block, decompress_framed
-from telemeter.metrics.family import decode_families
-from telemeter.metrics.proto.metrics_pb2 import UNTYPED
-from telemeter.metrics.proto.remote_pb2 import WriteRequest
-from telemeter.metrics.upload import UploadRules, convert_upload
-from telemeter.metrics.write import WriteRules, sift_write
-from tests.metrics.build import NOW
+from telemeter.convert.upload import UploadRules, convert_upload
+from telemeter.convert.write import WriteRules, sift_write
+from telemeter.samples.compression import decompress_block, decompress_framed
+from telemeter.samples.family import decode_families
+from telemeter.samples.proto.metrics_pb2 import UNTYPED
+from telemeter.samples.proto.remote_pb2 import WriteRequest
+from tests.samples.build import NOW
 
 LIMIT = 1 << 30
 CLUSTER = cluster_id(3)

@@ -13,13 +13,13 @@ from twisted.internet import reactor
 from twisted.internet.interfaces import IReactorCore
 from twisted.logger import globalLogBeginner
 
+from telemeter.config.server import Options
 from telemeter.fleet.attempt import Attempt, Path
 from telemeter.fleet.record import FleetRecord
 from telemeter.loop.clocks import Elapsed, Moment, Wall
-from telemeter.metrics.proto import remote_pb2
 from telemeter.observe.log import make_observer
-from telemeter.tap.server import makeService
-from telemeter.tap.server_options import Options
+from telemeter.samples.proto import remote_pb2
+from telemeter.server.app import makeService
 
 _AGENTS = (b"telemeter-client/0.1.0", b"Go-http-client/1.1", b"Prometheus/2.53.1")
 _PROBLEMS = (
@@ -87,7 +87,7 @@ def main() -> None:
     options = Options()
     options.parseOptions(sys.argv[2:])
     globalLogBeginner.beginLoggingTo([make_observer(sys.stderr, "info")])
-    with patch("telemeter.tap.fleet.FleetRecord", _FullRecord):
+    with patch("telemeter.server.fleet_pages.FleetRecord", _FullRecord):
         service = makeService(options)
     service.privilegedStartService()
     service.startService()

@@ -21,8 +21,8 @@ from telemeter.fleet.attempt import (
     encode_attempts,
 )
 from telemeter.loop.clocks import Elapsed
-from telemeter.metrics.errors import BadInputError
-from telemeter.tap.workers.control import MAX_REPORT
+from telemeter.samples.errors import BadInputError
+from telemeter.server.workers.control import MAX_REPORT
 
 COUNTS = st.integers(0, 2**32 - 1)
 TIMES = st.floats(0, 2**39)

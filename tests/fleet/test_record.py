@@ -14,7 +14,7 @@ from telemeter.fleet.record import FleetRecord
 from telemeter.fleet.standing import HISTORY, State
 from telemeter.fleet.trail import MAX_ATTEMPTS, MAX_ENTRY, add_attempt, pack_examples, read_examples
 from telemeter.loop.clocks import Elapsed, Moment, Wall
-from telemeter.metrics.proto import remote_pb2
+from telemeter.samples.proto import remote_pb2
 from tests.fakes import NOW, moment_at
 
 #: Half a minute after a full one, so that a second more or less is the same minute.

@@ -12,8 +12,8 @@ from telemeter.fleet.explain import MAX_RULES, explain
 from telemeter.fleet.standing import State
 from telemeter.fleet.trail import Dropped
 from telemeter.fleet.view import SLICE, SORTS, Query, View
-from telemeter.metrics.selector import parse_selector
-from telemeter.metrics.whitelist import Whitelist
+from telemeter.samples.selector import parse_selector
+from telemeter.samples.whitelist import Whitelist
 from tests.fakes import moment_at
 from tests.fleet.test_record import START, attempt, record_of
 

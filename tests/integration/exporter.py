@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.proto import serialize_length_prefixed
 
-from telemeter.metrics.proto.metrics_pb2 import (
+from telemeter.samples.proto.metrics_pb2 import (
     Bucket,
     BucketSpan,
     Exemplar,

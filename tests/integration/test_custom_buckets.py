@@ -11,9 +11,8 @@ from urllib.parse import quote
 from demo.programs import Server, query, start_prometheus, start_server
 from demo.stack import Stack, fetch
 from telemeter.auth.composite import make_composite
-from telemeter.metrics.compression import compress_block
-from tests.metrics.build import STALE_NAN, bits
-from tests.metrics.write_strategies import (
+from telemeter.samples.compression import compress_block
+from tests.convert.write_strategies import (
     Histogram,
     Request,
     Sample,
@@ -27,6 +26,7 @@ from tests.metrics.write_strategies import (
     whole,
     zigzag,
 )
+from tests.samples.build import STALE_NAN, bits
 
 from .samples import stored
 

@@ -14,7 +14,7 @@ import pytest
 
 from demo.programs import federated, start_builtin_source
 from demo.stack import fetch
-from telemeter.metrics.family import decode_families
+from telemeter.samples.family import decode_families
 
 if TYPE_CHECKING:
     from demo.stack import Stack

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from demo.stack import HOST, Program, Stack
-from telemeter.metrics.selector import parse_rules
+from telemeter.samples.selector import parse_rules
 
 from .command_line import run_twistd
 from .units import ETC, HERE, INSTALLED, Unit

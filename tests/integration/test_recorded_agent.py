@@ -16,8 +16,8 @@ import snappy
 
 from demo.programs import Server, start_server
 from demo.stack import Stack, fetch
-from telemeter.metrics.proto.metrics_pb2 import Metric, MetricFamily
-from telemeter.metrics.proto.remote_pb2 import WriteRequest
+from telemeter.samples.proto.metrics_pb2 import Metric, MetricFamily
+from telemeter.samples.proto.remote_pb2 import WriteRequest
 
 from .upstream import Upstream
 from .wire import authorize, decode, encode, upload

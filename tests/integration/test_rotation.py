@@ -20,7 +20,7 @@ from cryptography.x509 import load_pem_x509_certificate
 from demo.keys import signing_key
 from demo.programs import Server, start_agent, start_server
 from demo.stack import HOST, Answer, LogFollower, Program, Stack, fetch
-from telemeter.tap.reload import WATCH_SECONDS
+from telemeter.config.reload import WATCH_SECONDS
 from tests.fakes import parse_samples
 
 from .certificates import chain_of, client_context, server_context, write_pair

@@ -22,7 +22,8 @@ from demo.programs import Server, listen_address, start_agent, start_server, twi
 from demo.stack import HOST, Answer, LogFollower, Program, Ready, Stack, fetch, parse_logfmt
 from telemeter import __version__
 from telemeter.auth.composite import make_composite
-from telemeter.tap import authorizer, client, server_options, token
+from telemeter.config import server as server_options
+from telemeter.tap import authorizer, client, token
 
 from .command_line import run_twistd
 from .peer import Peer, Reply, Request, as_all_servers, running
@@ -31,7 +32,7 @@ from .wire import UPLOAD_HEADERS, encode, gauge, token_in, write_body
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from telemeter.tap.flags import Flags
+    from telemeter.config.flags import Flags
 
 CLUSTER: Final = "quiet-cluster"
 CLIENT: Final = "a client"

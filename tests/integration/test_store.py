@@ -22,7 +22,7 @@ from demo.programs import (
     wait_for_samples,
 )
 from demo.stack import Program, Stack, fetch
-from telemeter.metrics.family import decode_families
+from telemeter.samples.family import decode_families
 
 from .senders import make_token, remote_write, start_sender
 from .wire import authorize, encode, gauge, upload

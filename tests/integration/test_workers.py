@@ -275,7 +275,7 @@ def test_a_worker_that_cannot_start_says_why_and_is_not_tried_all_the_time(
 ) -> None:
     stack.write(
         "sitecustomize.py",
-        "import sys\nif 'telemeter.tap.workers' in sys.orig_argv: sys.exit('no such luck')\n",
+        "import sys\nif 'telemeter.server.workers' in sys.orig_argv: sys.exit('no such luck')\n",
     )
     listen, internal = (f"{HOST}:{stack.free_port()}" for _ in range(2))
     argv = twistd("telemeter-server", "--listen", listen, "--listen-internal", internal)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import snappy
 
-from telemeter.metrics.proto.remote_pb2 import WriteRequest
+from telemeter.samples.proto.remote_pb2 import WriteRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

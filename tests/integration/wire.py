@@ -10,9 +10,9 @@ import cramjam
 
 from demo.stack import Answer, fetch
 from telemeter.auth.composite import make_composite
-from telemeter.metrics.compression import compress_block
-from telemeter.metrics.proto.metrics_pb2 import LabelPair, Metric, MetricFamily, MetricType
-from telemeter.metrics.proto.remote_pb2 import WriteRequest
+from telemeter.samples.compression import compress_block
+from telemeter.samples.proto.metrics_pb2 import LabelPair, Metric, MetricFamily, MetricType
+from telemeter.samples.proto.remote_pb2 import WriteRequest
 
 if TYPE_CHECKING:
     import ssl

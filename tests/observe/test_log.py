@@ -19,7 +19,7 @@ from twisted.python.log import textFromEventDict
 from zope.interface.verify import verifyObject
 
 from telemeter.observe.log import LEVELS, level_of, logfmt, make_observer
-from tests.web.test_site import fields_of
+from tests.web.site.test_site import fields_of
 
 TIME = datetime(2026, 11, 23, 7, 5, 3, 4999, UTC).timestamp()
 

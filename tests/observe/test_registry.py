@@ -197,7 +197,7 @@ def test_a_worker_that_is_gone_says_nothing() -> None:
 def test_every_gauge_of_the_server_says_how_workers_add_up() -> None:
     code = """
 from prometheus_client import REGISTRY, Gauge
-import telemeter.tap.server
+import telemeter.server.app
 gauges = [one for one in REGISTRY._collector_to_names if isinstance(one, Gauge)]
 assert len(gauges) > 3
 print(*(gauge._name for gauge in gauges if gauge._multiprocess_mode == "all"))

@@ -13,10 +13,10 @@ import pytest
 from twisted.application.service import MultiService
 from twisted.python.usage import UsageError
 
+from telemeter.agent.authorize import AuthorizeError
 from telemeter.agent.cycle import Agent, Plan
-from telemeter.agent.token import AuthorizeError
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK
-from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE
+from telemeter.samples.family import PROTOBUF_CONTENT_TYPE
 from telemeter.tap.client import Options, Planner, dry_run, make_plan, makeService
 from tests.agent.world import families_reply, token_reply, up, uploaded
 from tests.fakes import (

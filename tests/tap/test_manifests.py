@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from telemeter.config.server import Options as ServerOptions
+from telemeter.server import app as central
 from telemeter.tap import authorizer as stub
 from telemeter.tap import client as agent
-from telemeter.tap import server as central
-from telemeter.tap.server_options import Options as ServerOptions
 from tests.fakes import Log
 from tests.net.test_tls import certificate, pem
 from tests.tap.world import FakeReactor

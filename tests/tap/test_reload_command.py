@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import trustme
 
+from telemeter.config.flags import Flags
+from telemeter.config.server import Options as ServerOptions
 from telemeter.tap.client import Options as ClientOptions
-from telemeter.tap.flags import Flags
 from telemeter.tap.reload_command import (
     Address,
     _FailedError,
@@ -23,7 +24,6 @@ from telemeter.tap.reload_command import (
     ask,
     main,
 )
-from telemeter.tap.server_options import Options as ServerOptions
 
 
 def server(*flags: str) -> Flags:

@@ -13,7 +13,7 @@ from twisted.test import iosim
 from twisted.web.resource import Resource
 from twisted.web.server import Site as WebSite
 
-from telemeter.web.site import Site
+from telemeter.web.site.site import Site
 from tests.fakes import UPTIME
 
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from telemeter.metrics.compression import compress_block, decompress_block
+from telemeter.net.upstream import ForwardError, Sent
+from telemeter.samples.compression import compress_block, decompress_block
 from telemeter.upstream import batch
 from telemeter.upstream.batch import Batches, BatchLimits
-from telemeter.upstream.upstream import ForwardError, Sent
 from tests.fakes import Growth, Log, has_fired, result_of
 
 LIMITS = BatchLimits(requests=4, size=1000)

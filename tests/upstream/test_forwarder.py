@@ -13,10 +13,10 @@ from twisted.web._newclient import RequestTransmissionFailed
 from twisted.web.client import ResponseFailed, ResponseNeverReceived
 from twisted.web.iweb import IAgent
 
-from telemeter.metrics.compression import decompress_block
+from telemeter.net.upstream import V2, ForwardError
+from telemeter.samples.compression import decompress_block
 from telemeter.upstream.batch import BatchLimits
 from telemeter.upstream.forwarder import Forwarder
-from telemeter.upstream.upstream import V2, ForwardError
 from tests.fakes import (
     SILENCE,
     Broken,

@@ -10,20 +10,20 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.web.iweb import IAgent
 
-from telemeter.auth.authorizer import AcceptEveryone, AuthorizationServer, Authorizer
+from telemeter.auth.authorization_server import AcceptEveryone, AuthorizationServer, Authorizer
 from telemeter.auth.keys import generate_key
 from telemeter.auth.token import TokenIssuer, TokenVerifier
-from telemeter.metrics.compression import compress_framed, decompress_block
-from telemeter.metrics.family import PROTOBUF_CONTENT_TYPE, Family, encode_families
-from telemeter.metrics.proto import remote_pb2
-from telemeter.metrics.upload import UploadRules
+from telemeter.convert.upload import UploadRules
+from telemeter.limits.ratelimit import RateLimiter
+from telemeter.limits.replicas import Memcache, Replicas
 from telemeter.net.client import InstrumentedAgent
+from telemeter.samples.compression import compress_framed, decompress_block
+from telemeter.samples.family import PROTOBUF_CONTENT_TYPE, Family, encode_families
+from telemeter.samples.proto import remote_pb2
 from telemeter.upstream.forwarder import Forwarder
 from telemeter.web.authorize import Authorize
 from telemeter.web.health import Health, index_route
-from telemeter.web.ratelimit import RateLimiter
-from telemeter.web.replicas import Memcache, Replicas
-from telemeter.web.routing import make_resource, make_site
+from telemeter.web.site.routing import make_resource, make_site
 from telemeter.web.upload import UploadEndpoint
 from tests.fakes import (
     NOW,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from twisted.internet.task import Clock
 
-from telemeter.metrics.family import Family
+from telemeter.samples.family import Family
 from telemeter.web.agent import federate_route
-from telemeter.web.routing import make_site
-from telemeter.web.site import Site
+from telemeter.web.site.routing import make_site
+from telemeter.web.site.site import Site
 from tests.fakes import NOW_MS, ask, parse_samples, untyped
 
 

@@ -10,12 +10,12 @@ import jwt
 import pytest
 from twisted.internet import error as errors
 
-from telemeter.auth.authorizer import AcceptEveryone, AuthorizationServer
+from telemeter.auth.authorization_server import AcceptEveryone, AuthorizationServer
 from telemeter.auth.fnv import fnv1a_base32
 from telemeter.auth.keys import generate_key, load_key
 from telemeter.auth.token import TokenIssuer
 from telemeter.web.authorize import Authorize
-from telemeter.web.routing import make_site
+from telemeter.web.site.routing import make_site
 from tests.fakes import (
     NOW,
     SILENCE,

@@ -6,8 +6,8 @@ import pytest
 from twisted.internet.task import Clock
 
 from telemeter.web.debug import debug_routes
-from telemeter.web.routing import make_site
-from telemeter.web.site import Site
+from telemeter.web.site.routing import make_site
+from telemeter.web.site.site import Site
 from tests.fakes import Wire, ask, request_of
 
 

@@ -9,14 +9,14 @@ from urllib.parse import quote
 import pytest
 from twisted.internet.task import Clock
 
-from telemeter.metrics.family import decode_families
-from telemeter.upstream.store import Store
+from telemeter.samples.family import decode_families
+from telemeter.store.store import Store
 from telemeter.web.federate import federate_route
-from telemeter.web.routing import Route, make_site
-from telemeter.web.site import Site
-from telemeter.web.stream import Stream
+from telemeter.web.site.routing import Route, make_site
+from telemeter.web.site.site import Site
+from telemeter.web.site.stream import Stream
 from tests.fakes import NOW_MS, Answer, Log, Wire, ask, parse_answers, request_of
-from tests.upstream.stored import labels_of, lines, settle, written
+from tests.store.stored import labels_of, lines, settle, written
 
 PROTOBUF = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily"
 DELIMITED = f"{PROTOBUF};encoding=delimited"

@@ -10,20 +10,20 @@ from urllib.parse import quote, urlencode
 import pytest
 from twisted.internet.task import Clock
 
+from telemeter.convert.upload import UploadRules
 from telemeter.fleet.attempt import Attempt
 from telemeter.fleet.record import FleetRecord
-from telemeter.fleet.series import StoredSeries
 from telemeter.loop.clocks import Wall, elapsed, moment
-from telemeter.metrics.selector import parse_selector
-from telemeter.metrics.upload import UploadRules
-from telemeter.metrics.whitelist import Whitelist
+from telemeter.samples.selector import parse_selector
+from telemeter.samples.stored_series import StoredSeries
+from telemeter.samples.whitelist import Whitelist
 from telemeter.web.attempts import AttemptObserver
 from telemeter.web.events import HEARTBEAT, MAX_STREAMS, PATIENCE, Events
 from telemeter.web.fleet import FleetApi
 from telemeter.web.health import index_route
 from telemeter.web.page import POLICY, html_sender, page_routes
-from telemeter.web.routing import make_site
-from telemeter.web.site import Site
+from telemeter.web.site.routing import make_site
+from telemeter.web.site.site import Site
 from tests.fakes import (
     NOW,
     Answer,

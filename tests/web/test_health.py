@@ -9,8 +9,8 @@ from prometheus_client.openmetrics.parser import (
 from twisted.internet.task import Clock
 
 from telemeter.web.health import Health, index_route, metrics_route
-from telemeter.web.routing import make_site
-from telemeter.web.site import Site
+from telemeter.web.site.routing import make_site
+from telemeter.web.site.site import Site
 from tests.fakes import ask, parse_samples
 
 PATHS = ["/", "/metrics", "/healthz"]

@@ -8,11 +8,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet import error as errors
 
-from telemeter.metrics.selector import parse_selector
-from telemeter.metrics.upload import UploadRules
-from telemeter.metrics.whitelist import Whitelist
+from telemeter.convert.upload import UploadRules
+from telemeter.samples.selector import parse_selector
+from telemeter.samples.whitelist import Whitelist
 from telemeter.web.health import metrics_route
-from telemeter.web.routing import make_site
+from telemeter.web.site.routing import make_site
 from tests.fakes import Broken, Growth, Reply, ask, clock_at, parse_samples, untyped
 from tests.web.server import CLUSTER, Server, up
 

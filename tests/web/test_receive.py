@@ -17,41 +17,22 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseNeverReceived
 from twisted.web.iweb import IAgent
 
-from telemeter.auth.authorizer import AuthorizationServer
+from telemeter.auth.authorization_server import AuthorizationServer
 from telemeter.auth.cache import CachingAsker, Expiring, MemoryStore
 from telemeter.auth.composite import make_composite
-from telemeter.metrics.compression import compress_block, compress_framed, decompress_block
-from telemeter.metrics.selector import parse_selector
-from telemeter.metrics.whitelist import Whitelist
-from telemeter.metrics.wire import write_varint
-from telemeter.metrics.write import WriteRules
+from telemeter.convert.write import WriteRules
 from telemeter.net.client import InstrumentedAgent
+from telemeter.samples.compression import compress_block, compress_framed, decompress_block
+from telemeter.samples.selector import parse_selector
+from telemeter.samples.whitelist import Whitelist
+from telemeter.samples.wire import write_varint
+from telemeter.store.federation import Federation, Text
+from telemeter.store.store import Store
 from telemeter.upstream.forwarder import Forwarder
-from telemeter.upstream.store import Store
-from telemeter.upstream.store_federation import Federation, Text
 from telemeter.web import receive
 from telemeter.web.receive import Check, ReceiveEndpoint, ReceiveSettings
-from telemeter.web.routing import make_site
-from tests.fakes import (
-    NOW_MS,
-    SILENCE,
-    Answer,
-    Broken,
-    Growth,
-    Log,
-    Peer,
-    Reply,
-    Wire,
-    ask,
-    chunk,
-    clock_at,
-    head_of,
-    json_reply,
-    request_of,
-)
-from tests.metrics import histogram_model
-from tests.metrics.build import NORMAL_NAN, STALE_NAN, bits
-from tests.metrics.write_strategies import (
+from telemeter.web.site.routing import make_site
+from tests.convert.write_strategies import (
     Exemplar,
     Histogram,
     Metadata,
@@ -70,7 +51,26 @@ from tests.metrics.write_strategies import (
     whole,
     zigzag,
 )
-from tests.metrics.write_strategies import chunk as field
+from tests.convert.write_strategies import chunk as field
+from tests.fakes import (
+    NOW_MS,
+    SILENCE,
+    Answer,
+    Broken,
+    Growth,
+    Log,
+    Peer,
+    Reply,
+    Wire,
+    ask,
+    chunk,
+    clock_at,
+    head_of,
+    json_reply,
+    request_of,
+)
+from tests.samples import histogram_model
+from tests.samples.build import NORMAL_NAN, STALE_NAN, bits
 
 PATH: Final = "/metrics/v1/receive"
 NAME: Final = "__name__"

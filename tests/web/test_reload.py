@@ -6,7 +6,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from telemeter.web.reload import reload_route
-from telemeter.web.routing import make_site
+from telemeter.web.site.routing import make_site
 from tests.fakes import ask
 
 

@@ -16,19 +16,19 @@ from twisted.web.client import ResponseNeverReceived
 
 from telemeter.auth.keys import generate_key
 from telemeter.auth.token import TokenIssuer
+from telemeter.convert.engine import KIND
+from telemeter.convert.upload import UploadRules
 from telemeter.loop.clocks import Wall, milliseconds
-from telemeter.metrics.compression import compress_framed, decompress_framed
-from telemeter.metrics.family import (
+from telemeter.samples.compression import compress_framed, decompress_framed
+from telemeter.samples.family import (
     PROTOBUF_CONTENT_TYPE,
     Family,
     decode_families,
     encode_families,
 )
-from telemeter.metrics.proto import metrics_pb2
-from telemeter.metrics.selector import parse_selector
-from telemeter.metrics.transcoder import KIND
-from telemeter.metrics.upload import UploadRules
-from telemeter.metrics.whitelist import Whitelist
+from telemeter.samples.proto import metrics_pb2
+from telemeter.samples.selector import parse_selector
+from telemeter.samples.whitelist import Whitelist
 from tests.fakes import (
     NOW,
     NOW_MS,

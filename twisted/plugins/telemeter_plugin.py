@@ -18,7 +18,7 @@ class DaemonMaker(ServiceMaker):
         numbers = (signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
         try:
-            from telemeter.tap.signals import hold_signals
+            from telemeter.loop.signals import hold_signals
 
             hold_signals()
         finally:
@@ -28,7 +28,7 @@ class DaemonMaker(ServiceMaker):
 
 server = DaemonMaker(
     "Telemeter server",
-    "telemeter.tap.server",
+    "telemeter.server.app",
     "Takes metrics pushed by agents and Prometheus servers, and forwards what is allowed.",
     "telemeter-server",
 )
@@ -46,7 +46,7 @@ authorizer = DaemonMaker(
 )
 demo_source = DaemonMaker(
     "Telemeter demo source",
-    "telemeter.tap.demo_source",
+    "telemeter.devtools.source",
     "Serves figures of this machine as a Prometheus would: for demos.",
     "telemeter-demo-source",
 )

@@ -16,11 +16,11 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from telemeter.auth.authorizer import AuthorizationServer, RefusedError, UnavailableError
+from telemeter.auth.authorization_server import AuthorizationServer, RefusedError, UnavailableError
 from telemeter.auth.oidc import OIDCAgent, TokenSource
 from telemeter.net.body import BytesBody, read_body
+from telemeter.net.upstream import ForwardError
 from telemeter.upstream.forwarder import Forwarder
-from telemeter.upstream.upstream import ForwardError
 from tests.auth.oidc.world import (
     ENDPOINT,
     ISSUER,

@@ -1,0 +1,1 @@
+"""Flags and files, parsed and checked before anything starts."""

@@ -1,0 +1,1 @@
+"""What becomes of samples: uploads, remote writes and what the agent collects; pure."""

@@ -1,0 +1,1 @@
+"""Whether a request may be served now: rate limit, and what replicas share."""

@@ -1,0 +1,1 @@
+"""Wire formats of samples, selectors and compression; pure: bytes in, bytes out."""

@@ -1,0 +1,130 @@
+"""The record of the fleet, and the page that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from telemeter.config.server import Options
+from telemeter.fleet.attempt import Attempt, decode_attempts, encode_attempts
+from telemeter.fleet.record import SILENT_AFTER, FleetRecord
+from telemeter.loop.clocks import WallClock, moment
+from telemeter.samples.stored_series import SeriesSource
+from telemeter.samples.whitelist import Whitelist
+from telemeter.server.workers.control import MAX_REPORT
+from telemeter.web.attempts import AttemptObserver
+from telemeter.web.events import Events
+from telemeter.web.fleet import CLUSTERS, FLEET, FleetApi
+from telemeter.web.health import index_route
+from telemeter.web.page import html_sender, page_routes
+from telemeter.web.site.routing import Route
+
+log = Logger()
+
+#: The kind of reports that are encoded attempts.
+ATTEMPTS: Final = "attempts"
+#: How many are recorded together, in well under a millisecond, ...
+_MAX_RECORDED: Final = 64
+#: ... and how many are reported together: a report takes as long as a hundred attempts.
+_MAX_REPORTED: Final = 256
+#: A cluster is silent that has missed so many intervals.
+_MISSED_INTERVALS: Final = 3
+
+
+class Fleet:
+    """The record and what shows it; nothing of both with `--fleet-max-clusters 0`.
+
+    Attributes:
+        record: what is known of clusters; None: there is none.
+        observer: observes a site for the record; None: there is none.
+    """
+
+    def __init__(self, options: Options, reactor: Any, wall: WallClock) -> None:
+        """Make both.
+
+        Args:
+            options: the flags.
+            reactor: tells ages, and calls later.
+            wall: tells the time of day.
+        """
+        self.record: FleetRecord | None = None
+        self.observer: AttemptObserver | None = None
+        self._whitelist: Whitelist = options.files.whitelist
+        if options["fleet-max-clusters"]:
+            silent_after = max(SILENT_AFTER, _MISSED_INTERVALS * options["ratelimit"])
+            now = moment(reactor, wall)
+            self.record = FleetRecord(options["fleet-max-clusters"], now, silent_after)
+            self.observer = AttemptObserver(self._take_all, reactor, wall, _MAX_RECORDED)
+            self._api = FleetApi(
+                self.record, reactor, wall, lambda: self._whitelist, settle=self.observer.send
+            )
+            self._events = Events(self.record, reactor, wall)
+
+    def use(self, whitelist: Whitelist) -> None:
+        """Explain what was dropped by other rules from now on."""
+        self._whitelist = whitelist
+
+    def show(self, series: SeriesSource) -> None:
+        """Show series of clusters from there, too."""
+        if self.record is not None:
+            self._api.series = series
+
+    def take(self, worker: int, report: bytes) -> None:
+        """Take note of what clusters attempted at a worker; raises `BadInputError`."""
+        self._take_all(decode_attempts(report))
+
+    def _take_all(self, attempts: Sequence[Attempt]) -> None:
+        if self.record is not None:
+            for attempt in attempts:
+                self.record.record(attempt)
+
+    def stop(self) -> None:
+        """End what would not end by itself."""
+        if self.observer is not None:
+            self.observer.stop()
+            self._events.stop()
+
+    def routes(self, paths: Sequence[str]) -> list[Route]:
+        """The index with these paths and ours; page and API."""
+        if self.record is None:
+            return [index_route(paths)]
+        return [
+            index_route([*paths, FLEET, CLUSTERS], html_sender()),
+            *page_routes(),
+            *self._api.routes(),
+            self._events.route(),
+        ]
+
+
+def reporter(
+    report: Callable[[str, bytes], Deferred[None]], clock: IReactorTime, wall: WallClock
+) -> AttemptObserver:
+    """What reports attempts to the process that has the record.
+
+    What cannot be reported is forgotten: it is only for the eye.
+
+    Args:
+        report: tells that process something of a kind.
+        clock: tells when requests were over, and calls later.
+        wall: tells by how much the clocks of clusters are off.
+    """
+
+    def take(attempts: Sequence[Attempt]) -> None:
+        body = encode_attempts(attempts)
+        if len(body) <= MAX_REPORT:
+            report(ATTEMPTS, body).addErrback(_not_reported)
+        else:
+            middle = len(attempts) // 2
+            take(attempts[:middle])
+            take(attempts[middle:])
+
+    return AttemptObserver(take, clock, wall, _MAX_REPORTED)
+
+
+def _not_reported(failure: Failure) -> None:
+    log.warn("what some clusters attempted will not show: {why}", why=failure.value)

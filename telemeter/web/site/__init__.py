@@ -1,0 +1,1 @@
+"""The guarded HTTP site under the endpoints: channel, request, routing, bodies."""

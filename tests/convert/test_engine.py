@@ -1,0 +1,218 @@
+"""The compiled conversion against the straightforward one, which is its reference."""
+
+from __future__ import annotations
+
+import shutil
+import sysconfig
+from pathlib import Path
+
+import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from telemeter.convert import engine as transcoder
+from telemeter.convert.engine import KIND, Transcoder
+from telemeter.convert.upload import Converted, UploadRules
+from telemeter.samples.errors import BadInputError
+from telemeter.samples.exposition import parse_text, render_text
+from telemeter.samples.family import decode_families, encode_families
+from telemeter.samples.selector import parse_rules
+from telemeter.samples.whitelist import Whitelist
+from tests.samples.build import NOW, family, labelled, sample
+from tests.samples.recordings import federated
+from tests.samples.strategies import alike_labels, mutations
+
+from .upload_model import COUNTER, GAUGE, UNTYPED, PlainFamily
+from .upload_strategies import Upload, broken_uploads, encode, upload_rules, uploads
+
+
+def quick_and_slow(body: bytes, upload: Upload) -> tuple[Converted | None, Converted | None]:
+    """What both make of a body; None: the quick one gave up, the slow one refused."""
+    _, plain = upload
+    convert = Transcoder(upload_rules(plain))
+    quick = convert.quick(body, decode_families, plain.required, NOW)
+    try:
+        return quick, convert.slow(body, decode_families, plain.required, NOW)
+    except BadInputError:
+        return quick, None
+
+
+def is_usual(found: PlainFamily) -> bool:
+    """Whether the compiled code has to know such a family."""
+    return (
+        bool(found.name)
+        and found.kind in (COUNTER, GAUGE, UNTYPED)
+        and bool(found.metrics)
+        and all(None not in pair for metric in found.metrics for pair in metric.labels)
+    )
+
+
+def test_it_was_built() -> None:
+    """Where there is a compiler, the installation has used it."""
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    assert KIND == "compiled" or shutil.which("cc") is None or not headers.exists()
+
+
+@settings(max_examples=150)
+@given(uploads())
+def test_a_good_upload(upload: Upload) -> None:
+    families, plain = upload
+    usual = [found for found in families if is_usual(found)]
+    quick, slow = quick_and_slow(encode(usual), (usual, plain))
+    assert slow is not None
+    event(f"{min(slow.series, 3)} series, {min(slow.duplicates, 1)} duplicates")
+    if KIND == "compiled":
+        assert quick == slow
+
+
+@settings(max_examples=150)
+@given(st.one_of(uploads(), broken_uploads()))
+def test_any_upload(upload: Upload) -> None:
+    quick, slow = quick_and_slow(encode(upload[0]), upload)
+    event("gave up" if quick is None else "converted")
+    assert quick is None or quick == slow
+
+
+@settings(max_examples=150)
+@given(uploads(least=1), st.data())
+def test_a_mutated_upload(upload: Upload, data: st.DataObject) -> None:
+    body = data.draw(mutations(encode([found for found in upload[0] if is_usual(found)])))
+    quick, slow = quick_and_slow(body, upload)
+    event("gave up" if quick is None else "converted")
+    assert quick is None or quick == slow
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(alike_labels(), min_size=1, max_size=2),
+    st.sampled_from(["", 'up{a!="x"}', 'up{job=~"x|v+"}\n{b=""}', '{_id="x"}\n{a=~"x.*"}']),
+    st.lists(st.sampled_from(["a", "job", "b"]), max_size=2),
+    st.dictionaries(st.sampled_from(["a", "b", "region"]), st.sampled_from(["", "z"]), max_size=2),
+    st.booleans(),
+)
+def test_series_like_the_one_before(
+    found: list[list[list[tuple[str, str]]]],
+    rules: str,
+    elided: list[str],
+    added: dict[str, str],
+    has_required: bool,
+) -> None:
+    required = {"_id": "x"} if has_required else {}
+    if has_required:
+        found = [[[*pairs, ("_id", "x")] for pairs in one] for one in found]
+    body = encode_families(
+        family(name, *(labelled(*pairs) for pairs in one))
+        for name, one in zip(("up", "down"), found, strict=False)
+    )
+    convert = Transcoder(
+        UploadRules(Whitelist(parse_rules(rules)), added, frozenset(elided)),
+    )
+    quick = convert.quick(body, decode_families, required, NOW)
+    try:
+        slow = convert.slow(body, decode_families, required, NOW)
+    except BadInputError:
+        event("refused")
+        assert quick is None
+    else:
+        event(f"{min(slow.series, 3)} series, {min(slow.dropped, 1)} dropped")
+        assert quick == (slow if KIND == "compiled" else None)
+
+
+def test_a_name_that_must_not_come_again() -> None:
+    """The labels that are added lie where the next series' labels are read."""
+    rules = UploadRules(labels={"region": "eu"}, elided=frozenset(("b",)))
+    body = encode_families(
+        [
+            family(
+                "up",
+                labelled(("a", "1"), ("b", "1")),
+                labelled(("a", "1"), ("b", "2"), ("__name__", "up")),
+            )
+        ]
+    )
+    assert Transcoder(rules).quick(body, decode_families, {}, NOW) is None
+    with pytest.raises(BadInputError, match="__name__"):
+        Transcoder(rules).slow(body, decode_families, {}, NOW)
+
+
+@pytest.mark.parametrize("size", [127, 128, 255])
+def test_a_label_with_a_long_name_is_read_anew(size: int) -> None:
+    """Its length takes two bytes, of which neither may pass for the tag of another label's name."""
+    good = labelled(("n" * size, "value"))
+    body = encode_families([family("up", good, good)])
+    encoded = good.label[0].SerializeToString()
+    at = body.rindex(encoded)
+    broken = body[:at] + encoded[1:-5] + b"\x06value" + body[at + len(encoded) :]
+    convert = Transcoder(UploadRules())
+    assert convert.quick(broken, decode_families, {}, NOW) is None
+    quick = convert.quick(body, decode_families, {}, NOW)
+    assert quick == (convert.slow(body, decode_families, {}, NOW) if KIND == "compiled" else None)
+
+
+@given(st.binary(max_size=60))
+def test_bytes(body: bytes) -> None:
+    convert = Transcoder(UploadRules())
+    quick = convert.quick(body, decode_families, {}, NOW)
+    if quick is not None:
+        assert quick == convert.slow(body, decode_families, {}, NOW)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 5, 8, 13, 100])
+def test_a_body_that_is_cut_off(cut: int) -> None:
+    body = encode_families([family("up", sample(1.0, job="a"), sample(2.0, job="b"))])
+    convert = Transcoder(UploadRules())
+    assert convert.quick(body[:-cut], decode_families, {}, NOW) is None or cut >= len(body)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        UploadRules(),
+        UploadRules(Whitelist(parse_rules('up\n{__name__=~"go_.*"}\n{handler!=""}'))),
+        UploadRules(
+            Whitelist(parse_rules('{job="x"}\n{__name__="up",__name__!="down"}\n{quantile="0.5"}')),
+            {"region": "eu", "instance": "here", "empty": ""},
+            frozenset(("job", "le", "region")),
+        ),
+    ],
+)
+def test_what_a_real_prometheus_federated(rules: UploadRules) -> None:
+    families = decode_families(federated())
+    now = max(metric.timestamp_ms for found in families for metric in found.metric)
+    for found in families:
+        found.metric.sort(key=lambda metric: metric.timestamp_ms)
+    body = encode_families(families)
+    convert = Transcoder(rules)
+    slow = convert.slow(body, decode_families, {}, now)
+    quick = convert.quick(body, decode_families, {}, now)
+    assert quick == (slow if KIND == "compiled" else None)
+    assert slow.received == 881
+
+
+def test_many_labels_are_left_to_the_reference() -> None:
+    metric = sample()
+    for number in range(200):
+        metric.label.add(name=f"label_{number}", value="x")
+    body = encode_families([family("up", metric)])
+    assert Transcoder(UploadRules()).quick(body, decode_families, {}, NOW) is None
+
+
+def test_many_labels_to_add_are_left_to_the_reference() -> None:
+    rules = UploadRules(labels={f"label_{number}": "x" for number in range(200)})
+    body = encode_families([family("up", sample())])
+    assert Transcoder(rules).quick(body, decode_families, {}, NOW) is None
+
+
+def test_other_formats_and_empty_demands_are_left_to_the_reference() -> None:
+    made = [family("up", sample())]
+    convert = Transcoder(UploadRules())
+    assert convert.quick(render_text(made).encode(), parse_text, {}, NOW) is None
+    assert convert.quick(encode_families(made), decode_families, {"_id": ""}, NOW) is None
+
+
+def test_without_the_compiled_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transcoder, "_compiled", None)
+    convert = Transcoder(UploadRules())
+    body = encode_families([family("up", sample())])
+    assert convert.quick(body, decode_families, {}, NOW) is None
+    assert convert.slow(body, decode_families, {}, NOW).series == 1

@@ -1,0 +1,139 @@
+"""The record of the fleet in a daemon, and on its way from workers."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+from twisted.web.http_headers import Headers
+
+from telemeter.config.server import Options
+from telemeter.convert.upload import Converted
+from telemeter.fleet.attempt import Attempt, Path, decode_attempts, encode_attempts
+from telemeter.loop.clocks import Elapsed
+from telemeter.server.fleet_pages import ATTEMPTS, Fleet, reporter
+from telemeter.server.workers.control import MAX_REPORT
+from telemeter.web.site.routing import make_site
+from tests.fakes import UPTIME, FakeWall, Log, ask
+
+
+def fleet(clock: Clock, *flags: str) -> Fleet:
+    options = Options()
+    options.parseOptions(flags)
+    return Fleet(options, clock, FakeWall(clock))
+
+
+def attempts(count: int) -> list[Attempt]:
+    return [Attempt(b"c%d" % at, Elapsed(UPTIME), Path.UPLOAD, 200) for at in range(count)]
+
+
+def test_the_flag(clock: Clock) -> None:
+    small = fleet(clock, "--fleet-max-clusters", "2")
+    assert small.record is not None
+    small.take(0, encode_attempts(attempts(3)))
+    assert len(small.record) == 2
+    paths = [route.path for route in small.routes(["/"])]
+    assert "/api/v1/clusters/" in paths
+    off = fleet(clock, "--fleet-max-clusters", "0")
+    off.take(0, encode_attempts(attempts(3)))
+    off.stop()
+    assert [route.path for route in off.routes(["/"])] == ["/"]
+
+
+def test_silent_is_who_misses_several_intervals(clock: Clock) -> None:
+    for interval, minutes in (("4m30s", 15), ("0", 15), ("1h", 180)):
+        record = fleet(clock, "--ratelimit", interval).record
+        assert record is not None
+        assert record.recent == minutes
+
+
+def requests(count: int, reason: str = "") -> list[Any]:
+    """Uploads of as many clusters that are over."""
+    return [
+        SimpleNamespace(
+            route=SimpleNamespace(name="upload"),
+            notes={"cluster": f"c{number}", "reason": reason},
+            facts={"verified": True, "result": Converted(dropped_examples=(b"x" * 512,) * 3)},
+            requestHeaders=Headers(),
+        )
+        for number in range(count)
+    ]
+
+
+class Parent:
+    """Takes reports."""
+
+    def __init__(self) -> None:
+        self.reports: list[bytes] = []
+
+    def report(self, kind: str, body: bytes) -> Deferred[None]:
+        assert kind == ATTEMPTS
+        assert len(body) <= MAX_REPORT
+        self.reports.append(body)
+        return succeed(None)
+
+
+def test_attempts_are_reported_together(clock: Clock) -> None:
+    parent, here = Parent(), fleet(clock)
+    observe = reporter(parent.report, clock, FakeWall(clock))
+    for request in requests(5):
+        observe(request, 200, 0.1)
+    assert parent.reports == []
+    clock.advance(1)
+    (report,) = parent.reports
+    here.take(0, report)
+    assert here.record is not None
+    assert len(here.record) == 5
+    clock.advance(60)
+    observe.stop()
+    assert len(parent.reports) == 1
+
+
+def test_attempts_are_recorded_together_and_soon(clock: Clock) -> None:
+    here = fleet(clock)
+    assert here.observer is not None
+    assert here.record is not None
+    for request in requests(5):
+        here.observer(request, 200, 0.1)
+    assert len(here.record) == 0
+    clock.advance(0.5)
+    assert len(here.record) == 5
+    for request in requests(200):
+        here.observer(request, 200, 0.1)
+    assert 100 < len(here.record) < 200
+    here.stop()
+    assert len(here.record) == 200
+    assert not clock.getDelayedCalls()
+
+
+@pytest.mark.parametrize("path", ["/api/v1/fleet", "/api/v1/clusters", "/api/v1/clusters/c0"])
+def test_who_asks_is_told_of_the_last_attempt_too(clock: Clock, path: str) -> None:
+    here = fleet(clock)
+    site = make_site(here.routes(["/"]), clock)
+    assert here.observer is not None
+    here.observer(requests(1)[0], 200, 0.1)
+    answer = ask(site, "GET", path)
+    assert answer.status == 200
+    assert answer.json.get("clusters", 1) == 1
+    here.stop()
+
+
+def test_many_large_ones_fit(clock: Clock) -> None:
+    parent = Parent()
+    observe = reporter(parent.report, clock, FakeWall(clock))
+    for request in requests(300, "r" * 200):
+        observe(request, 400, 0.1)
+    observe.stop()
+    assert len(parent.reports) > 3
+    assert sum(len(decode_attempts(report)) for report in parent.reports) == 300
+    assert not [call for call in clock.getDelayedCalls() if call.getTime() > UPTIME + 1]
+
+
+def test_what_cannot_be_reported_is_forgotten(clock: Clock, log: Log) -> None:
+    observe = reporter(lambda kind, body: fail(ValueError("busy")), clock, FakeWall(clock))
+    observe(requests(1)[0], 200, 0.1)
+    clock.advance(1)
+    assert any("busy" in line for line in log.lines)
