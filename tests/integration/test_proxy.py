@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +10,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trustme
+from twisted.internet.defer import Deferred
 
 from demo.programs import start_authorizer, twistd
 from demo.stack import HOST, LogFollower, Program, Ready, Stack, fetch
 from telemeter import __version__
+from telemeter.net.body import read_body
+from telemeter.net.client import make_agent, make_pool
+from telemeter.net.errors import explain
+from telemeter.net.proxy import Proxies
+from telemeter.net.tls import ClientPolicy
+from tests.net.scripted import reactor
+from tests.reactor import in_reactor
 
 from .conftest import need_command
 from .proxies import (
@@ -31,12 +36,16 @@ from .proxies import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from twisted.web.iweb import IAgent
+
     from .upstream import Upstream
 
 USER = "proxy-user"
 PASSWORD = "secret-proxy-password"
 TOKEN = "secret-cluster-token"
 CLUSTER = "behind-a-proxy"
+LIMIT = 100_000
+SECONDS = 10.0
 
 
 @pytest.fixture(scope="session")
@@ -61,27 +70,46 @@ class Site:
     def targets(self) -> tuple[Target, Target]:
         return (self.plain, self.secure)
 
-    def ask(self, *urls: str, no_proxy: str = "", proxy: str = "") -> list[str]:
-        """Ask for URLs in a program of its own, whose output shows no password."""
-        environ = {
-            "HTTP_PROXY": proxy or self.open_proxy.address,
-            "HTTPS_PROXY": proxy or self.open_proxy.address,
-            "NO_PROXY": no_proxy,
-        }
-        run = subprocess.run(
-            [sys.executable, "-m", "tests.integration.ask", str(self.authorities), *urls],
-            cwd=Path(__file__).parents[2],
-            env={**without_proxies(), **environ},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=60,
-            check=False,
+    async def ask(self, *urls: str, no_proxy: str = "", proxy: str = "") -> list[str]:
+        """Ask for URLs one after the other, as the daemons do; return what came of each.
+
+        Connections are used again. No answer shows the proxy's password.
+        """
+        pool = make_pool(reactor)
+        agent = make_agent(
+            reactor,
+            "ask",
+            "ask",
+            pool=pool,
+            policy=ClientPolicy(self.authorities.read_bytes(), authority_flag="--ca-file"),
+            proxies=Proxies.from_environment(
+                {
+                    "HTTP_PROXY": proxy or self.open_proxy.address,
+                    "HTTPS_PROXY": proxy or self.open_proxy.address,
+                    "NO_PROXY": no_proxy,
+                }
+            ),
         )
-        assert PASSWORD not in run.stdout
-        assert run.returncode == 0, run.stdout
-        results: list[str] = json.loads(run.stdout)
+        try:
+            results = [await ask(agent, url) for url in urls]
+        finally:
+            await pool.closeCachedConnections()
+        assert not any(PASSWORD in result for result in results)
         return results
+
+
+async def ask(agent: IAgent, url: str) -> str:
+    """Return the status and the body, or why there is none."""
+
+    async def get() -> str:
+        response = await agent.request(b"GET", url.encode())
+        body = await read_body(response, LIMIT)
+        return f"{response.code} {body.decode()}"
+
+    try:
+        return await Deferred.fromCoroutine(get()).addTimeout(SECONDS, reactor)
+    except Exception as error:
+        return explain(error)
 
 
 def without_proxies() -> dict[str, str]:
@@ -127,8 +155,9 @@ def site(running: Site) -> Site:
     return running
 
 
-def test_http_goes_through_the_proxy(site: Site) -> None:
-    assert site.ask(site.plain.url("/a?b=c")) == ["200 the answer"]
+@in_reactor
+async def test_http_goes_through_the_proxy(site: Site) -> None:
+    assert await site.ask(site.plain.url("/a?b=c")) == ["200 the answer"]
     assert site.open_proxy.requests(site.stack) == [f"GET {site.plain.url('/a?b=c')} HTTP/1.1"]
     assert site.plain.requests == ["GET /a?b=c HTTP/1.1"]
     (headers,) = site.plain.headers
@@ -136,8 +165,9 @@ def test_http_goes_through_the_proxy(site: Site) -> None:
     assert headers["host"] == f"{NAME}:{site.plain.port}"
 
 
-def test_https_goes_through_a_tunnel(site: Site) -> None:
-    assert site.ask(site.secure.url("/hidden?b=c")) == ["200 the answer"]
+@in_reactor
+async def test_https_goes_through_a_tunnel(site: Site) -> None:
+    assert await site.ask(site.secure.url("/hidden?b=c")) == ["200 the answer"]
     assert site.open_proxy.requests(site.stack) == [f"CONNECT {NAME}:{site.secure.port} HTTP/1.1"]
     assert site.secure.requests == ["GET /hidden?b=c HTTP/1.1"]
     (headers,) = site.secure.headers
@@ -149,25 +179,28 @@ def test_https_goes_through_a_tunnel(site: Site) -> None:
     assert "hidden" not in site.open_proxy.program.output()
 
 
-def test_a_tunnel_is_used_again(site: Site) -> None:
-    assert site.ask(*[site.secure.url("/")] * 3) == ["200 the answer"] * 3
+@in_reactor
+async def test_a_tunnel_is_used_again(site: Site) -> None:
+    assert await site.ask(*[site.secure.url("/")] * 3) == ["200 the answer"] * 3
     assert len(site.open_proxy.requests(site.stack)) == 1
     assert len(site.secure.requests) == 3
 
 
-def test_much_comes_through_a_tunnel(site: Site) -> None:
+@in_reactor
+async def test_much_comes_through_a_tunnel(site: Site) -> None:
     site.secure.answer = b"0123456789" * 9_000
     try:
-        (answer,) = site.ask(site.secure.url("/"))
+        (answer,) = await site.ask(site.secure.url("/"))
     finally:
         site.secure.answer = b"the answer"
     assert answer == "200 " + "0123456789" * 9_000
 
 
-def test_user_and_password(site: Site) -> None:
+@in_reactor
+async def test_user_and_password(site: Site) -> None:
     proxy = f"http://{USER}:{PASSWORD}@{site.locked_proxy.address}"
     urls = [target.url("/a") for target in site.targets]
-    assert site.ask(*urls, proxy=proxy) == ["200 the answer"] * 2
+    assert await site.ask(*urls, proxy=proxy) == ["200 the answer"] * 2
     assert site.locked_proxy.requests(site.stack) == [
         f"GET {site.plain.url('/a')} HTTP/1.1",
         f"CONNECT {NAME}:{site.secure.port} HTTP/1.1",
@@ -177,10 +210,11 @@ def test_user_and_password(site: Site) -> None:
         assert "proxy-authorization" not in headers
 
 
-def test_no_password(site: Site) -> None:
+@in_reactor
+async def test_no_password(site: Site) -> None:
     address = site.locked_proxy.address
     urls = [target.url("/a") for target in site.targets]
-    assert site.ask(*urls, proxy=address) == [
+    assert await site.ask(*urls, proxy=address) == [
         f"the proxy {address} refused the request with status 407: "
         "check the user and password in HTTP_PROXY",
         f"the proxy {address} refused CONNECT to {NAME}:{site.secure.port} with status 407: "
@@ -189,9 +223,10 @@ def test_no_password(site: Site) -> None:
     assert not any(target.requests for target in site.targets)
 
 
-def test_a_wrong_password(site: Site) -> None:
+@in_reactor
+async def test_a_wrong_password(site: Site) -> None:
     address = site.locked_proxy.address
-    (error,) = site.ask(site.secure.url("/a"), proxy=f"{USER}:x{PASSWORD}@{address}")
+    (error,) = await site.ask(site.secure.url("/a"), proxy=f"{USER}:x{PASSWORD}@{address}")
     # Where others say 407 again, tinyproxy says 401.
     assert error == (
         f"the proxy {address} refused CONNECT to {NAME}:{site.secure.port} with status 401: "
@@ -213,36 +248,41 @@ def test_a_wrong_password(site: Site) -> None:
         ("", "localhost"),
     ],
 )
-def test_what_is_excluded_is_reached_directly(site: Site, no_proxy: str, host: str) -> None:
+@in_reactor
+async def test_what_is_excluded_is_reached_directly(site: Site, no_proxy: str, host: str) -> None:
     url = site.plain.url("/a", host)
-    assert site.ask(url, no_proxy=no_proxy) == ["200 the answer"]
+    assert await site.ask(url, no_proxy=no_proxy) == ["200 the answer"]
     assert site.open_proxy.requests(site.stack) == []
     (headers,) = site.plain.headers
     assert "via" not in headers
 
 
 @pytest.mark.parametrize("host", [NAME, ANY_ADDRESS])
-def test_https_that_is_excluded_is_reached_directly(site: Site, host: str) -> None:
-    assert site.ask(site.secure.url("/a", host), no_proxy=host) == ["200 the answer"]
+@in_reactor
+async def test_https_that_is_excluded_is_reached_directly(site: Site, host: str) -> None:
+    assert await site.ask(site.secure.url("/a", host), no_proxy=host) == ["200 the answer"]
     assert site.open_proxy.requests(site.stack) == []
     assert site.secure.requests == ["GET /a HTTP/1.1"]
 
 
-def test_a_port_is_excluded(site: Site) -> None:
+@in_reactor
+async def test_a_port_is_excluded(site: Site) -> None:
     no_proxy = f"{NAME}:{site.secure.port}"
     urls = [target.url("/a") for target in site.targets]
-    assert site.ask(*urls, no_proxy=no_proxy) == ["200 the answer"] * 2
+    assert await site.ask(*urls, no_proxy=no_proxy) == ["200 the answer"] * 2
     assert site.open_proxy.requests(site.stack) == [f"GET {site.plain.url('/a')} HTTP/1.1"]
 
 
 @pytest.mark.parametrize("no_proxy", [f".{NAME}", f"x{NAME}", "192.0.2.0/24", f"{NAME}:1"])
-def test_what_is_not_excluded_goes_through_the_proxy(site: Site, no_proxy: str) -> None:
-    assert site.ask(site.plain.url("/a"), no_proxy=no_proxy) == ["200 the answer"]
+@in_reactor
+async def test_what_is_not_excluded_goes_through_the_proxy(site: Site, no_proxy: str) -> None:
+    assert await site.ask(site.plain.url("/a"), no_proxy=no_proxy) == ["200 the answer"]
     assert site.open_proxy.requests(site.stack) == [f"GET {site.plain.url('/a')} HTTP/1.1"]
 
 
-def test_certificates_are_checked_against_the_target(site: Site) -> None:
-    (error,) = site.ask(site.other_name.url("/a"))
+@in_reactor
+async def test_certificates_are_checked_against_the_target(site: Site) -> None:
+    (error,) = await site.ask(site.other_name.url("/a"))
     assert error == (
         f"no TLS with {NAME}:{site.other_name.port}: wrong name: wanted {NAME}, "
         "the certificate is for other.test"
@@ -251,18 +291,20 @@ def test_certificates_are_checked_against_the_target(site: Site) -> None:
     assert not site.other_name.requests
 
 
-def test_a_server_that_the_proxy_cannot_reach(site: Site) -> None:
+@in_reactor
+async def test_a_server_that_the_proxy_cannot_reach(site: Site) -> None:
     nobody = f"{NAME}:{site.stack.free_port()}"
-    (error,) = site.ask(f"https://{nobody}/")
+    (error,) = await site.ask(f"https://{nobody}/")
     assert error == (
         f"the proxy {site.open_proxy.address} refused CONNECT to {nobody} with status 500: "
         "perhaps it cannot connect there"
     )
 
 
-def test_a_proxy_that_is_not_there(site: Site) -> None:
+@in_reactor
+async def test_a_proxy_that_is_not_there(site: Site) -> None:
     nobody = f"{HOST}:{site.stack.free_port()}"
-    errors = site.ask(*(target.url("/") for target in site.targets), proxy=nobody)
+    errors = await site.ask(*(target.url("/") for target in site.targets), proxy=nobody)
     assert len(errors) == 2
     for error in errors:
         assert error.startswith(f"the proxy {nobody}: cannot connect: ")
