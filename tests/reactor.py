@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import wraps
-from typing import Any, Final, ParamSpec
+from typing import Any, Final, Literal, ParamSpec, TypeVar, cast
 
+import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 _SECONDS: Final = 30.0
 
 _P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 def in_reactor(test: Callable[_P, Coroutine[Any, Any, None]]) -> Callable[_P, Deferred[None]]:
@@ -22,3 +24,14 @@ def in_reactor(test: Callable[_P, Coroutine[Any, Any, None]]) -> Callable[_P, De
         return Deferred.fromCoroutine(test(*arguments, **named)).addTimeout(_SECONDS, reactor)
 
     return run
+
+
+_Fixture = Callable[_P, AsyncIterator[_T]]
+
+
+def fixture_in_reactor(
+    scope: Literal["function", "module"] = "function",
+) -> Callable[[_Fixture[_P, _T]], _Fixture[_P, _T]]:
+    """Make a fixture of a function that yields once, and may await before and after that."""
+    made = pytest_twisted.async_yield_fixture(scope=scope)
+    return cast("Callable[[_Fixture[_P, _T]], _Fixture[_P, _T]]", made)

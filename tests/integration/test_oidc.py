@@ -7,13 +7,15 @@ servers do: a JWT by its signature, issuer, audience and times, any other by ask
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import threading
 import urllib.parse
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import jwt
@@ -22,16 +24,28 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 
 from demo.issuer import PACKAGE, WELL_KNOWN, install, is_installed
-from demo.programs import Server, start_server
-from demo.stack import HOST, Answer, Program, Ready, Stack, StackError, fetch
-from tests.fakes import parse_samples
+from demo.stack import HOST, Program, Ready, Stack, StackError, fetch
+from tests.reactor import in_reactor
+from tests.running import (
+    DEADLINE_SECONDS,
+    Daemon,
+    Reply,
+    ask,
+    counted,
+    reactor,
+    running_server,
+    until,
+)
 
 from .command_line import run_twistd
 from .conftest import need_command
-from .wire import authorize, encode, gauge, upload, write_body, write_headers
+from .telling import authorize, upload, write
+from .wire import encode, gauge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Iterator
+
+    from tests.fakes import Log
 
 CLUSTER: Final = "oidc-cluster"
 CLIENT: Final = "telemeter client"
@@ -209,156 +223,166 @@ def running(guarded: Guarded) -> Iterator[Guarded]:
 class Telemeter:
     """A server that shows tokens, and those who send to it."""
 
-    stack: Stack
-    server: Server
+    server: Daemon
     _jwt: str = ""
 
-    def upload(self) -> Answer:
+    async def upload(self) -> Reply:
         """Upload one sample, as an agent that has been authorized."""
-        self._jwt = self._jwt or authorize(self.server.url, CLUSTER, "cluster-token")
-        return upload(self.server.url, self._jwt, encode([gauge("up", 1, {"_id": CLUSTER})]))
+        self._jwt = self._jwt or await authorize(self.server.url, CLUSTER, "cluster-token")
+        body = encode([gauge("up", 1, {"_id": CLUSTER})])
+        return await upload(self.server.url, self._jwt, body)
 
-    def write(self, cluster: str) -> Answer:
+    async def write(self, cluster: str) -> Reply:
         """Write one sample remotely."""
-        return fetch(
-            f"{self.server.url}/metrics/v1/receive",
-            method="POST",
-            body=write_body(cluster),
-            headers=write_headers(cluster, "cluster-token"),
-        )
-
-    def wait(self, probe: Callable[[], Any], what: str) -> Any:
-        return self.stack.wait(probe, what, self.server.program)
-
-    def tokens_asked(self) -> float:
-        """How many tokens the server has been given by the provider."""
-        page = fetch(f"{self.server.internal_url}/metrics").text
-        labels = {"client": "oauth", "code": "200", "method": "post"}
-        key = ("client_api_requests_total", frozenset(labels.items()))
-        return parse_samples(page).get(key, 0.0)
+        return await write(self.server.url, cluster, "cluster-token")
 
 
-def start(stack: Stack, guarded: Guarded, name: str, audience: str, *flags: str) -> Telemeter:
-    """Start a server with the most talkative log."""
-    server = start_server(
+def tokens_asked() -> int:
+    """Return how many tokens the provider has given to servers of this process."""
+    return counted("client_api_requests_total", client="oauth", code="200", method="post")
+
+
+_NUMBERS = itertools.count()
+
+
+def secret_file(stack: Stack, text: str) -> Path:
+    """Write a client secret to a file that no other test uses."""
+    return stack.write(f"client-{next(_NUMBERS)}.secret", text)
+
+
+@asynccontextmanager
+async def running_telemeter(
+    stack: Stack, guarded: Guarded, audience: str, *flags: str
+) -> AsyncIterator[Telemeter]:
+    """Run a server that gets its access tokens from the provider."""
+    async with running_server(
         stack,
-        name,
         *("--forward-url", guarded.url),
         *("--authorize", guarded.authorize_url),
         *("--oidc-issuer", guarded.provider.issuer),
         *("--client-id", CLIENT),
-        *("--client-secret-file", str(stack.write(f"{name}.secret", f"{SECRET}\n"))),
+        *("--client-secret-file", str(secret_file(stack, f"{SECRET}\n"))),
         *("--oidc-audience", audience),
         *("--ratelimit", "0"),
-        *("--log-level", "debug"),
         *flags,
-    )
-    return Telemeter(stack, server)
+    ) as server:
+        yield Telemeter(server)
 
 
-@pytest.fixture(scope="module")
-def short(stack: Stack, guarded: Guarded) -> Telemeter:
-    return start(stack, guarded, "short", SHORT)
-
-
-def assert_nothing_is_told(telemeter: Telemeter, guarded: Guarded) -> None:
-    """The server's log holds neither the secret nor a token."""
+def assert_nothing_is_told(log: Log, guarded: Guarded) -> None:
+    """Fail if the log, with all its levels, holds the secret or a token."""
     tokens = {token for tokens in guarded.accepted.values() for token in tokens}
     secrets = tokens | {SECRET, urllib.parse.quote_plus(SECRET), urllib.parse.quote(SECRET)}
-    written = telemeter.server.program.output()
+    written = "\n".join(log.lines)
     assert "msg=request" in written
     assert not [secret for secret in secrets if secret in written]
 
 
-def wait_for_another_token(telemeter: Telemeter, guarded: Guarded) -> None:
+async def another_token(telemeter: Telemeter, guarded: Guarded) -> None:
     """Upload until the upstream sees a token that it has not seen."""
     seen = len(guarded.tokens())
-
-    def uploaded() -> bool:
-        answer = telemeter.upload()
+    end = reactor.seconds() + DEADLINE_SECONDS
+    while len(guarded.tokens()) == seen:
+        assert reactor.seconds() < end, "no other token"
+        answer = await telemeter.upload()
         assert answer.status == 200, answer.text
-        return len(guarded.tokens()) > seen
-
-    telemeter.wait(uploaded, "another token")
 
 
-def test_every_hop_is_shown_tokens_which_are_renewed(short: Telemeter, guarded: Guarded) -> None:
-    for _ in range(3):
-        wait_for_another_token(short, guarded)
-    assert short.write("another-cluster").status == 200
+@in_reactor
+async def test_every_hop_is_shown_tokens_which_are_renewed(stack: Stack, guarded: Guarded) -> None:
+    guarded.accepted.clear()
+    before = tokens_asked()
+    async with running_telemeter(stack, guarded, SHORT) as telemeter:
+        for _ in range(3):
+            await another_token(telemeter, guarded)
+        assert (await telemeter.write("another-cluster")).status == 200
     assert len(guarded.accepted["/write"]) > 3
     # Agents are authorized with one, and remote write with another.
     assert len(set(guarded.accepted["/authorize"])) == 2
     # One request a token, however many requests are made with it.
     shown = set(guarded.accepted["/write"]) | set(guarded.accepted["/authorize"])
-    assert short.tokens_asked() - len(shown) in (0, 1)
+    assert tokens_asked() - before - len(shown) in (0, 1)
 
 
-def test_a_provider_that_goes_and_comes_back(
-    short: Telemeter, guarded: Guarded, provider: Provider
+@in_reactor
+async def test_a_provider_that_goes_and_comes_back(
+    stack: Stack, guarded: Guarded, provider: Provider, log: Log
 ) -> None:
-    short.write("known-cluster")
-    wait_for_another_token(short, guarded)
-    provider.program.stop(0)
-    # A token that still holds is enough.
-    assert short.upload().status == 200
-    refusal = short.wait(
-        lambda: answer if (answer := short.upload()).status != 200 else None, "no more tokens"
-    )
-    assert (refusal.status, refusal.headers["Retry-After"]) == (502, "30")
-    assert "no access token" in refusal.text
-    assert provider.issuer not in refusal.text
-    refusal = short.write("unknown-cluster")
-    assert (refusal.status, refusal.headers["Retry-After"]) == (503, "30")
-    refusal = short.write("known-cluster")
-    assert (refusal.status, refusal.headers["Retry-After"]) == (502, "30")
-    url = f"{short.server.url}/authorize?id=a"
-    refusal = fetch(url, method="POST", headers={"Authorization": "Bearer any"})
-    assert (refusal.status, refusal.headers["Retry-After"]) == (503, "30")
-    assert provider.issuer not in refusal.text
-    short.wait(lambda: "cannot connect" in short.server.program.output(), "the reason")
-    short.stack.start_again(provider.program, Ready(WELL_KNOWN))
-    short.wait(lambda: short.upload().status == 200, "tokens again")
-    assert short.write("unknown-cluster").status == 200
-    assert_nothing_is_told(short, guarded)
+    async with running_telemeter(stack, guarded, SHORT) as telemeter:
+        await telemeter.write("known-cluster")
+        await another_token(telemeter, guarded)
+        provider.program.stop(0)
+        # A token that still holds is enough.
+        answer = await telemeter.upload()
+        assert answer.status == 200
+        end = reactor.seconds() + DEADLINE_SECONDS
+        while answer.status == 200:
+            assert reactor.seconds() < end, "there are still tokens"
+            answer = await telemeter.upload()
+        assert (answer.status, answer.header("Retry-After")) == (502, "30")
+        assert "no access token" in answer.text
+        assert provider.issuer not in answer.text
+        answer = await telemeter.write("unknown-cluster")
+        assert (answer.status, answer.header("Retry-After")) == (503, "30")
+        answer = await telemeter.write("known-cluster")
+        assert (answer.status, answer.header("Retry-After")) == (502, "30")
+        url = f"{telemeter.server.url}/authorize?id=a"
+        answer = await ask(url, method="POST", headers={"Authorization": "Bearer any"})
+        assert (answer.status, answer.header("Retry-After")) == (503, "30")
+        assert provider.issuer not in answer.text
+        await until(lambda: "cannot connect" in "\n".join(log.lines), "the reason in the log")
+        stack.start_again(provider.program, Ready(WELL_KNOWN))
+        end = reactor.seconds() + DEADLINE_SECONDS
+        while (await telemeter.upload()).status != 200:
+            assert reactor.seconds() < end, "no tokens again"
+        assert (await telemeter.write("unknown-cluster")).status == 200
+    assert_nothing_is_told(log, guarded)
 
 
-def test_a_token_that_the_provider_has_forgotten(
-    stack: Stack, guarded: Guarded, provider: Provider
+@in_reactor
+async def test_a_token_that_the_provider_has_forgotten(
+    stack: Stack, guarded: Guarded, provider: Provider, log: Log
 ) -> None:
-    telemeter = start(stack, guarded, "opaque", OPAQUE)
-    assert telemeter.upload().status == 200
-    old = guarded.accepted["/write"][-1]
-    assert "." not in old
-    provider.program.stop(0)
-    stack.start_again(provider.program, Ready(WELL_KNOWN))
-    guarded.refused.clear()
-    assert telemeter.upload().status == 200
+    before = tokens_asked()
+    async with running_telemeter(stack, guarded, OPAQUE) as telemeter:
+        assert (await telemeter.upload()).status == 200
+        old = guarded.accepted["/write"][-1]
+        assert "." not in old
+        provider.program.stop(0)
+        stack.start_again(provider.program, Ready(WELL_KNOWN))
+        guarded.refused.clear()
+        assert (await telemeter.upload()).status == 200
     assert guarded.refused == ["/write: not active"]
     assert guarded.accepted["/write"][-1] != old
-    assert telemeter.tokens_asked() == 2
-    assert_nothing_is_told(telemeter, guarded)
+    assert tokens_asked() - before == 2
+    assert_nothing_is_told(log, guarded)
 
 
-def test_a_wrong_secret_is_told_and_can_be_corrected(stack: Stack, guarded: Guarded) -> None:
-    path = stack.write("corrected.secret", f"{SECRET}-old")
+@in_reactor
+async def test_a_wrong_secret_is_told_and_can_be_corrected(
+    stack: Stack, guarded: Guarded, log: Log
+) -> None:
+    path = secret_file(stack, f"{SECRET}-old")
     flags = ("--client-secret-file", str(path))
-    telemeter = start(stack, guarded, "wrong", SHORT, *flags)
-    refusal = telemeter.write(CLUSTER)
-    assert (refusal.status, refusal.headers["Retry-After"]) == (503, "30")
-    telemeter.wait(lambda: "invalid_client" in telemeter.server.program.output(), "the reason")
-    stack.write("corrected.secret", SECRET)
-    reload = fetch(f"{telemeter.server.internal_url}/-/reload", method="POST", body=b"")
-    assert reload.status == 200
-    assert telemeter.write(CLUSTER).status == 200
-    assert_nothing_is_told(telemeter, guarded)
+    async with running_telemeter(stack, guarded, SHORT, *flags) as telemeter:
+        answer = await telemeter.write(CLUSTER)
+        assert (answer.status, answer.header("Retry-After")) == (503, "30")
+        await until(lambda: "invalid_client" in "\n".join(log.lines), "the reason in the log")
+        path.write_text(SECRET)
+        reload = f"{telemeter.server.internal_url}/-/reload"
+        assert (await ask(reload, method="POST", body=b"")).status == 200
+        assert (await telemeter.write(CLUSTER)).status == 200
+    assert_nothing_is_told(log, guarded)
 
 
-def test_an_audience_that_the_provider_does_not_know(stack: Stack, guarded: Guarded) -> None:
-    telemeter = start(stack, guarded, "audience", "https://unknown.test/")
-    assert telemeter.write(CLUSTER).status == 503
-    telemeter.wait(lambda: "invalid_target" in telemeter.server.program.output(), "the reason")
-    assert_nothing_is_told(telemeter, guarded)
+@in_reactor
+async def test_an_audience_that_the_provider_does_not_know(
+    stack: Stack, guarded: Guarded, log: Log
+) -> None:
+    async with running_telemeter(stack, guarded, "https://unknown.test/") as telemeter:
+        assert (await telemeter.write(CLUSTER)).status == 503
+        await until(lambda: "invalid_target" in "\n".join(log.lines), "the reason in the log")
+    assert_nothing_is_told(log, guarded)
 
 
 @pytest.mark.parametrize("fault", ["down", "other"])

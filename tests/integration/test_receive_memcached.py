@@ -12,16 +12,20 @@ from typing import TYPE_CHECKING
 import pytest
 
 from demo.keys import signing_key
-from demo.programs import Server, start_authorizer, start_server
-from demo.stack import HOST, Answer, Program, Stack, fetch
+from demo.programs import start_authorizer, start_server
+from demo.stack import HOST, Program, Stack
 from telemeter.auth.composite import make_composite, parse_composite
+from tests.reactor import in_reactor
+from tests.running import DEADLINE_SECONDS, Daemon, counted, reactor, running_server, until
 
 from .crew import Client, Said
-from .samples import counted
-from .wire import write_body, write_headers
+from .telling import write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractAsyncContextManager
+
+    from tests.fakes import Log
 
     from .upstream import Upstream
 
@@ -71,13 +75,12 @@ def other_cache(memcached: None, stack: Stack) -> Iterator[Program]:
     cache.stop()
 
 
-def start(
+def running(
     stack: Stack, authorizer: Program, upstream: Upstream, *caches: Program, expire: int = 60
-) -> Server:
-    """Start a server that uses these memcacheds."""
-    return start_server(
+) -> AbstractAsyncContextManager[Daemon]:
+    """Run a server that uses these memcacheds."""
+    return running_server(
         stack,
-        f"server-{len(stack.programs)}",
         *("--authorize", f"{authorizer.url}/"),
         *("--forward-url", upstream.url),
         *(part for cache in caches for part in ("--memcached", cache.url)),
@@ -86,39 +89,31 @@ def start(
     )
 
 
-def write(server: Server, cluster: str, secret: str = SECRET) -> Answer:
-    """Write one sample for a cluster."""
-    return fetch(
-        f"{server.url}/metrics/v1/receive",
-        method="POST",
-        body=write_body(cluster),
-        headers=write_headers(cluster, secret),
-    )
+async def status(server: Daemon, cluster: str, secret: str = SECRET) -> int:
+    """Write one sample of a cluster; return the status of the answer."""
+    return (await write(server.url, cluster, secret)).status
 
 
 def key_of(cluster: str) -> str:
-    """Return where a cluster's yes is kept: the original can share it."""
+    """Return where a cluster's positive answer is kept: the original Telemeter shares it."""
     question = parse_composite(f"Bearer {make_composite(cluster, SECRET)}").question
     return hashlib.sha256(question).hexdigest()
 
 
 class Counts:
-    """How much the counters of a server have grown since the last look."""
+    """How much the counters of all servers have grown since the last look."""
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self) -> None:
         self._before = self._look()
 
     def _look(self) -> dict[str, int]:
-        url = self._server.internal_url
         counts = {
-            name: counted(url, "cache_reads_total", result=name)
-            for name in ("hit", "miss", "error")
+            name: counted("cache_reads_total", result=name) for name in ("hit", "miss", "error")
         }
-        counts["stored"] = counted(url, "cache_writes_total", result="success")
-        counts["not stored"] = counted(url, "cache_writes_total", result="error")
-        counts["asked"] = counted(url, "client_api_requests_total", client="authorize")
-        return {name: int(count) for name, count in counts.items()}
+        counts["stored"] = counted("cache_writes_total", result="success")
+        counts["not stored"] = counted("cache_writes_total", result="error")
+        counts["asked"] = counted("client_api_requests_total", client="authorize")
+        return counts
 
     def grown(self) -> dict[str, int]:
         """Return by how much, without what has not grown."""
@@ -133,120 +128,127 @@ HIT = {"hit": 1}
 BROKEN = {"miss": 1, "error": 1, "asked": 1, "not stored": 1}
 
 
-def test_a_yes_is_remembered_for_all_servers(
+@in_reactor
+async def test_a_positive_answer_serves_all_servers(
     stack: Stack, authorizer: Program, upstream: Upstream, cache: Program
 ) -> None:
-    first = start(stack, authorizer, upstream, cache)
-    second = start(stack, authorizer, upstream, cache)
-    counts, others = Counts(first), Counts(second)
-    assert write(first, "one").status == 200
-    assert counts.grown() == MISS
-    assert write(first, "one").status == 200
-    assert counts.grown() == HIT
-    assert write(second, "one").status == 200
-    assert others.grown() == HIT
-    assert write(second, "two").status == 200
-    assert others.grown() == MISS
+    first = running(stack, authorizer, upstream, cache)
+    second = running(stack, authorizer, upstream, cache)
+    async with first as one, second as other:
+        counts = Counts()
+        assert await status(one, "one") == 200
+        assert counts.grown() == MISS
+        assert await status(one, "one") == 200
+        assert counts.grown() == HIT
+        assert await status(other, "one") == 200
+        assert counts.grown() == HIT
+        assert await status(other, "two") == 200
+        assert counts.grown() == MISS
     assert talk(cache, f"get {key_of('one')}").startswith(b"VALUE")
     assert b"HTTP/1.1 201 Created\r\n" in talk(cache, f"get {key_of('one')}")
     ids = [series["_id"] for series in upstream.series()]
     assert ids == ["one", "one", "one", "two"]
 
 
-def test_a_no_is_not_stored(
+@in_reactor
+async def test_a_refusal_is_not_stored(
     stack: Stack, authorizer: Program, upstream: Upstream, cache: Program
 ) -> None:
-    server = start(stack, authorizer, upstream, cache)
-    counts = Counts(server)
-    assert write(server, "one", "never-heard-of").status == 401
-    assert counts.grown() == {"miss": 1, "asked": 1}
-    assert write(server, "one", "never-heard-of").status == 401
-    assert counts.grown() == {}
+    async with running(stack, authorizer, upstream, cache) as server:
+        counts = Counts()
+        assert await status(server, "one", "never-heard-of") == 401
+        assert counts.grown() == {"miss": 1, "asked": 1}
+        assert await status(server, "one", "never-heard-of") == 401
+        assert counts.grown() == {}
     assert b"STAT cmd_set 0\r\n" in talk(cache, "stats")
 
 
-def test_a_yes_expires(
+@in_reactor
+async def test_a_positive_answer_expires(
     stack: Stack, authorizer: Program, upstream: Upstream, cache: Program
 ) -> None:
-    server = start(stack, authorizer, upstream, cache, expire=3)
-    counts = Counts(server)
-    assert write(server, "one").status == 200
-    assert counts.grown() == MISS
-    assert write(server, "one").status == 200
-    assert counts.grown() == HIT
-    gone = f"get {key_of('one')}"
-    stack.wait(lambda: talk(cache, gone) == b"END\r\n", "the entry to expire", cache, seconds=10)
-    assert write(server, "one").status == 200
-    assert counts.grown() == MISS
+    async with running(stack, authorizer, upstream, cache, expire=3) as server:
+        counts = Counts()
+        assert await status(server, "one") == 200
+        assert counts.grown() == MISS
+        assert await status(server, "one") == 200
+        assert counts.grown() == HIT
+        gone = f"get {key_of('one')}"
+        await until(lambda: talk(cache, gone) == b"END\r\n", "the entry to expire")
+        assert await status(server, "one") == 200
+        assert counts.grown() == MISS
 
 
-def test_a_memcached_that_is_killed_refuses_nobody(
+@in_reactor
+async def test_a_memcached_that_is_killed_refuses_nobody(
+    stack: Stack, authorizer: Program, upstream: Upstream, cache: Program, log: Log
+) -> None:
+    async with running(stack, authorizer, upstream, cache) as server:
+        counts = Counts()
+        assert await status(server, "one") == 200
+        assert await status(server, "one") == 200
+        assert counts.grown() == {**MISS, **HIT}
+        cache.stop(seconds=0)
+        for _ in range(5):
+            assert await status(server, "one") == 200
+            assert counts.grown() == BROKEN
+        assert "cannot read from the cache of authorizations" in "\n".join(log.lines)
+        cache.start()
+        wait_until_it_listens(stack, cache)
+        end = reactor.seconds() + DEADLINE_SECONDS
+        grown: dict[str, int] = {}
+        while "hit" not in grown:
+            assert reactor.seconds() < end, "no hit in the memcached that came back"
+            assert await status(server, "one") == 200
+            grown = counts.grown()
+        assert await status(server, "one") == 200
+        assert counts.grown() == HIT
+
+
+@in_reactor
+async def test_a_memcached_that_hangs_refuses_nobody(
     stack: Stack, authorizer: Program, upstream: Upstream, cache: Program
 ) -> None:
-    server = start(stack, authorizer, upstream, cache)
-    counts = Counts(server)
-    assert write(server, "one").status == 200
-    assert write(server, "one").status == 200
-    assert counts.grown() == {**MISS, **HIT}
-    cache.stop(seconds=0)
-    for _ in range(5):
-        assert write(server, "one").status == 200
-        assert counts.grown() == BROKEN
-    cache.start()
-    wait_until_it_listens(stack, cache)
-
-    def hit() -> bool:
-        assert write(server, "one").status == 200
-        return "hit" in counts.grown()
-
-    stack.wait(hit, "a hit in the memcached that came back", server.program, seconds=10)
-    assert write(server, "one").status == 200
-    assert counts.grown() == HIT
-    assert "cannot read from the cache of authorizations" in server.program.output()
+    async with running(stack, authorizer, upstream, cache) as server:
+        assert await status(server, "one") == 200
+        counts = Counts()
+        cache.signal(signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            assert await status(server, "one") == 200
+            assert await status(server, "one") == 200
+            assert time.monotonic() - began < 5
+            assert counts.grown() == {name: 2 * count for name, count in BROKEN.items()}
+        finally:
+            cache.signal(signal.SIGCONT)
 
 
-def test_a_memcached_that_hangs_refuses_nobody(
-    stack: Stack, authorizer: Program, upstream: Upstream, cache: Program
-) -> None:
-    server = start(stack, authorizer, upstream, cache)
-    assert write(server, "one").status == 200
-    counts = Counts(server)
-    cache.signal(signal.SIGSTOP)
-    try:
-        began = time.monotonic()
-        assert write(server, "one").status == 200
-        assert write(server, "one").status == 200
-        assert time.monotonic() - began < 5
-        assert counts.grown() == {name: 2 * count for name, count in BROKEN.items()}
-    finally:
-        cache.signal(signal.SIGCONT)
-
-
-def test_keys_are_spread_over_two_memcacheds(
+@in_reactor
+async def test_keys_are_spread_over_two_memcacheds(
     stack: Stack, authorizer: Program, upstream: Upstream, cache: Program, other_cache: Program
 ) -> None:
-    server = start(stack, authorizer, upstream, cache, other_cache)
-    clusters = [f"cluster-{number}" for number in range(30)]
-    counts = Counts(server)
-    for grown in (MISS, HIT):
-        for cluster in clusters:
-            assert write(server, cluster).status == 200
-        assert counts.grown() == {name: len(clusters) for name in grown}
-    on_first, on_other = (
-        {c for c in clusters if talk(memcached, f"get {key_of(c)}").startswith(b"VALUE")}
-        for memcached in (cache, other_cache)
-    )
-    assert on_first | on_other == set(clusters)
-    assert on_first & on_other == set()
-    assert len(on_first) > 5
-    assert len(on_other) > 5
+    async with running(stack, authorizer, upstream, cache, other_cache) as server:
+        clusters = [f"cluster-{number}" for number in range(30)]
+        counts = Counts()
+        for grown in (MISS, HIT):
+            for cluster in clusters:
+                assert await status(server, cluster) == 200
+            assert counts.grown() == {name: len(clusters) for name in grown}
+        on_first, on_other = (
+            {c for c in clusters if talk(memcached, f"get {key_of(c)}").startswith(b"VALUE")}
+            for memcached in (cache, other_cache)
+        )
+        assert on_first | on_other == set(clusters)
+        assert on_first & on_other == set()
+        assert len(on_first) > 5
+        assert len(on_other) > 5
 
-    # Without one of them, what the other holds is still known.
-    other_cache.stop(seconds=0)
-    for cluster in clusters:
-        assert write(server, cluster).status == 200
-    lost = len(on_other)
-    assert counts.grown() == {"hit": len(on_first), **dict.fromkeys(BROKEN, lost)}
+        # Without one of them, what the other holds is still known.
+        other_cache.stop(seconds=0)
+        for cluster in clusters:
+            assert await status(server, cluster) == 200
+        lost = len(on_other)
+        assert counts.grown() == {"hit": len(on_first), **dict.fromkeys(BROKEN, lost)}
     assert len(upstream.series()) == 3 * len(clusters)
 
 

@@ -11,19 +11,20 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
 import snappy
 
-from demo.programs import Server, start_server
-from demo.stack import Stack, fetch
+from demo.stack import Stack
 from telemeter.samples.proto.metrics_pb2 import Metric, MetricFamily
 from telemeter.samples.proto.remote_pb2 import WriteRequest
+from tests.reactor import fixture_in_reactor, in_reactor
+from tests.running import Daemon, ask, running_server
 
+from .telling import authorize, upload
 from .upstream import Upstream
-from .wire import authorize, decode, encode, upload
+from .wire import decode, encode
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import AsyncIterator
 
 ORIGINAL = Path(__file__).parents[1] / "data" / "original"
 CLUSTER = "test"
@@ -32,16 +33,16 @@ HOUR_MS = 3600 * 1000
 Labels = frozenset[tuple[str, str]]
 
 
-@pytest.fixture
-def server(stack: Stack, upstream: Upstream) -> Server:
-    return start_server(
-        stack,
-        f"server-{len(stack.programs)}",
+@fixture_in_reactor()
+async def server(stack: Stack, upstream: Upstream) -> AsyncIterator[Daemon]:
+    flags = (
         *("--forward-url", upstream.url),
         *("--required-label", "tier=gold"),
         *("--whitelist", '{_id="test"}'),
         *("--elide-label", "_elide"),
     )
+    async with running_server(stack, *flags) as server:
+        yield server
 
 
 def recorded_families(age_ms: int) -> list[MetricFamily]:
@@ -78,12 +79,13 @@ def forwarded(request: WriteRequest) -> dict[Labels, bytes]:
     return result
 
 
-def test_a_recorded_upload_is_forwarded_like_by_the_original(
-    server: Server, upstream: Upstream
+@in_reactor
+async def test_a_recorded_upload_is_forwarded_like_by_the_original(
+    server: Daemon, upstream: Upstream
 ) -> None:
     families = recorded_families(age_ms=0)
-    jwt = authorize(server.url, CLUSTER, "any")
-    answer = upload(server.url, jwt, encode(families))
+    jwt = await authorize(server.url, CLUSTER, "any")
+    answer = await upload(server.url, jwt, encode(families))
     assert answer.status == 200, answer.text
 
     (request,) = upstream.received
@@ -110,22 +112,24 @@ def test_a_recorded_upload_is_forwarded_like_by_the_original(
     assert headers["x-prometheus-remote-write-version"] == "0.1.0"
 
 
-def test_the_recorded_head_is_accepted(server: Server) -> None:
+@in_reactor
+async def test_the_recorded_head_is_accepted(server: Daemon) -> None:
     # The original sends its headers in this spelling, and asks for the same media type.
     lines = (ORIGINAL / "agent-upload.head").read_text().split("\n")
     pairs = (line.strip().partition(": ") for line in lines[1:] if line.strip())
     headers = {name: value for name, _, value in pairs}
     for own in ("Host", "Transfer-Encoding", "Connection", "Accept-Encoding"):
         del headers[own]
-    headers["Authorization"] = f"Bearer {authorize(server.url, CLUSTER, 'any')}"
+    headers["Authorization"] = f"Bearer {await authorize(server.url, CLUSTER, 'any')}"
     body = encode(recorded_families(age_ms=0))
-    answer = fetch(f"{server.url}/upload", method="POST", headers=headers, body=body)
+    answer = await ask(f"{server.url}/upload", method="POST", headers=headers, body=body)
     assert answer.status == 200, answer.text
 
 
-def test_samples_over_a_day_old_are_refused(server: Server, upstream: Upstream) -> None:
-    jwt = authorize(server.url, CLUSTER, "any")
-    answer = upload(server.url, jwt, encode(recorded_families(age_ms=25 * HOUR_MS)))
+@in_reactor
+async def test_samples_over_a_day_old_are_refused(server: Daemon, upstream: Upstream) -> None:
+    jwt = await authorize(server.url, CLUSTER, "any")
+    answer = await upload(server.url, jwt, encode(recorded_families(age_ms=25 * HOUR_MS)))
     assert answer.status == 400
     assert "old" in answer.text
     assert upstream.received == []

@@ -1,6 +1,7 @@
 """TLS on every hop, with real connections: what is accepted, and what is said of what is not.
 
-The other ends are played by the test, and show one certificate after the other to the same daemons.
+The other ends are played by the test, and show one certificate after the other to the same daemons,
+which run in the reactor of the tests.
 """
 
 from __future__ import annotations
@@ -17,19 +18,26 @@ from typing import TYPE_CHECKING, Final
 import pytest
 import trustme
 from OpenSSL import SSL
-from OpenSSL.crypto import FILETYPE_PEM, dump_certificate
+from OpenSSL.crypto import FILETYPE_PEM, X509, dump_certificate
+from twisted.logger import globalLogPublisher
 
 from demo.certificates import Authority
-from demo.programs import Server, start_agent, start_server, start_source
-from demo.stack import HOST, LogFollower, Program, Stack, fetch, parse_logfmt
+from demo.programs import start_source
+from demo.stack import HOST, Stack, fetch
+from tests.fakes import Log
+from tests.reactor import fixture_in_reactor, in_reactor
+from tests.running import Daemon, ask, in_thread, running_agent, running_server, until
 
 from .certificates import Pair, client_context, only_old, server_context, write_pair
 from .command_line import run_twistd
 from .peer import Peer, running
-from .wire import authorize, encode, gauge, upload
+from .telling import authorize, upload
+from .wire import encode, gauge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from twisted.logger import LogEvent
 
 NAME = "localhost"
 CLUSTER = "tls-cluster"
@@ -81,72 +89,68 @@ class Hop:
         host: how the daemon calls it.
         authority_flag: what makes the daemon trust it.
         certificate_flag: what the daemon could show a certificate with; empty: it cannot.
-        go: goes there once; returns why that failed, or nothing if it did not.
+        go: goes there once, and looks into this log; fires with why that failed, or with nothing if
+            it did not.
     """
 
     peer: Peer
     host: str
     authority_flag: str
     certificate_flag: str
-    go: Callable[[], str]
+    go: Callable[[Log], Awaitable[str]]
 
 
-def next_event(stack: Stack, program: Program, log: LogFollower, *messages: str) -> dict[str, str]:
-    """Wait for a line of a log with one of these messages; return its fields."""
+async def next_event(log: Log, since: int, *messages: str) -> LogEvent:
+    """Wait for an event with one of these messages, behind so many; return it."""
 
-    def found() -> dict[str, str] | None:
-        lines = map(parse_logfmt, log.new_lines())
-        return next((line for line in lines if line.get("msg") in messages), None)
+    def found() -> LogEvent | None:
+        return next((event for event in log[since:] if event.get("log_format") in messages), None)
 
-    return stack.wait(found, f"{' or '.join(messages)} in the log", program) or {}
-
-
-def from_now(program: Program) -> LogFollower:
-    """Follow a log from its present end."""
-    log = LogFollower(program.log)
-    log.new_lines()
-    return log
+    event = await until(found, f"{' or '.join(messages)} in the log")
+    assert event is not None
+    return event
 
 
 @dataclass
 class Daemons:
     """An agent and a server, and how to send them on their ways."""
 
-    stack: Stack
-    server: Server
-    agent: Program
+    server: Daemon
+    agent: Daemon
+    trusted: trustme.CA
 
-    def run_cycle(self) -> str:
-        log = from_now(self.agent)
+    async def run_cycle(self, log: Log) -> str:
+        since = len(log)
         # A cycle begins at once then.
-        assert fetch(f"{self.agent.url}/-/reload", method="POST", body=b"").status == 200
-        event = next_event(self.stack, self.agent, log, "metrics uploaded", "cycle failed")
-        return event.get("reason", "")
+        answer = await ask(f"{self.agent.url}/-/reload", method="POST", body=b"")
+        assert answer.status == 200
+        event = await next_event(log, since, "metrics uploaded", "cycle failed")
+        return str(event.get("reason", ""))
 
-    def forward(self) -> str:
-        jwt = authorize(self.server.url, CLUSTER, "any", self.stack.context)
-        log = from_now(self.server.program)
+    async def forward(self, log: Log) -> str:
+        jwt = await authorize(self.server.url, CLUSTER, "any", self.trusted)
+        since = len(log)
         body = encode([gauge("up", 1, {"_id": CLUSTER})])
-        answer = upload(self.server.url, jwt, body, self.stack.context)
+        answer = await upload(self.server.url, jwt, body, self.trusted)
         if answer.status == 200:
             return ""
         assert (answer.status, answer.text) == (502, "the upstream did not answer\n")
-        return next_event(self.stack, self.server.program, log, answer.text.strip())["reason"]
+        return str((await next_event(log, since, answer.text.strip()))["reason"])
 
-    def ask_whose(self) -> str:
-        log = from_now(self.server.program)
+    async def ask_whose(self, log: Log) -> str:
+        since = len(log)
         url = f"{self.server.url}/authorize?id={CLUSTER}"
         headers = {"Authorization": "Bearer any"}
-        answer = fetch(url, method="POST", headers=headers, context=self.stack.context)
+        answer = await ask(url, method="POST", headers=headers, trusted=self.trusted)
         if answer.status == 200:
             return ""
         assert answer.status == 503
-        event = next_event(self.stack, self.server.program, log, "request")
+        event = await next_event(log, since, "request")
         assert re.fullmatch(
             r"authorization is not available at present, requestid=\d+", event["reason"]
         )
         assert answer.text == event["reason"] + "\n"
-        return event["detail"]
+        return str(event["detail"])
 
 
 @pytest.fixture(scope="module")
@@ -171,13 +175,12 @@ def internal_pair(stack: Stack, authorities: Authorities) -> Pair:
     return write_pair(stack, "internal", issuer.issue_cert(HOST))
 
 
-@pytest.fixture(scope="module")
-def daemons(
+@fixture_in_reactor("module")
+async def daemons(
     stack: Stack, authorities: Authorities, peers: dict[str, Peer], pair: Pair, internal_pair: Pair
-) -> Daemons:
-    server = start_server(
+) -> AsyncIterator[Daemons]:
+    server = running_server(
         stack,
-        "server",
         *pair.flags("--tls-crt", "--tls-key"),
         *internal_pair.flags("--internal-tls-crt", "--internal-tls-key"),
         *("--forward-url", peers["upstream"].url("/write", NAME)),
@@ -185,19 +188,24 @@ def daemons(
         *("--authorize", peers["authorization"].url("/tollbooth")),
         *("--authorize-ca-file", authorities.path),
         *("--ratelimit", "0"),
+        trusted=authorities.known,
     )
-    agent = start_agent(
+    agent = running_agent(
         stack,
-        "agent",
         *("--from", peers["source"].url()),
         *("--from-ca-file", authorities.path),
         *("--to", peers["server"].url("", NAME)),
         *("--to-ca-file", authorities.path),
         *("--id", CLUSTER),
         *("--to-token", "any"),
+        *("--interval", "1h"),
     )
-    next_event(stack, agent, LogFollower(agent.log), "metrics uploaded")
-    return Daemons(stack, server, agent)
+    log = Log()
+    globalLogPublisher.addObserver(log)
+    async with server as external, agent as sender:
+        await next_event(log, 0, "metrics uploaded")
+        globalLogPublisher.removeObserver(log)
+        yield Daemons(external, sender, authorities.known)
 
 
 HOPS: Final = ("source", "server", "upstream", "authorization")
@@ -276,12 +284,13 @@ FAULTS: Final = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("hop", HOPS, indirect=True)
-def test_a_failure_is_told_so_that_one_can_act_on_it(
-    authorities: Authorities, hop: Hop, fault: str
+@in_reactor
+async def test_a_failure_is_told_so_that_one_can_act_on_it(
+    authorities: Authorities, hop: Hop, fault: str, log: Log
 ) -> None:
     seen = len(hop.peer.requests)
     hop.peer.context = FAULTS[fault].context(authorities)
-    reason = hop.go()
+    reason = await hop.go(log)
     flag = hop.certificate_flag
     words = FAULTS[fault].words.format(
         host=re.escape(hop.host),
@@ -293,54 +302,62 @@ def test_a_failure_is_told_so_that_one_can_act_on_it(
     assert len(hop.peer.requests) == seen
     # And that was all that was wrong.
     hop.peer.context = authorities.good()
-    assert hop.go() == ""
+    assert await hop.go(log) == ""
     assert len(hop.peer.requests) > seen
 
 
-def test_a_certificate_for_a_name_and_one_for_an_address_are_accepted(
-    daemons: Daemons, peers: dict[str, Peer], authorities: Authorities
+@in_reactor
+async def test_a_certificate_for_a_name_and_one_for_an_address_are_accepted(
+    daemons: Daemons, peers: dict[str, Peer], authorities: Authorities, log: Log
 ) -> None:
     """Each hop goes to a name or to an address; here the certificate has no other."""
     for name, host in zip(HOPS, (HOST, NAME, NAME, HOST), strict=True):
         peers[name].context = server_context(authorities.intermediate.issue_cert(host))
-    assert daemons.run_cycle() == ""
-    assert daemons.forward() == ""
+    assert await daemons.run_cycle(log) == ""
+    assert await daemons.forward(log) == ""
 
 
 # --- certificates of ours -------------------------------------------------------------------------
 
 
-def test_the_agent_shows_the_source_a_certificate(stack: Stack, authorities: Authorities) -> None:
+@in_reactor
+async def test_the_agent_shows_the_source_a_certificate(
+    stack: Stack, authorities: Authorities, log: Log
+) -> None:
     own = write_pair(stack, "agent", authorities.intermediate.issue_cert("agent.test"))
     with (
         running(Peer(authorities.good(wanted=authorities.known))) as source,
         running(Peer(authorities.good())) as server,
     ):
-        agent = start_agent(
+        async with running_agent(
             stack,
-            "known-agent",
             *("--from", source.url()),
             *("--from-ca-file", authorities.path),
             *own.flags("--tls-cert-file", "--tls-private-key-file"),
             *("--to", server.url()),
             *("--to-ca-file", authorities.path),
             *("--to-token", "any"),
-        )
-        log = LogFollower(agent.log)
-        next_event(stack, agent, log, "metrics uploaded")
-        (request,) = source.requests
-        assert request.certificate["subjectAltName"] == (("DNS", "agent.test"),)
-        # It is for the source only.
-        assert [request.certificate for request in server.requests] == [{}, {}]
+        ) as agent:
+            await next_event(log, 0, "metrics uploaded")
+            (request,) = source.requests
+            assert request.certificate["subjectAltName"] == (("DNS", "agent.test"),)
+            # It is for the source only.
+            assert [request.certificate for request in server.requests] == [{}, {}]
 
-        write_pair(stack, "agent", authorities.unknown.issue_cert("agent.test"))
-        assert fetch(f"{agent.url}/-/reload", method="POST", body=b"").status == 200
-        reason = next_event(stack, agent, log, "cycle failed")["reason"]
-        assert re.search("the server did not accept our client certificate: unknown ca$", reason)
-        agent.stop()
+            write_pair(stack, "agent", authorities.unknown.issue_cert("agent.test"))
+            since = len(log)
+            answer = await ask(f"{agent.url}/-/reload", method="POST", body=b"")
+            assert answer.status == 200
+            reason = (await next_event(log, since, "cycle failed"))["reason"]
+            assert re.search(
+                "the server did not accept our client certificate: unknown ca$", reason
+            )
 
 
-def test_the_server_shows_certificates_to_both(stack: Stack, authorities: Authorities) -> None:
+@in_reactor
+async def test_the_server_shows_certificates_to_both(
+    stack: Stack, authorities: Authorities
+) -> None:
     upstream_pair = write_pair(stack, "up", authorities.known.issue_cert("upstream-client.test"))
     authorize_pair = write_pair(stack, "auth", authorities.known.issue_cert("auth-client.test"))
     wanted = authorities.known
@@ -348,24 +365,23 @@ def test_the_server_shows_certificates_to_both(stack: Stack, authorities: Author
         running(Peer(authorities.good(wanted=wanted))) as upstream,
         running(Peer(authorities.good(wanted=wanted))) as authorization,
     ):
-        server = start_server(
+        async with running_server(
             stack,
-            "known-server",
             *("--forward-url", upstream.url("/write")),
             *("--forward-ca-file", authorities.path),
             *upstream_pair.flags("--forward-tls-crt", "--forward-tls-key"),
             *("--authorize", authorization.url("/tollbooth")),
             *("--authorize-ca-file", authorities.path),
             *authorize_pair.flags("--authorize-tls-crt", "--authorize-tls-key"),
-        )
-        jwt = authorize(server.url, CLUSTER, "any")
-        assert upload(server.url, jwt, encode([gauge("up", 1, {"_id": CLUSTER})])).status == 200
+        ) as server:
+            jwt = await authorize(server.url, CLUSTER, "any")
+            body = encode([gauge("up", 1, {"_id": CLUSTER})])
+            assert (await upload(server.url, jwt, body)).status == 200
         shown = [
             request.certificate["subjectAltName"]
             for request in (*authorization.requests, *upstream.requests)
         ]
         assert shown == [(("DNS", "auth-client.test"),), (("DNS", "upstream-client.test"),)]
-        server.program.stop()
 
 
 def test_a_real_prometheus_that_wants_a_certificate(prometheus: None, stack: Stack) -> None:
@@ -416,14 +432,11 @@ def port_of(url: str) -> int:
     return int(url.rpartition(":")[2])
 
 
-@pytest.mark.parametrize("which", ["external", "internal"])
-def test_a_listener_shows_its_whole_chain(
-    stack: Stack, daemons: Daemons, authorities: Authorities, which: str
-) -> None:
+def chain_shown_at(port: int, authority: trustme.CA) -> list[X509]:
+    """Return the certificates that a listener shows to somebody who trusts an authority."""
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
-    authorities.known.configure_trust(context)
-    url = daemons.server.url if which == "external" else daemons.server.internal_url
-    with socket.create_connection((HOST, port_of(url)), timeout=10) as raw:
+    authority.configure_trust(context)
+    with socket.create_connection((HOST, port), timeout=10) as raw:
         raw.setblocking(True)
         connection = SSL.Connection(context, raw)
         connection.set_connect_state()
@@ -431,36 +444,54 @@ def test_a_listener_shows_its_whole_chain(
         shown = connection.get_peer_cert_chain()
         connection.close()
     assert shown is not None
+    return list(shown)
+
+
+@pytest.mark.parametrize("which", ["external", "internal"])
+@in_reactor
+async def test_a_listener_shows_its_whole_chain(
+    stack: Stack, daemons: Daemons, authorities: Authorities, which: str
+) -> None:
+    url = daemons.server.url if which == "external" else daemons.server.internal_url
+    shown = await in_thread(chain_shown_at, port_of(url), authorities.known)
     pem = b"".join(dump_certificate(FILETYPE_PEM, certificate) for certificate in shown)
     assert len(shown) == {"external": 2, "internal": 3}[which]
     assert pem == (stack.folder / f"{which}.crt").read_bytes()
 
 
 @pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
-def test_a_listener_speaks(daemons: Daemons, authorities: Authorities, version: str) -> None:
+@in_reactor
+async def test_a_listener_speaks(daemons: Daemons, authorities: Authorities, version: str) -> None:
     context = client_context(authorities.known)
     context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
     for url in (daemons.server.url, daemons.server.internal_url):
-        assert fetch(f"{url}/healthz", context=context).status == 200
+        answer = await in_thread(fetch, f"{url}/healthz", context=context)
+        assert answer.status == 200
 
 
-def test_a_listener_does_not_speak_tls_1_1(daemons: Daemons, authorities: Authorities) -> None:
+@in_reactor
+async def test_a_listener_does_not_speak_tls_1_1(
+    daemons: Daemons, authorities: Authorities
+) -> None:
     old = only_old(client_context(authorities.known))
     with running(Peer(only_old(authorities.good()))) as peer:
         assert fetch(peer.url(), context=old).status == 200
     for url in (daemons.server.url, daemons.server.internal_url):
         with pytest.raises(OSError, match="alert protocol version"):
-            fetch(f"{url}/healthz", context=old)
+            await in_thread(fetch, f"{url}/healthz", context=old)
 
 
-def test_who_speaks_no_tls_to_a_listener_harms_nobody(stack: Stack, daemons: Daemons) -> None:
+@in_reactor
+async def test_who_speaks_no_tls_to_a_listener_harms_nobody(
+    daemons: Daemons, authorities: Authorities
+) -> None:
     for url in (daemons.server.url, daemons.server.internal_url):
         with pytest.raises((OSError, HTTPException)):
-            fetch(f"http://{HOST}:{port_of(url)}/healthz")
+            await in_thread(fetch, f"http://{HOST}:{port_of(url)}/healthz")
         with socket.create_connection((HOST, port_of(url)), timeout=10) as connection:
             connection.sendall(b"\x16\x03\x01garbage")
-        assert fetch(f"{url}/healthz", context=stack.context).status == 200
-    assert "Traceback" not in daemons.server.program.output()
+        answer = await ask(f"{url}/healthz", trusted=authorities.known)
+        assert answer.status == 200
 
 
 def test_a_key_of_another_certificate_is_refused(stack: Stack, authorities: Authorities) -> None:
