@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import wraps
 from typing import Any, Final, Literal, ParamSpec, TypeVar, cast
 
@@ -30,8 +30,8 @@ _Fixture = Callable[_P, AsyncIterator[_T]]
 
 
 def fixture_in_reactor(
-    scope: Literal["function", "module"] = "function",
+    scope: Literal["function", "module"] = "function", params: Sequence[Any] | None = None
 ) -> Callable[[_Fixture[_P, _T]], _Fixture[_P, _T]]:
     """Make a fixture of a function that yields once, and may await before and after that."""
-    made = pytest_twisted.async_yield_fixture(scope=scope)
+    made = pytest_twisted.async_yield_fixture(scope=scope, params=params)
     return cast("Callable[[_Fixture[_P, _T]], _Fixture[_P, _T]]", made)

@@ -6,6 +6,7 @@ is for tests of signals, of workers and of the command line.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from twisted.internet.threads import deferToThread
 from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 
-from demo.stack import HOST, Stack
+from demo.stack import HOST, Stack, answers
 from twisted.plugins import telemeter_plugin
 
 reactor: Any = _reactor
@@ -163,7 +164,7 @@ async def _running(plugin: Any, *flags: str) -> AsyncIterator[IService]:
 
 @asynccontextmanager
 async def running_server(
-    stack: Stack, *flags: str, trusted: trustme.CA | None = None
+    stack: Stack, *flags: str, trusted: trustme.CA | None = None, host: str = HOST
 ) -> AsyncIterator[Daemon]:
     """Run a telemeter-server on two free ports with these further flags, from when it is ready on.
 
@@ -171,9 +172,10 @@ async def running_server(
         stack: who gives out the ports.
         flags: further flags.
         trusted: who issued its certificates, if it has TLS.
+        host: the address to listen at, as in a URL.
     """
-    listen = f"{HOST}:{stack.free_port()}"
-    internal = f"{HOST}:{stack.free_port()}"
+    listen = f"{host}:{stack.free_port()}"
+    internal = f"{host}:{stack.free_port()}"
     url = f"{'https' if '--tls-crt' in flags else 'http'}://{listen}"
     internal_url = f"{'https' if '--internal-tls-crt' in flags else 'http'}://{internal}"
     own = ("--listen", listen, "--listen-internal", internal)
@@ -192,7 +194,12 @@ async def running_agent(stack: Stack, *flags: str) -> AsyncIterator[Daemon]:
 
 
 async def _ready(url: str, trusted: trustme.CA | None) -> None:
+    """Wait until a URL is answered with 200; treq would not take one with an IPv6 address."""
+    context = None
+    if trusted is not None:
+        context = ssl.create_default_context()
+        trusted.configure_trust(context)
     end = reactor.seconds() + DEADLINE_SECONDS
-    while (answer := await ask(url, trusted=trusted)).status != 200:
-        assert reactor.seconds() < end, f"{url}: {answer.text}"
+    while not await in_thread(answers, url, 200, context):
+        assert reactor.seconds() < end, f"{url} is not ready"
         await deferLater(reactor, _POLL_SECONDS, lambda: None)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from demo.programs import start_server
+from twisted.internet.defer import Deferred, gatherResults
+
+from tests.reactor import in_reactor
+from tests.running import running_server
 
 from .peer import Peer, running
-from .wire import authorize, encode, gauge, upload
+from .telling import authorize, upload
+from .wire import encode, gauge
 
 if TYPE_CHECKING:
     from demo.stack import Stack
@@ -18,24 +21,27 @@ CLIENTS = 4
 TIMES = 25
 
 
-def test_no_request_suffers_from_it(stack: Stack) -> None:
+@in_reactor
+async def test_no_request_suffers_from_it(stack: Stack) -> None:
     with running(Peer(says_close=False)) as peer:
-        server = start_server(
+        async with running_server(
             stack,
-            "server",
             *("--authorize", peer.url("/tollbooth")),
             *("--forward-url", peer.url("/write")),
             *("--ratelimit", "0"),
             *("--forward-batch-requests", "1"),
-        )
+        ) as server:
 
-        def send(number: int) -> list[int]:
-            body = encode([gauge("up", number, {"_id": CLUSTER})])
-            tokens = (authorize(server.url, CLUSTER, "any") for _ in range(TIMES))
-            return [upload(server.url, token, body).status for token in tokens]
+            async def send(number: int) -> list[int]:
+                body = encode([gauge("up", number, {"_id": CLUSTER})])
+                statuses = []
+                for _ in range(TIMES):
+                    token = await authorize(server.url, CLUSTER, "any")
+                    statuses.append((await upload(server.url, token, body)).status)
+                return statuses
 
-        with ThreadPoolExecutor(CLIENTS) as pool:
-            statuses = [status for sent in pool.map(send, range(CLIENTS)) for status in sent]
+            clients = [Deferred.fromCoroutine(send(number)) for number in range(CLIENTS)]
+            statuses = [status for sent in await gatherResults(clients) for status in sent]
         assert statuses == [200] * CLIENTS * TIMES
         # None was needlessly sent twice: a connection is closed before, or is not used again.
         paths = [request.path for request in peer.requests]
@@ -43,4 +49,3 @@ def test_no_request_suffers_from_it(stack: Stack) -> None:
             "/tollbooth": CLIENTS * TIMES,
             "/write": CLIENTS * TIMES,
         }
-        server.program.stop()

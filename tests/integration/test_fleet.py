@@ -9,7 +9,10 @@ import pytest
 
 from demo.programs import start_server
 from demo.stack import fetch
+from tests.reactor import in_reactor
+from tests.running import ask, running_server
 
+from . import telling
 from .wire import authorize, encode, gauge, upload
 
 if TYPE_CHECKING:
@@ -51,14 +54,12 @@ def test_what_clusters_attempt_is_on_record(stack: Stack, upstream: Upstream, wo
     assert dropped["rules"][0]["misses"][0]["value"] == "b"
 
 
-def test_the_series_that_the_server_keeps_are_shown(stack: Stack) -> None:
-    server = start_server(stack, "server", "--ratelimit", "0")
-    jwt = authorize(server.url, "c", "token")
-    assert upload(server.url, jwt, encode([gauge("up", 7, {"_id": "c"})])).status == 200
-
-    def kept() -> Any:
-        detail = json.loads(fetch(f"{server.internal_url}/api/v1/clusters/c").body)
-        return detail["series"]
-
-    (series,) = stack.wait(kept, "the cluster's series", server.program)["items"]
+@in_reactor
+async def test_the_series_that_the_server_keeps_are_shown(stack: Stack) -> None:
+    async with running_server(stack, "--ratelimit", "0") as server:
+        jwt = await telling.authorize(server.url, "c", "token")
+        body = encode([gauge("up", 7, {"_id": "c"})])
+        assert (await telling.upload(server.url, jwt, body)).status == 200
+        detail = json.loads((await ask(f"{server.internal_url}/api/v1/clusters/c")).body)
+    (series,) = detail["series"]["items"]
     assert (series["labels"], series["value"]) == ({"__name__": "up", "_id": "c"}, "7")

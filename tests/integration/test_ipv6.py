@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import ssl
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 import trustme
 
-from demo.programs import start_agent, twistd
 from demo.stack import Stack
+from tests.fakes import Log
+from tests.reactor import fixture_in_reactor, in_reactor
+from tests.running import running_agent, running_server, until
 
 from .certificates import server_context, write_pair
 from .peer import Peer, running
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator
 
 IPV6 = "::1"
 CLUSTER = "ipv6-cluster"
@@ -38,16 +39,15 @@ class World:
     flags: list[str]
 
 
-@pytest.fixture(params=["http", "https"], scope="module")
-def world(request: pytest.FixtureRequest, stack: Stack) -> Iterator[World]:
-    """Start a server that listens and connects by IPv6 only."""
-    secure = request.param == "https"
+@fixture_in_reactor("module", params=["http", "https"])
+async def world(request: pytest.FixtureRequest, stack: Stack) -> AsyncIterator[World]:
+    """Run a server that listens and connects by IPv6 only."""
     authority = trustme.CA()
     ca = str(stack.write(f"{request.param}-ca.pem", authority.cert_pem.bytes()))
     context: ssl.SSLContext | None = None
     server_flags: list[str] = []
     agent_flags: list[str] = []
-    if secure:
+    if request.param == "https":
         context = server_context(authority.issue_cert(IPV6))
         pair = write_pair(stack, "ipv6", authority.issue_cert(IPV6))
         server_flags = [
@@ -55,31 +55,25 @@ def world(request: pytest.FixtureRequest, stack: Stack) -> Iterator[World]:
             *(f"--{name}-ca-file={ca}" for name in ("forward", "authorize")),
         ]
         agent_flags = [f"--from-ca-file={ca}", f"--to-ca-file={ca}"]
-    with ExitStack() as ends:
-        peer = ends.enter_context(running(Peer(context, host=IPV6)))
-        listen, internal = (f"[{IPV6}]:{stack.free_port()}" for _ in range(2))
-        argv = twistd(
-            "telemeter-server",
-            f"--listen={listen}",
-            f"--listen-internal={internal}",
+    with running(Peer(context, host=IPV6)) as peer:
+        async with running_server(
+            stack,
             f"--authorize={peer.url('/tollbooth')}",
             f"--forward-url={peer.url('/write')}",
             *server_flags,
-        )
-        name = f"{request.param}-server"
-        program = stack.start(name, argv, f"http://{internal}")
-        yield World(f"{request.param}://{listen}", peer, agent_flags)
-        program.stop()
+            host=f"[{IPV6}]",
+        ) as server:
+            yield World(server.url, peer, agent_flags)
 
 
-def upload_once(stack: Stack, name: str, flags: list[str]) -> None:
+async def upload_once(stack: Stack, log: Log, flags: list[str]) -> None:
     """Run an agent until it has uploaded."""
-    agent = start_agent(stack, name, *flags)
-    stack.wait(lambda: "metrics uploaded" in agent.output(), "an upload", agent)
-    agent.stop()
+    async with running_agent(stack, *flags):
+        await until(lambda: log.of("metrics uploaded"), "an upload")
 
 
-def test_all_peers_by_ipv6(world: World, stack: Stack) -> None:
+@in_reactor
+async def test_all_peers_by_ipv6(world: World, stack: Stack, log: Log) -> None:
     flags = [
         f"--from={world.peer.url()}",
         f"--to={world.server}",
@@ -87,14 +81,15 @@ def test_all_peers_by_ipv6(world: World, stack: Stack) -> None:
         "--to-token=secret",
         *world.flags,
     ]
-    upload_once(stack, f"agent-of-{world.server[:5]}", flags)
+    await upload_once(stack, log, flags)
     asked = {request.path: request for request in world.peer.requests}
     assert set(asked) == {"/federate", "/tollbooth", "/write"}
     for request in asked.values():
         assert request.headers["host"] == f"[{IPV6}]:{world.peer.port}"
 
 
-def test_the_agents_other_urls(world: World, stack: Stack) -> None:
+@in_reactor
+async def test_the_agents_other_urls(world: World, stack: Stack, log: Log) -> None:
     flags = [
         f"--from={world.peer.url('/federate')}",
         f"--to-auth={world.server}/authorize?id={CLUSTER}",
@@ -102,6 +97,6 @@ def test_the_agents_other_urls(world: World, stack: Stack) -> None:
         "--to-token=secret",
         *world.flags,
     ]
-    upload_once(stack, f"urls-of-{world.server[:5]}", flags)
+    await upload_once(stack, log, flags)
     assert world.peer.requests[-1].path == "/upload"
     assert world.peer.requests[-1].headers["host"] == f"[{IPV6}]:{world.peer.port}"

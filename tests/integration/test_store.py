@@ -23,9 +23,12 @@ from demo.programs import (
 )
 from demo.stack import Program, Stack, fetch
 from telemeter.samples.family import decode_families
+from tests.reactor import in_reactor
+from tests.running import ask, in_thread, running_server
 
 from .senders import make_token, remote_write, start_sender
-from .wire import authorize, encode, gauge, upload
+from .telling import authorize, upload
+from .wire import encode, gauge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,9 +112,13 @@ def system(prometheus: None, stack: Stack) -> System:
     return System(server, central)
 
 
+def selecting(*match: str) -> str:
+    """Return the query with these selectors."""
+    return urlencode([("match[]", each) for each in match])
+
+
 def federate(url: str, *match: str) -> str:
-    query = urlencode([("match[]", each) for each in match])
-    answer = fetch(f"{url}/federate?{query}")
+    answer = fetch(f"{url}/federate?{selecting(*match)}")
     assert answer.status == 200, answer.text
     return answer.text
 
@@ -232,28 +239,34 @@ def test_our_own_agent_reads_it(system: System, stack: Stack) -> None:
     )
 
 
-def test_a_full_store_says_507(stack: Stack) -> None:
-    server = start_server(stack, "small", "--store-max-series", "2", "--ratelimit", "0")
-    for cluster, number, status in (("a", 2, 200), ("b", 1, 507), ("a", 2, 200), ("a", 3, 507)):
-        jwt = authorize(server.url, cluster, "any")
-        families = [gauge(f"m{at}", 1.0, {"_id": cluster}) for at in range(number)]
-        answer = upload(server.url, jwt, encode(families))
-        assert answer.status == status
-        if status == 507:
-            assert "--store-max-series" in answer.text
-            assert answer.headers["Retry-After"] == "60"
-    assert len(without_central(federate(server.internal_url, '{_id="a"}'))) == 2
+@in_reactor
+async def test_a_full_store_says_507(stack: Stack) -> None:
+    async with running_server(stack, "--store-max-series", "2", "--ratelimit", "0") as server:
+        for cluster, number, status in (("a", 2, 200), ("b", 1, 507), ("a", 2, 200), ("a", 3, 507)):
+            jwt = await authorize(server.url, cluster, "any")
+            families = [gauge(f"m{at}", 1.0, {"_id": cluster}) for at in range(number)]
+            answer = await upload(server.url, jwt, encode(families))
+            assert answer.status == status
+            if status == 507:
+                assert "--store-max-series" in answer.text
+                assert answer.header("Retry-After") == "60"
+        query = selecting('{_id="a"}')
+        kept = await ask(f"{server.internal_url}/federate?{query}")
+        assert len(without_central(kept.text)) == 2
 
 
-def test_a_reader_that_stops_reading_does_not_hold_up_uploads(stack: Stack) -> None:
-    server = start_server(stack, "patient", "--ratelimit", "0", "--limit-bytes", "50000000")
-    jwt = authorize(server.url, "a", "any")
-    families = [gauge("m", 1.0, {"_id": "a", "n": f"{n:0100}"}) for n in range(40_000)]
-    assert upload(server.url, jwt, encode(families)).status == 200
-    where = urlsplit(server.internal_url)
-    with socket.create_connection((where.hostname, where.port or 0)) as reader:
-        reader.sendall(b"GET /federate?match[]=m HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert reader.recv(1000).startswith(b"HTTP/1.1 200 OK")
-        for _ in range(3):
-            assert upload(server.url, jwt, encode(families[:1])).status == 200
-    assert len(without_central(federate(server.internal_url, "m"))) == 1
+@in_reactor
+async def test_a_reader_that_stops_reading_does_not_hold_up_uploads(stack: Stack) -> None:
+    async with running_server(stack, "--ratelimit", "0", "--limit-bytes", "50000000") as server:
+        jwt = await authorize(server.url, "a", "any")
+        families = [gauge("m", 1.0, {"_id": "a", "n": f"{n:0100}"}) for n in range(40_000)]
+        assert (await upload(server.url, jwt, encode(families))).status == 200
+        where = urlsplit(server.internal_url)
+        with socket.create_connection((where.hostname, where.port or 0)) as reader:
+            reader.sendall(b"GET /federate?match[]=m HTTP/1.1\r\nHost: x\r\n\r\n")
+            began = await in_thread(reader.recv, 1000)
+            assert began.startswith(b"HTTP/1.1 200 OK")
+            for _ in range(3):
+                assert (await upload(server.url, jwt, encode(families[:1]))).status == 200
+        kept = await ask(f"{server.internal_url}/federate?{selecting('m')}")
+        assert len(without_central(kept.text)) == 1
