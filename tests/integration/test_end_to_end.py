@@ -132,7 +132,8 @@ remote_write:
     queue_config:
       batch_send_deadline: 1s
 """
-    start_prometheus(stack, "writer", configuration)
+    # At the end it is stopped after the server, and would wait for that for a minute.
+    start_prometheus(stack, "writer", configuration, "--storage.remote.flush-deadline=1s")
 
 
 def start_agent_of(stack: Stack, system: System, cluster: str, to: str, *flags: str) -> Program:
