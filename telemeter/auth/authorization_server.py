@@ -1,7 +1,7 @@
 """The authorization server ("tollbooth"), which knows whose a cluster is.
 
-Protocol: specification section 3. A question is a POST of JSON with `cluster_id` and
-`authorization_token`; 200 and 201 are a yes, with the `account_id`.
+Protocol: docs/protocol.md, "Authorization server". A question is a POST of JSON with `cluster_id`
+and `authorization_token`; 200 and 201 accept, with the `account_id`.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ _HASH_BYTES = 9
 
 @dataclass(frozen=True, slots=True)
 class Transforms:
-    """The configured transforms, applied in the order that the specification gives (section 7).
+    """The configured transforms, applied in the order of docs/protocol.md, "Agent cycle".
 
     Attributes:
         labels: labels to add; one that is there already is overwritten.

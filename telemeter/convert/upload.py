@@ -1,4 +1,4 @@
-"""From an agent's upload to a remote-write request: specification section 4, steps 4 to 9."""
+"""From an agent's upload to a remote-write request: docs/protocol.md, "Upload", 4 to 9."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Remote-write requests on their way through: specification section 5, steps 3 to 5.
+"""Remote-write requests on their way through: docs/protocol.md, "Receive", 3 to 5.
 
 Both versions of the protocol are checked, filtered and sanitized; what is not ours to judge passes
 as it is. What 1.0 cannot hold gets a form that it can. Specifications:

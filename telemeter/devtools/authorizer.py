@@ -1,4 +1,7 @@
-"""The stub authorization server: says yes to the tokens it was given (specification section 3)."""
+"""The stub authorization server, which accepts the tokens that it was given.
+
+See docs/protocol.md, "Authorization server".
+"""
 
 from __future__ import annotations
 

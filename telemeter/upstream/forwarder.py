@@ -1,4 +1,4 @@
-"""Remote write to the upstream: specification section 6.
+"""Remote write to the upstream: docs/protocol.md, "Forwarding".
 
 Protocol: https://prometheus.io/docs/specs/prw/remote_write_spec/
 """

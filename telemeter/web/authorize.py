@@ -1,4 +1,7 @@
-"""POST /authorize: a cluster's bearer token for a short-lived JWT (specification section 3)."""
+"""POST /authorize: a cluster's bearer token for a short-lived JWT.
+
+See docs/protocol.md, "Authorize".
+"""
 
 from __future__ import annotations
 

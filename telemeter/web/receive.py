@@ -1,4 +1,4 @@
-"""POST /metrics/v1/receive: remote write from any Prometheus (specification section 5)."""
+"""POST /metrics/v1/receive: remote write from any Prometheus (docs/protocol.md, "Receive")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""POST /upload: metric families from an agent (specification section 4)."""
+"""POST /upload: metric families from an agent (docs/protocol.md, "Upload")."""
 
 from __future__ import annotations
 

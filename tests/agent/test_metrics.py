@@ -1,4 +1,4 @@
-"""The names and labels of the agent's metrics: specification section 9."""
+"""The names and labels of the agent's metrics: docs/protocol.md, "Metrics"."""
 
 from __future__ import annotations
 

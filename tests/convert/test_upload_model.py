@@ -1,4 +1,4 @@
-"""The conversion of uploads against a model of it: specification section 4, steps 5 to 9."""
+"""The conversion of uploads against a model of it: docs/protocol.md, "Upload"."""
 
 from __future__ import annotations
 

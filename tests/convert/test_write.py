@@ -85,7 +85,7 @@ def up(*samples: Sample, more: Pairs = ()) -> Series:
 
 @dataclass
 class Expected:
-    """What section 5 makes of a request.
+    """The outcome of a request by docs/protocol.md, "Receive".
 
     Attributes:
         kept: the series that are left, as they came but for their labels.

@@ -1,4 +1,4 @@
-"""Specification section 4, steps 5 to 9, in the plainest way: slow, obvious, and without protobuf.
+"""A model of docs/protocol.md, "Upload", steps 5 to 9: slow, obvious, and without protobuf.
 
 It shares no code with what it is compared to. Doubles are their 64 bits.
 """

@@ -1,4 +1,4 @@
-"""The stub authorization server: specification section 3."""
+"""The stub authorization server: docs/protocol.md, "Authorization server"."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             daemon.reactor.pump([10, 10])
 
 
-# --- Section 2: what is where ---------------------------------------------------------------------
+# --- docs/protocol.md, "Paths" --------------------------------------------------------------------
 
 
 def test_the_default_addresses() -> None:
@@ -545,7 +545,7 @@ def test_nothing_else_is_reported_when_it_stops(log: Log) -> None:
 
 # --- The flags ------------------------------------------------------------------------------------
 
-# Names and defaults, as specification section 8 and the original have them.
+# Names and defaults, which must not change: docs/protocol.md, "Flags".
 DEFAULTS: dict[str, object] = {
     "listen": "0.0.0.0:9003",
     "listen-internal": "localhost:9004",

@@ -1,4 +1,4 @@
-"""Remote write to the upstream: specification section 6."""
+"""Remote write to the upstream: docs/protocol.md, "Forwarding"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""POST /authorize: every row of specification section 3."""
+"""POST /authorize: every row of docs/protocol.md, "Authorize"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""POST /upload: every row of specification section 4, and those of section 10 that concern it."""
+"""POST /upload: every rule of docs/protocol.md, "Upload"."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Access tokens from an OpenID Connect issuer, for requests to other servers (specification 6).
+"""Access tokens from an OpenID Connect issuer, for requests to other servers.
 
+See docs/protocol.md, "Access tokens".
 Discovery: https://openid.net/specs/openid-connect-discovery-1_0.html. Grant: RFC 6749, section 4.4
 (client credentials). Use: RFC 6750.
 

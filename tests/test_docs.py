@@ -1,0 +1,61 @@
+"""The pages of docs/ and what points at them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROTOCOL = ROOT / "docs" / "protocol.md"
+SOURCES = sorted(
+    path
+    for folder in ("telemeter", "twisted", "tests", "bench", "demo")
+    for pattern in ("*.py", "*.pyx", "*.pxi", "*.pxd")
+    for path in (ROOT / folder).rglob(pattern)
+    if path != Path(__file__)
+)
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+#: A pointer is written `docs/protocol.md, "Heading"`; comments and docstrings may break the line.
+POINTER = re.compile(r'docs/protocol\.md(?:,(?:\s|#)*"(?P<heading>[^"]+)")?')
+
+
+def headings(page: Path) -> list[str]:
+    """Return the headings of a page."""
+    return re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+
+
+def anchor(heading: str) -> str:
+    """Return what a link to a heading has behind its `#`, as GitHub makes it."""
+    words = re.sub(r"[^\w\- ]", "", heading.lower())
+    return words.replace(" ", "-")
+
+
+def test_every_pointer_to_the_protocol_names_a_heading() -> None:
+    known = headings(PROTOCOL)
+    wrong = [
+        f"{path.relative_to(ROOT)}: {pointer[0]!r}"
+        for path in SOURCES
+        for pointer in POINTER.finditer(path.read_text())
+        if pointer["heading"] not in known
+    ]
+    assert not wrong
+
+
+def test_code_refers_to_no_numbered_sections_but_those_of_an_rfc() -> None:
+    # "Section 3" of nothing, or of a text that is not in this repository.
+    numbered = re.compile(r"(?<!RFC \d{4}, )\bsections?\s+\d|specification \d", re.IGNORECASE)
+    wrong = [
+        f"{path.relative_to(ROOT)}: {found[0]!r}"
+        for path in SOURCES
+        for found in numbered.finditer(path.read_text())
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_to_a_heading_leads_somewhere(page: Path) -> None:
+    for name, part in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text()):
+        target = page.parent / name if name else page
+        assert part in map(anchor, headings(target)), f"{name}#{part}"
