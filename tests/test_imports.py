@@ -40,12 +40,8 @@ MAY_IMPORT: dict[str, str] = {
 #: Arrows that point up: `importing module -> imported module`. There shall be none.
 EXCEPTIONS: frozenset[str] = frozenset(
     (
-        "telemeter.config.flags -> telemeter.tap.pidfile",
-        "telemeter.devtools.source -> telemeter.tap.daemon",
         "telemeter.loop.threads -> telemeter.samples.errors",
         "telemeter.server.app -> telemeter.tap.daemon",
-        "telemeter.server.workers.process -> telemeter.tap.daemon",
-        "telemeter.server.workers.supervisor -> telemeter.tap.daemon",
         "telemeter.store.store -> telemeter.upstream.forwarder",
     )
 )

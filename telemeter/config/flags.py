@@ -23,12 +23,12 @@ from twisted.python.usage import Options, UsageError
 from telemeter import __version__
 from telemeter.config import files
 from telemeter.config.listen import endpoint_maker
+from telemeter.config.pidfile import settle_pid_file
 from telemeter.net.proxy import Proxies
 from telemeter.net.tls import ClientPolicy
 from telemeter.samples.errors import BadInputError
 from telemeter.samples.family import MAX_NAME_LENGTH, is_too_long, is_utf8, label_fault
 from telemeter.samples.selector import NAME, Selector, parse_rules, parse_selector
-from telemeter.tap.pidfile import settle_pid_file
 
 log = Logger()
 
@@ -257,6 +257,11 @@ class Flags(Options):
                 raise UsageError(
                     f"--{present} {self[present]!r} needs --{missing} too, which was not given"
                 )
+
+
+def log_level(options: Flags) -> str:
+    """Return the lowest level that a daemon logs."""
+    return "debug" if options["verbose"] else str(options["log-level"])
 
 
 def _value_method(flag: Flag) -> Callable[[Flags, str], None]:

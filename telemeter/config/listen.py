@@ -11,7 +11,9 @@ from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, s
 from twisted.internet.interfaces import IStreamServerEndpoint
 
 from telemeter.net.address import host_of
+from telemeter.web.site.listener import Listener
 from telemeter.web.site.proxied import ProxiedEndpoint
+from telemeter.web.site.site import Site
 
 _HOST_PORT = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]+)")
 _PROXIED = "haproxy:"
@@ -76,3 +78,16 @@ def _described(value: str) -> EndpointMaker:
     except Exception as error:  # whatever the parser of an endpoint stumbles over
         raise ValueError(f"Twisted does not take this endpoint: {error}") from None
     return lambda reactor: serverFromString(reactor, value)
+
+
+def plain_listener(reactor: Any, site: Site, address: str, program: str) -> Listener:
+    """Return a service that serves a site at the address of `--listen`, without TLS."""
+    return Listener(
+        reactor,
+        endpoint_maker(address)(reactor),
+        site,
+        site,
+        flag="listen",
+        address=address,
+        program=program,
+    )

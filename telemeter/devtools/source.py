@@ -1,31 +1,23 @@
-"""telemeter-demo-source: something to federate from where there is no Prometheus."""
+"""Figures of this machine to federate from, where there is no Prometheus."""
 
 from __future__ import annotations
 
-import socket
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
 
-from twisted.application.internet import TimerService
-from twisted.application.service import IService
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.usage import UsageError
 from twisted.web.iweb import IRequest
 
-from telemeter import __version__
-from telemeter.config.flags import LOGGING, Flag, Flags, duration, text
-from telemeter.config.listen import listen_address
-from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock, elapsed_reactor, milliseconds
-from telemeter.loop.threads import Runner, thread_runner
+from telemeter.loop.clocks import WallClock, milliseconds
+from telemeter.loop.threads import Runner
 from telemeter.samples.proto import remote_pb2
 from telemeter.samples.selector import NAME, parse_selector
 from telemeter.store.federation import Federation, Text
 from telemeter.store.store import Store
-from telemeter.tap.daemon import Daemon, listener_of
-from telemeter.web.federate import TEXT_TYPE, federate_route
-from telemeter.web.health import Health
-from telemeter.web.site.routing import Route, make_site
+from telemeter.web.federate import TEXT_TYPE
+from telemeter.web.site.routing import Route
 
 #: As many series as a machine with very many processors and disks has.
 _MOST_SERIES = 100_000
@@ -35,52 +27,37 @@ _ALERT = {"alertname": "AlwaysFiring", "alertstate": "firing", "severity": "info
 
 log = Logger()
 
-
-class Options(Flags):
-    """The flags of telemeter-demo-source."""
-
-    program = "telemeter-demo-source"
-    synopsis = "[flags]"
-    longdesc = (
-        "Serves figures of this machine at /federate and /metrics, as a Prometheus that scrapes "
-        "it would: for demos, where there is no Prometheus. Needs psutil (telemeter[demo])."
-    )
-    flags: ClassVar = (
-        Flag("listen", listen_address, "localhost:9090", "HOST:PORT to listen on."),
-        Flag(
-            "instance",
-            text,
-            "",
-            "The label instance of every series.",
-            shown="the name of this machine",
-        ),
-        Flag(
-            "interval", duration, 1.0, "How often the machine is asked for its figures.", shown="1s"
-        ),
-        *LOGGING,
-    )
-
-    def check(self) -> None:
-        """See that there is something to ask the machine with."""
-        self.require_listen("listen")
-        if not self["interval"]:
-            raise UsageError("--interval 0: expected a duration above 0, such as 1s")
-        try:
-            from telemeter.observe import machine
-        except ImportError as error:
-            raise UsageError(f"psutil is needed: pip install 'telemeter[demo]' ({error})") from None
-        self.figures = machine.figures
+#: Reads the figures of a machine: name, labels and value of each.
+Figures: TypeAlias = Callable[[], Iterable[tuple[str, Mapping[str, str], float]]]
 
 
-class Source:
-    """Asks the machine, and keeps what it said last."""
+class MachineSource:
+    """The latest figures of this machine, as series of a Prometheus that scrapes it."""
 
-    def __init__(self, options: Options, clock: IReactorTime, wall: WallClock, run: Runner) -> None:
-        self._figures = options.figures
-        self._instance = options["instance"] or socket.gethostname()
+    def __init__(
+        self,
+        figures: Figures,
+        instance: str,
+        interval: float,
+        clock: IReactorTime,
+        wall: WallClock,
+        run: Runner,
+    ) -> None:
+        """Make one.
+
+        Args:
+            figures: reads them, as (name, labels, value); blocks.
+            instance: the label `instance` of every series.
+            interval: seconds between two readings.
+            clock: tells ages.
+            wall: dates samples.
+            run: runs `figures` in a thread.
+        """
+        self._figures = figures
+        self._instance = instance
         self._wall = wall
         self._run = run
-        self.store = Store(clock, 60 + 10 * options["interval"], _MOST_SERIES)
+        self.store = Store(clock, 60 + 10 * interval, _MOST_SERIES)
 
     def look(self) -> Deferred[None]:
         """Ask now; what goes wrong is logged."""
@@ -113,22 +90,3 @@ class Source:
             return b"".join(Federation(self.store, [everything], Text()).pieces())
 
         return Route("/metrics", metrics)
-
-
-def makeService(
-    options: Options, reactor: Any = None, wall: WallClock = SYSTEM_WALL_CLOCK
-) -> IService:
-    """The service of the source."""
-    if reactor is None:
-        reactor = elapsed_reactor()
-    daemon = Daemon(options, reactor)
-    source = Source(options, reactor, wall, thread_runner(reactor))
-    timer = TimerService(options["interval"], source.look)
-    timer.clock = reactor
-    timer.setServiceParent(daemon)
-    site = make_site(
-        [*Health().routes(), federate_route(source.store, reactor), source.metrics_route()], reactor
-    )
-    listener_of(options, reactor, site).setServiceParent(daemon)
-    log.info("starting telemeter-demo-source", version=__version__)
-    return daemon

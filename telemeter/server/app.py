@@ -45,6 +45,7 @@ from telemeter.convert.write import WriteRules
 from telemeter.limits.ratelimit import RateLimiter, Table, shared_memory
 from telemeter.limits.replicas import Replicas
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock, elapsed_reactor
+from telemeter.loop.services import OnStop, OrderedServices
 from telemeter.loop.threads import thread_runner
 from telemeter.net.client import make_agent, make_pool
 from telemeter.net.reloadable import ReloadablePolicy, ReloadableServerContext
@@ -58,7 +59,7 @@ from telemeter.server.workers.control import Setup
 from telemeter.server.workers.supervisor import Workers
 from telemeter.store.cluster_series import StoreSeries
 from telemeter.store.store import Store as SeriesStore
-from telemeter.tap.daemon import Daemon, Listener, Listening, OnStop
+from telemeter.tap.daemon import Daemon
 from telemeter.upstream.batch import BatchLimits
 from telemeter.upstream.forwarder import Forwarder
 from telemeter.web.attempts import AttemptObserver
@@ -68,6 +69,7 @@ from telemeter.web.federate import federate_route
 from telemeter.web.health import Health, index_route, metrics_route
 from telemeter.web.receive import Check, ReceiveEndpoint, ReceiveSettings
 from telemeter.web.reload import reload_route
+from telemeter.web.site.listener import Listener, Listening
 from telemeter.web.site.routing import Route, make_site
 from telemeter.web.site.site import Site
 from telemeter.web.upload import UploadEndpoint
@@ -117,7 +119,12 @@ class External:
     """
 
     def __init__(
-        self, options: Options, reactor: Any, wall: WallClock, daemon: Daemon, shared: Shared
+        self,
+        options: Options,
+        reactor: Any,
+        wall: WallClock,
+        daemon: OrderedServices,
+        shared: Shared,
     ) -> None:
         """Make it of services that become parts of `daemon`."""
         self._options = options
@@ -232,7 +239,7 @@ class External:
         )
 
 
-def _make_store(options: Options, reactor: Any, daemon: Daemon) -> SeriesStore:
+def _make_store(options: Options, reactor: Any, daemon: OrderedServices) -> SeriesStore:
     """What keeps the samples that are not forwarded."""
     store = SeriesStore(reactor, options["store-retention"], options["store-max-series"])
     timer = TimerService(_EXPIRE_SECONDS, store.expire)
@@ -247,7 +254,7 @@ class Clients:
     Each has connections of its own, because each has its own idea of whom to trust.
     """
 
-    def __init__(self, options: Options, reactor: Any, daemon: Daemon) -> None:
+    def __init__(self, options: Options, reactor: Any, daemon: OrderedServices) -> None:
         self._options = options
         self._reactor = reactor
         self._daemon = daemon
@@ -488,7 +495,9 @@ def _listener(
     )
 
 
-def _memcached(options: Options, reactor: Any, wall: WallClock, daemon: Daemon) -> Memcached | None:
+def _memcached(
+    options: Options, reactor: Any, wall: WallClock, daemon: OrderedServices
+) -> Memcached | None:
     """What replicas share, if there is something."""
     if not options["memcached"]:
         return None

@@ -11,10 +11,10 @@ from twisted.python.usage import UsageError
 
 from telemeter import __version__
 from telemeter.config.flags import LOGGING, Flag, Flags, raw, read_file
-from telemeter.config.listen import listen_address
+from telemeter.config.listen import listen_address, plain_listener
 from telemeter.devtools.authorizer import StubAuthorizer
 from telemeter.loop.clocks import elapsed_reactor
-from telemeter.tap.daemon import Daemon, listener_of
+from telemeter.tap.daemon import Daemon
 from telemeter.web.site.routing import make_site
 
 log = Logger()
@@ -68,6 +68,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         reactor = elapsed_reactor()
     daemon = Daemon(options, reactor)
     site = make_site([StubAuthorizer(options.tokens).route()], reactor)
-    listener_of(options, reactor, site).setServiceParent(daemon)
+    listener = plain_listener(reactor, site, options["listen"], options.program)
+    listener.setServiceParent(daemon)
     log.info("starting telemeter-authorizer", version=__version__, tokens=len(options.tokens))
     return daemon

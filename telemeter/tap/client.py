@@ -26,6 +26,7 @@ from telemeter.config.flags import (
     Flags,
     integer,
     label_names,
+    log_level,
     positive_duration,
     raw,
     read_policy,
@@ -42,7 +43,7 @@ from telemeter.config.flags import (
     warn_of_empty,
     warn_of_tracing,
 )
-from telemeter.config.listen import listen_address
+from telemeter.config.listen import listen_address, plain_listener
 from telemeter.config.reload import Reloader
 from telemeter.convert.collect import Transforms
 from telemeter.convert.collector import KIND, Transformer
@@ -62,7 +63,7 @@ from telemeter.observe.compiled import warn_of_python
 from telemeter.observe.log import make_observer
 from telemeter.samples.exposition import render_text
 from telemeter.samples.family import label_fault
-from telemeter.tap.daemon import Daemon, listener_of, log_level
+from telemeter.tap.daemon import Daemon
 from telemeter.web.agent import federate_route
 from telemeter.web.debug import debug_routes
 from telemeter.web.health import Health, index_route, metrics_route
@@ -475,7 +476,8 @@ def makeService(
             ],
             reactor,
         )
-        listener_of(options, reactor, site).setServiceParent(daemon)
+        listener = plain_listener(reactor, site, options["listen"], options.program)
+        listener.setServiceParent(daemon)
     authorize_url, upload_url = options.urls()
     log.info(
         "starting telemeter-client",

@@ -1,72 +1,33 @@
-"""What the daemons are made of: listeners, and a parent that starts and stops them in order."""
+"""The service of a daemon under twistd and twist: its log, its signals, its end."""
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, Protocol, TextIO, runtime_checkable
+from typing import Any, TextIO
 
-from twisted.application.service import IServiceCollection, MultiService, Service
-from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError  # noqa: A004
-from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import (
-    IListeningPort,
-    IProtocolFactory,
-    IStreamServerEndpoint,
-)
+from twisted.application.service import IServiceCollection
 from twisted.logger import ILogObserver, Logger, LogLevel
 from twisted.python.components import Componentized
-from twisted.python.failure import Failure
 
-from telemeter.config.flags import Flags
-from telemeter.config.listen import endpoint_maker
+from telemeter.config.flags import Flags, log_level
+from telemeter.loop.memory import settle_memory
+from telemeter.loop.services import OrderedServices, StartError
 from telemeter.loop.signals import Signals
 from telemeter.loop.twisted_private import say_in_words_why_nothing_started
 from telemeter.observe.log import LEVELS, level_of, make_observer
 from telemeter.observe.logfile import LogFile, open_anew
-from telemeter.web.site.site import Site
 
 log = Logger()
 
-#: For how many seconds a stop waits for the requests that are under way.
-GRACE_SECONDS = 10.0
-#: After how many new objects Python looks for circles among them, and after how many such looks it
-#: looks further, and then everywhere. A request leaves some fifty objects in circles, none large.
-_COLLECTOR_THRESHOLDS: Final = (10_000, 20, 20)
 
-
-def settle_memory() -> None:
-    """Leave what is there from the start out of the search for unused objects, and search less.
-
-    Usually Python goes through all of a daemon's objects every few thousand requests, which keeps
-    some of them waiting, and through the new ones every ten.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_COLLECTOR_THRESHOLDS)
-
-
-@runtime_checkable
-class Finishing(Protocol):
-    """A part of a daemon that lets requests finish when it stops.
-
-    Attributes:
-        finished: how many it let finish.
-    """
-
-    finished: int
-
-
-class Daemon(MultiService):
+class Daemon(OrderedServices):
     """The service of a whole daemon.
 
-    It logs as logfmt, takes the signals of its process, and stops its children one after the other,
-    the last one first: a listener is done with its requests before what answers them goes away.
+    It logs as logfmt, and takes the signals of its process.
 
     Attributes:
         signals: what they do.
@@ -181,174 +142,12 @@ class Daemon(MultiService):
             self._stream.write(line + "\n")
             self._stream.flush()
 
-    @property
-    def finished(self) -> int:
-        """How many requests were let finish since the daemon was told to stop."""
-        return sum(child.finished for child in self if isinstance(child, Finishing))
-
-    def stopService(self) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._stop())
-
-    async def _stop(self) -> None:
+    async def _stop_in_order(self) -> None:
         began = self._reactor.seconds()
         if self._is_alone:
             log.info("stopping", signal=self.signals.stopped_by or "none")
             self.signals.stop()
-        Service.stopService(self)
-        for child in reversed(list(self)):
-            try:
-                await _deferred(child.stopService())
-            except Exception:
-                log.failure("a part of the daemon did not stop as it should")
+        await super()._stop_in_order()
         if self._is_alone:
             seconds = f"{self._reactor.seconds() - began:.1f}"
             log.info("stopped", requests=self.finished, seconds=seconds)
-
-
-def _deferred(result: Any) -> Deferred[Any]:
-    if isinstance(result, Deferred):
-        return result
-    done: Deferred[Any] = Deferred()
-    done.callback(result)
-    return done
-
-
-def log_level(options: Flags) -> str:
-    """From which level on a daemon logs."""
-    return "debug" if options["verbose"] else str(options["log-level"])
-
-
-class StartError(SystemExit, Exception):
-    """Ends the program with one line, because it cannot start.
-
-    It is an Exception for twistd, which tells of no other to the process that waits for the daemon
-    in the background: that would wait for ever.
-    """
-
-
-class Listening(Service):
-    """Listens at an address, and does nothing with those who connect."""
-
-    def __init__(
-        self,
-        endpoint: IStreamServerEndpoint,
-        factory: IProtocolFactory,
-        *,
-        flag: str,
-        address: str,
-        program: str,
-    ) -> None:
-        """Make one.
-
-        Args:
-            endpoint: where to listen.
-            factory: who takes the connections.
-            flag: the flag that says where, for messages.
-            address: what it says.
-            program: whom it tells.
-        """
-        self._endpoint = endpoint
-        self._factory = factory
-        self._flag = flag
-        self._address = address
-        self._program = program
-        self.port: IListeningPort | None = None
-
-    def privilegedStartService(self) -> None:
-        """Listen; while twistd still has the rights to open low ports."""
-        failures: list[Failure] = []
-        self._endpoint.listen(self._factory).addCallbacks(self._listening, failures.append)
-        if failures:
-            raise StartError(f"{self._program}: {self._cannot_listen(failures[0].value)}")
-        super().privilegedStartService()
-
-    def startService(self) -> None:
-        super().startService()
-        if self.port is None:  # twist, unlike twistd, calls nothing but this
-            self.privilegedStartService()
-
-    def _listening(self, port: IListeningPort) -> None:
-        self.port = port
-        host = port.getHost()
-        where = str(host)
-        if isinstance(host, IPv4Address | IPv6Address):
-            where = f"{host.host}:{host.port}"
-        log.info("listening", flag=f"--{self._flag}", address=where)
-
-    def _cannot_listen(self, error: BaseException | None) -> str:
-        reason = error.socketError if isinstance(error, CannotListenError) else error
-        if reason is error and isinstance(error, OSError):
-            reason = error.strerror  # without the path, which is bytes
-        return f"--{self._flag} {self._address!r}: cannot listen there: {reason}"
-
-    def stopService(self) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._stop())
-
-    async def _stop(self) -> None:
-        await _deferred(super().stopService())
-        if self.port is not None:
-            await _deferred(self.port.stopListening())
-
-
-class Listener(Listening):
-    """Serves a site at an address, and lets its requests finish when it stops.
-
-    Attributes:
-        finished: how many it let finish.
-    """
-
-    def __init__(
-        self,
-        reactor: Any,
-        endpoint: IStreamServerEndpoint,
-        site: Site,
-        factory: IProtocolFactory,
-        *,
-        flag: str,
-        address: str,
-        program: str,
-    ) -> None:
-        super().__init__(endpoint, factory, flag=flag, address=address, program=program)
-        self.finished = 0
-        self._reactor = reactor
-        self._site = site
-
-    async def _stop(self) -> None:
-        before = self._site.over
-        await super()._stop()
-        if self.port is None:
-            return
-        try:
-            await self._site.drain().addTimeout(GRACE_SECONDS, self._reactor)
-        except (TimeoutError, CancelledError):
-            log.warn(
-                "requests were still under way when the time to stop was over",
-                requests=len(self._site.active),
-                seconds=GRACE_SECONDS,
-            )
-        self.finished = self._site.over - before
-        self._site.abort()
-
-
-def listener_of(options: Flags, reactor: Any, site: Site) -> Listener:
-    """What serves a site at `--listen`, without TLS."""
-    return Listener(
-        reactor,
-        endpoint_maker(options["listen"])(reactor),
-        site,
-        site,
-        flag="listen",
-        address=options["listen"],
-        program=options.program,
-    )
-
-
-class OnStop(Service):
-    """Calls something when the daemon stops: the last child is the first to know."""
-
-    def __init__(self, call: Callable[[], Any]) -> None:
-        self._call = call
-
-    def stopService(self) -> Any:
-        super().stopService()
-        return self._call()

@@ -7,8 +7,9 @@ import sys
 import pytest
 from twisted.internet.defer import Deferred
 
-from telemeter.devtools.source import Options, Source, makeService
+from telemeter.devtools.source import MachineSource
 from telemeter.loop.threads import run_here
+from telemeter.tap.demo_source import Options, makeService
 from tests.fakes import NOW, FakeWall, Log, ask, clock_at
 from tests.tap.world import FakeReactor, started
 
@@ -57,14 +58,12 @@ def test_it_shows_what_the_machine_says(log: Log) -> None:
 
 
 def test_a_machine_that_cannot_be_asked_is_asked_again(log: Log) -> None:
-    def broken() -> None:
+    def broken() -> list[tuple[str, dict[str, str], float]]:
         raise ZeroDivisionError
 
     log.errors_are_fine = True
-    options = options_of()
-    options.figures = broken  # type: ignore[assignment]
     clock = clock_at()
-    source = Source(options, clock, FakeWall(clock), run_here)
+    source = MachineSource(broken, "me", 1.0, clock, FakeWall(clock), run_here)
     results: list[object] = []
     done: Deferred[None] = source.look()
     done.addCallback(results.append)

@@ -21,7 +21,9 @@ from twisted.logger import ILogObserver, Logger, LogLevel, textFileLogObserver
 from twisted.web.iweb import IRequest
 
 from telemeter.config.flags import LOGGING, Flags
-from telemeter.tap.daemon import GRACE_SECONDS, Daemon, Listener, OnStop, StartError
+from telemeter.loop.services import GRACE_SECONDS, OnStop, StartError
+from telemeter.tap.daemon import Daemon
+from telemeter.web.site.listener import Listener
 from telemeter.web.site.routing import Route, make_site
 from tests.fakes import Log, Wire, has_fired, request_of, result_of
 from tests.tap.world import FakeReactor

@@ -46,7 +46,7 @@ authorizer = DaemonMaker(
 )
 demo_source = DaemonMaker(
     "Telemeter demo source",
-    "telemeter.devtools.source",
+    "telemeter.tap.demo_source",
     "Serves figures of this machine as a Prometheus would: for demos.",
     "telemeter-demo-source",
 )

@@ -22,11 +22,13 @@ from twisted.python.usage import UsageError
 from telemeter.auth.authorization_server import RefusedError, UnavailableError
 from telemeter.auth.keys import load_key
 from telemeter.config.files import Contents, reading_from
-from telemeter.config.flags import text
+from telemeter.config.flags import log_level, text
 from telemeter.config.listen import at_address
 from telemeter.config.server import Options
 from telemeter.limits.ratelimit import Table
 from telemeter.loop.clocks import WallClock
+from telemeter.loop.memory import settle_memory
+from telemeter.loop.services import GRACE_SECONDS, OnStop, OrderedServices
 from telemeter.observe.log import make_observer
 from telemeter.server.app import External, Shared
 from telemeter.server.fleet_pages import reporter
@@ -50,7 +52,6 @@ from telemeter.server.workers.control import (
     decode_files,
     short,
 )
-from telemeter.tap.daemon import GRACE_SECONDS, Daemon, OnStop, log_level, settle_memory
 
 #: A little more than the authorization server may take to answer, in seconds.
 _ASK_SECONDS: Final = 25.0
@@ -136,7 +137,7 @@ class Worker:
         table = None
         if setup.table_key:
             table = Table(descriptor=TABLE_FD, key=setup.table_key)
-        daemon = Daemon(options, self._reactor)
+        daemon = OrderedServices()
         attempts = None
         if options["fleet-max-clusters"]:
             attempts = reporter(self.control.report, self._reactor, self._wall)
@@ -194,10 +195,10 @@ class Worker:
         self._stopping = True
         signal.alarm(_STOP_SECONDS)
 
-    def _stop_serving(self, daemon: Daemon) -> Deferred[None]:
+    def _stop_serving(self, daemon: OrderedServices) -> Deferred[None]:
         return Deferred.fromCoroutine(self._finish(daemon))
 
-    async def _finish(self, daemon: Daemon) -> None:
+    async def _finish(self, daemon: OrderedServices) -> None:
         await daemon.stopService()
         with suppress(Exception):  # a parent that is gone, or busy, does not hold this up
             reported = self.control.report(FINISHED, str(daemon.finished).encode())

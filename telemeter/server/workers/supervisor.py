@@ -29,6 +29,7 @@ from telemeter.auth.authorization_server import RefusedError, UnavailableError
 from telemeter.auth.cache import Ask
 from telemeter.config.files import Contents
 from telemeter.limits.ratelimit import shared_memory
+from telemeter.loop.services import GRACE_SECONDS
 from telemeter.loop.signals import held_back
 from telemeter.server.workers.accept import Connections
 from telemeter.server.workers.control import (
@@ -49,7 +50,7 @@ from telemeter.server.workers.control import (
     encode_files,
     short,
 )
-from telemeter.tap.daemon import GRACE_SECONDS, Listening
+from telemeter.web.site.listener import Listening
 
 WORKERS: Final = Gauge(
     "telemeter_workers",

@@ -23,7 +23,7 @@ from telemeter.server.workers.control import (
     decode_files,
 )
 from telemeter.server.workers.supervisor import Workers
-from telemeter.tap.daemon import Listening
+from telemeter.web.site.listener import Listening
 from tests.tap.world import FakeReactor
 
 

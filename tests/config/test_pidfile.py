@@ -13,7 +13,7 @@ import pytest
 from twisted.application.twist._options import TwistOptions
 from twisted.scripts._twistd_unix import ServerOptions
 
-from telemeter.tap.pidfile import settle_pid_file
+from telemeter.config.pidfile import settle_pid_file
 from tests.fakes import Log
 
 

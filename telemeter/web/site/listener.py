@@ -1,0 +1,131 @@
+"""Listeners: addresses at which a daemon serves a site."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    TimeoutError,  # noqa: A004
+    maybeDeferred,
+)
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IProtocolFactory,
+    IStreamServerEndpoint,
+)
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from telemeter.loop.services import GRACE_SECONDS, StartError
+from telemeter.web.site.site import Site
+
+log = Logger()
+
+
+class Listening(Service):
+    """Listens at an address, and does nothing with those who connect."""
+
+    def __init__(
+        self,
+        endpoint: IStreamServerEndpoint,
+        factory: IProtocolFactory,
+        *,
+        flag: str,
+        address: str,
+        program: str,
+    ) -> None:
+        """Make one.
+
+        Args:
+            endpoint: where to listen.
+            factory: who takes the connections.
+            flag: the flag that says where, for messages.
+            address: what it says.
+            program: whom it tells.
+        """
+        self._endpoint = endpoint
+        self._factory = factory
+        self._flag = flag
+        self._address = address
+        self._program = program
+        self.port: IListeningPort | None = None
+
+    def privilegedStartService(self) -> None:
+        """Listen; while twistd still has the rights to open low ports."""
+        failures: list[Failure] = []
+        self._endpoint.listen(self._factory).addCallbacks(self._listening, failures.append)
+        if failures:
+            raise StartError(f"{self._program}: {self._cannot_listen(failures[0].value)}")
+        super().privilegedStartService()
+
+    def startService(self) -> None:
+        super().startService()
+        if self.port is None:  # twist, unlike twistd, calls nothing but this
+            self.privilegedStartService()
+
+    def _listening(self, port: IListeningPort) -> None:
+        self.port = port
+        host = port.getHost()
+        where = str(host)
+        if isinstance(host, IPv4Address | IPv6Address):
+            where = f"{host.host}:{host.port}"
+        log.info("listening", flag=f"--{self._flag}", address=where)
+
+    def _cannot_listen(self, error: BaseException | None) -> str:
+        reason = error.socketError if isinstance(error, CannotListenError) else error
+        if reason is error and isinstance(error, OSError):
+            reason = error.strerror  # without the path, which is bytes
+        return f"--{self._flag} {self._address!r}: cannot listen there: {reason}"
+
+    def stopService(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        await maybeDeferred(super().stopService)
+        if self.port is not None:
+            await maybeDeferred(self.port.stopListening)
+
+
+class Listener(Listening):
+    """Serves a site at an address, and lets its requests finish when it stops.
+
+    Attributes:
+        finished: how many it let finish.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        endpoint: IStreamServerEndpoint,
+        site: Site,
+        factory: IProtocolFactory,
+        *,
+        flag: str,
+        address: str,
+        program: str,
+    ) -> None:
+        super().__init__(endpoint, factory, flag=flag, address=address, program=program)
+        self.finished = 0
+        self._reactor = reactor
+        self._site = site
+
+    async def _stop(self) -> None:
+        before = self._site.over
+        await super()._stop()
+        if self.port is None:
+            return
+        try:
+            await self._site.drain().addTimeout(GRACE_SECONDS, self._reactor)
+        except (TimeoutError, CancelledError):
+            log.warn(
+                "requests were still under way when the time to stop was over",
+                requests=len(self._site.active),
+                seconds=GRACE_SECONDS,
+            )
+        self.finished = self._site.over - before
+        self._site.abort()
