@@ -41,7 +41,6 @@ MAY_IMPORT: dict[str, str] = {
 EXCEPTIONS: frozenset[str] = frozenset(
     (
         "telemeter.loop.threads -> telemeter.samples.errors",
-        "telemeter.server.app -> telemeter.tap.daemon",
         "telemeter.store.store -> telemeter.upstream.forwarder",
     )
 )

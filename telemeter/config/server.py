@@ -1,18 +1,25 @@
-"""The flags of telemeter-server, and what they say is in files."""
+"""The flags of telemeter-server, and the configuration that they and their files make."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol
 
 from twisted.internet.ssl import CertificateOptions
 from twisted.python.usage import UsageError
 
 from telemeter.auth.keys import SigningKey, load_key
 from telemeter.auth.oidc import check_issuer
-from telemeter.config.files import Contents, recording, signature
+from telemeter.auth.settings import (
+    AuthorizationSettings,
+    MemcachedSettings,
+    OIDCSettings,
+    TokenSettings,
+)
+from telemeter.config.files import Contents, Signature, recording, signature
 from telemeter.config.flags import (
     LOGGING,
     Flag,
@@ -40,9 +47,13 @@ from telemeter.config.flags import (
     tracing_flags,
 )
 from telemeter.config.listen import is_tcp, listen_address
-from telemeter.net.tls import ClientPolicy, server_options
+from telemeter.net.proxy import Proxies
+from telemeter.net.tls import server_options
 from telemeter.net.url import check_http_url
 from telemeter.samples.whitelist import Whitelist
+from telemeter.store.settings import StoreSettings
+from telemeter.upstream.batch import BatchLimits
+from telemeter.upstream.settings import ForwardSettings
 from telemeter.web.site.site import IDLE_SECONDS
 
 #: The most processes that answer clients.
@@ -50,28 +61,130 @@ MAX_WORKERS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
-    """What is read from files, and can be read again while the server runs.
+class ListenerSettings:
+    """One of the server's listeners.
 
     Attributes:
-        keys: the first signs, all verify; empty: none were given.
-        whitelist: the rules of flags and file.
-        tls, internal_tls: what the listeners show; None: no TLS.
-        forward_policy, authorize_policy: whom to trust upstream, and what to show there.
-        oidc_policy: whom to trust as issuer.
-        client_secret: our secret for the issuer.
-        contents: of all these files, for other processes to make the same of.
+        flag: the name of the flag that says where it listens.
+        address: what that flag says; see `telemeter.config.listen`.
+        tls: what it shows over TLS; None: it speaks none.
     """
 
-    keys: tuple[SigningKey, ...]
+    flag: str
+    address: str
+    tls: CertificateOptions | None
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSettings:
+    """Which samples are accepted and forwarded, and what is changed in them.
+
+    Attributes:
+        partition_label: the label that holds the cluster's identifier.
+        required_labels: what every incoming sample must carry besides.
+        whitelist: the series that are forwarded.
+        added_labels: labels to add to every outgoing series.
+        elided_labels: labels to remove from every series.
+        upload_bytes: the size, decompressed, that an upload must stay under.
+        receive_bytes: the size, compressed, that a remote-write request must stay under.
+        foreign_ids: whether a remote-write sender may write for other clusters than its own.
+        tenant_key: the field of a remote-write token that names the tenant, for the log.
+    """
+
+    partition_label: str
+    required_labels: Mapping[str, str]
     whitelist: Whitelist
+    added_labels: Mapping[str, str]
+    elided_labels: frozenset[str]
+    upload_bytes: int
+    receive_bytes: int
+    foreign_ids: bool
+    tenant_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """The whole configuration of a telemeter-server: what its flags and their files say.
+
+    Attributes:
+        program: the name that messages begin with.
+        listen: the listener for clients.
+        listen_internal: the listener for operators.
+        idle_seconds: for how long a client's connection may wait for its next request.
+        workers: how many processes answer clients; 1: this one does.
+        tokens: the agents' tokens.
+        authorization: whom to ask about tokens.
+        oidc: where access tokens come from.
+        memcached: what replicas share.
+        samples: what becomes of samples.
+        forward: where they go.
+        store: what is kept of them, if they go nowhere.
+        ratelimit_seconds: the shortest time between two uploads of a cluster; 0: no limit.
+        fleet_max_clusters: how many clusters the record of the fleet knows; 0: there is none.
+        proxies: the proxies for outgoing requests; None: there are none.
+        arguments: the command line, for worker processes.
+        contents: what is in the files that it names, for worker processes.
+    """
+
+    program: str
+    listen: ListenerSettings
+    listen_internal: ListenerSettings
+    idle_seconds: float
+    workers: int
+    tokens: TokenSettings
+    authorization: AuthorizationSettings
+    oidc: OIDCSettings
+    memcached: MemcachedSettings
+    samples: SampleSettings
+    forward: ForwardSettings
+    store: StoreSettings
+    ratelimit_seconds: float
+    fleet_max_clusters: int
+    proxies: Proxies | None
+    arguments: Sequence[str] = field(repr=False)
+    contents: Contents = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """What the listeners show, read again.
+
+    Attributes:
+        tls: what the listener for clients shows; None: no TLS.
+        internal_tls: what the listener for operators shows; None: no TLS.
+        contents: what is in the files, for worker processes.
+    """
+
     tls: CertificateOptions | None
     internal_tls: CertificateOptions | None
-    forward_policy: ClientPolicy
-    authorize_policy: ClientPolicy
-    oidc_policy: ClientPolicy
-    client_secret: str = field(repr=False)
     contents: Contents = field(repr=False)
+
+
+class ConfigReader(Protocol):
+    """A way to read the configuration again while the server runs.
+
+    Attributes:
+        certificate_paths: the files that `read_certificates` reads.
+        certificates_seen: the state of these files before they were read the first time.
+    """
+
+    @property
+    def certificate_paths(self) -> Sequence[str]:
+        """Return the files that `read_certificates` reads."""
+        ...
+
+    @property
+    def certificates_seen(self) -> Signature:
+        """Return the state of those files before they were read the first time."""
+        ...
+
+    def read_config(self) -> ServerConfig:
+        """Read every file again; raises `UsageError`."""
+        ...
+
+    def read_certificates(self) -> Certificates:
+        """Read the certificates of the listeners again; raises `UsageError`."""
+        ...
 
 
 class Options(Flags):
@@ -379,8 +492,8 @@ class Options(Flags):
         if not self["store-retention"]:
             raise UsageError("--store-retention 0: expected a duration above 0, such as 10m")
         self.proxies = read_proxies() if self["proxy-from-environment"] else None
-        self.certificates_seen = signature(self.certificate_paths())
-        self.files = self.read_files()
+        self.certificates_seen = signature(self.certificate_paths)
+        self.config = self.read_config()
 
     def _check_workers(self) -> None:
         if not self["workers"]:
@@ -399,34 +512,78 @@ class Options(Flags):
                 f"{self['listen']!r}; for TLS there are --tls-crt and --tls-key"
             )
 
-    def read_files(self) -> Files:
+    def read_config(self) -> ServerConfig:
         """Read every file now; raises `UsageError`."""
         with recording() as contents:
-            return self._read_files(contents)
+            return self._read_config(contents)
 
-    def _read_files(self, contents: Contents) -> Files:
+    def _read_config(self, contents: Contents) -> ServerConfig:
+        whitelist = self._read_whitelist()
+        tls, internal_tls = self._read_pairs()
+        return ServerConfig(
+            program=self.program,
+            listen=ListenerSettings("listen", self["listen"], tls),
+            listen_internal=ListenerSettings(
+                "listen-internal", self["listen-internal"], internal_tls
+            ),
+            idle_seconds=self["idle-timeout"],
+            workers=self["workers"],
+            tokens=TokenSettings(
+                tuple(self._read_key(path) for path in self["shared-key"]),
+                self["token-expire-seconds"],
+            ),
+            authorization=AuthorizationSettings(
+                self["authorize"],
+                read_policy(self, "authorize-ca-file", "authorize-tls-crt", "authorize-tls-key"),
+                self["authorize-cache-expire"],
+                self["authorize-refused-expire"],
+                self["authorize-cache-size"],
+            ),
+            oidc=OIDCSettings(
+                self["oidc-issuer"],
+                self["client-id"],
+                self._read_client_secret(),
+                self["oidc-audience"],
+                self["oidc-scope"],
+                read_policy(self, "oidc-ca-file"),
+            ),
+            memcached=MemcachedSettings(
+                self["memcached"], self["memcached-expire"], self["memcached-interval"]
+            ),
+            samples=SampleSettings(
+                self["partition-label"],
+                dict(self["required-label"]),
+                whitelist,
+                dict(self["label"]),
+                frozenset(self["elide-label"]),
+                self["limit-bytes"],
+                self["limit-receive-bytes"],
+                self["receive-foreign-ids"],
+                self["tenant-key"],
+            ),
+            forward=ForwardSettings(
+                self["forward-url"],
+                read_policy(self, "forward-ca-file", "forward-tls-crt", "forward-tls-key"),
+                self["tenant-id"],
+                BatchLimits(self["forward-batch-requests"], self["forward-batch-bytes"]),
+                keeps_version=self["forward-protocol"] == "2.0" and bool(self["forward-url"]),
+            ),
+            store=StoreSettings(self["store-retention"], self["store-max-series"]),
+            ratelimit_seconds=self["ratelimit"],
+            fleet_max_clusters=self["fleet-max-clusters"],
+            proxies=self.proxies,
+            arguments=tuple(self.arguments),
+            contents=contents,
+        )
+
+    def _read_whitelist(self) -> Whitelist:
         rules = list(self["whitelist"])
         given = "--whitelist"
         if self["whitelist-file"]:
             given += f" and --whitelist-file {self['whitelist-file']!r}"
             rules += read_selectors(self, "whitelist-file")
         require_satisfiable(rules, given)
-        tls, internal_tls = self.read_certificates()
-        return Files(
-            keys=tuple(self._read_key(path) for path in self["shared-key"]),
-            whitelist=Whitelist(rules),
-            tls=tls,
-            internal_tls=internal_tls,
-            forward_policy=read_policy(
-                self, "forward-ca-file", "forward-tls-crt", "forward-tls-key"
-            ),
-            authorize_policy=read_policy(
-                self, "authorize-ca-file", "authorize-tls-crt", "authorize-tls-key"
-            ),
-            oidc_policy=read_policy(self, "oidc-ca-file"),
-            client_secret=self._read_client_secret(),
-            contents=contents,
-        )
+        return Whitelist(rules)
 
     def _read_client_secret(self) -> str:
         secret = read_secret(self, "client-secret")
@@ -445,15 +602,21 @@ class Options(Flags):
             raise UsageError(f"{given} needs --oidc-issuer too, which was not given")
         return secret
 
-    def read_certificates(self) -> tuple[CertificateOptions | None, CertificateOptions | None]:
-        """What the external and the internal listener show; raises `UsageError`."""
+    def read_certificates(self) -> Certificates:
+        """Read what the listeners show; raises `UsageError`."""
+        with recording() as contents:
+            tls, internal_tls = self._read_pairs()
+        return Certificates(tls, internal_tls, contents)
+
+    def _read_pairs(self) -> tuple[CertificateOptions | None, CertificateOptions | None]:
         return (
             self._read_pair("tls-crt", "tls-key"),
             self._read_pair("internal-tls-crt", "internal-tls-key"),
         )
 
+    @property
     def certificate_paths(self) -> list[str]:
-        """The files that `read_certificates` reads."""
+        """Return the files that `read_certificates` reads."""
         names = ("tls-crt", "tls-key", "internal-tls-crt", "internal-tls-key")
         return [self[name] for name in names if self[name]]
 

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from telemeter.config.server import Options
+from telemeter.config.server import ServerConfig
 from telemeter.fleet.attempt import Attempt, decode_attempts, encode_attempts
 from telemeter.fleet.record import SILENT_AFTER, FleetRecord
 from telemeter.loop.clocks import WallClock, moment
@@ -44,29 +44,29 @@ class Fleet:
         observer: observes a site for the record; None: there is none.
     """
 
-    def __init__(self, options: Options, reactor: Any, wall: WallClock) -> None:
+    def __init__(self, config: ServerConfig, reactor: Any, wall: WallClock) -> None:
         """Make both.
 
         Args:
-            options: the flags.
+            config: the configuration.
             reactor: tells ages, and calls later.
             wall: tells the time of day.
         """
         self.record: FleetRecord | None = None
         self.observer: AttemptObserver | None = None
-        self._whitelist: Whitelist = options.files.whitelist
-        if options["fleet-max-clusters"]:
-            silent_after = max(SILENT_AFTER, _MISSED_INTERVALS * options["ratelimit"])
+        self._whitelist: Whitelist = config.samples.whitelist
+        if config.fleet_max_clusters:
+            silent_after = max(SILENT_AFTER, _MISSED_INTERVALS * config.ratelimit_seconds)
             now = moment(reactor, wall)
-            self.record = FleetRecord(options["fleet-max-clusters"], now, silent_after)
+            self.record = FleetRecord(config.fleet_max_clusters, now, silent_after)
             self.observer = AttemptObserver(self._take_all, reactor, wall, _MAX_RECORDED)
             self._api = FleetApi(
                 self.record, reactor, wall, lambda: self._whitelist, settle=self.observer.send
             )
             self._events = Events(self.record, reactor, wall)
 
-    def use(self, whitelist: Whitelist) -> None:
-        """Explain what was dropped by other rules from now on."""
+    def reload(self, whitelist: Whitelist) -> None:
+        """Explain by other rules what was dropped, from now on."""
         self._whitelist = whitelist
 
     def show(self, series: SeriesSource) -> None:

@@ -19,7 +19,7 @@ from telemeter.fleet.record import FleetRecord
 from telemeter.loop.clocks import Elapsed, Moment, Wall
 from telemeter.observe.log import make_observer
 from telemeter.samples.proto import remote_pb2
-from telemeter.server.app import makeService
+from telemeter.tap.server import makeService
 
 _AGENTS = (b"telemeter-client/0.1.0", b"Go-http-client/1.1", b"Prometheus/2.53.1")
 _PROBLEMS = (

@@ -18,11 +18,11 @@ from twisted.python.failure import Failure
 from telemeter.auth.keys import load_key
 from telemeter.auth.token import TokenIssuer
 from telemeter.config.reload import WATCH_SECONDS
-from telemeter.config.server import Files, Options
+from telemeter.config.server import Options, ServerConfig
 from telemeter.loop.clocks import Wall
 from telemeter.samples.compression import compress_framed
 from telemeter.samples.family import encode_families
-from telemeter.server.app import makeService
+from telemeter.tap.server import makeService
 from tests.fakes import (
     NOW,
     NOW_MS,
@@ -446,16 +446,16 @@ def test_a_certificate_that_is_replaced_while_the_server_starts_is_noticed(
     crt, key = tmp_path / "crt", tmp_path / "key"
     crt.write_bytes(certificate("ec"))
     key.write_bytes(pem("ec"))
-    read = Options.read_files
+    read = Options.read_config
 
-    def read_and_replace(options: Options) -> Files:
-        files = read(options)
+    def read_and_replace(options: Options) -> ServerConfig:
+        config = read(options)
         if replaced:
             crt.write_bytes(certificate("other"))
             key.write_bytes(pem("other"))
-        return files
+        return config
 
-    monkeypatch.setattr(Options, "read_files", read_and_replace)
+    monkeypatch.setattr(Options, "read_config", read_and_replace)
     daemon = Daemon("--tls-crt", str(crt), "--tls-key", str(key))
     daemon.reactor.pump([WATCH_SECONDS] * 3)
     assert len(log.of("reloaded")) == replaced

@@ -23,7 +23,7 @@ from tests.fakes import UPTIME, FakeWall, Log, ask
 def fleet(clock: Clock, *flags: str) -> Fleet:
     options = Options()
     options.parseOptions(flags)
-    return Fleet(options, clock, FakeWall(clock))
+    return Fleet(options.config, clock, FakeWall(clock))
 
 
 def attempts(count: int) -> list[Attempt]:

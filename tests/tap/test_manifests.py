@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from telemeter.config.server import Options as ServerOptions
-from telemeter.server import app as central
 from telemeter.tap import authorizer as stub
 from telemeter.tap import client as agent
+from telemeter.tap import server as central
 from tests.fakes import Log
 from tests.net.test_tls import certificate, pem
 from tests.tap.world import FakeReactor
@@ -106,7 +106,7 @@ def client(line: str, files: Path, **values: str) -> agent.Options:
 def test_the_server_with_nothing_filled_in(files: Path, log: Log) -> None:
     options = server(SERVER, files)
     assert (options["authorize"], options["oidc-issuer"]) == ("", "")
-    assert len(options.files.whitelist.selectors) == 3
+    assert len(options.config.samples.whitelist.selectors) == 3
     assert len(log.of("--authorize is empty, and counts as not given")) == 1
 
 

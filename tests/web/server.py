@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from treq.testing import StubTreq
@@ -10,21 +11,19 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.web.iweb import IAgent
 
-from telemeter.auth.authorization_server import AcceptEveryone, AuthorizationServer, Authorizer
 from telemeter.auth.keys import generate_key
-from telemeter.auth.token import TokenIssuer, TokenVerifier
+from telemeter.auth.token import TokenIssuer
+from telemeter.config.server import Options
 from telemeter.convert.upload import UploadRules
-from telemeter.limits.ratelimit import RateLimiter
-from telemeter.limits.replicas import Memcache, Replicas
+from telemeter.limits.replicas import Memcache
 from telemeter.net.client import InstrumentedAgent
 from telemeter.samples.compression import compress_framed, decompress_block
 from telemeter.samples.family import PROTOBUF_CONTENT_TYPE, Family, encode_families
 from telemeter.samples.proto import remote_pb2
-from telemeter.upstream.forwarder import Forwarder
-from telemeter.web.authorize import Authorize
-from telemeter.web.health import Health, index_route
-from telemeter.web.site.routing import make_resource, make_site
-from telemeter.web.upload import UploadEndpoint
+from telemeter.server.app import SingleProcess, build
+from telemeter.server.endpoints import Seams
+from telemeter.web.site.listener import Listener
+from telemeter.web.site.routing import make_resource
 from tests.fakes import (
     NOW,
     Answer,
@@ -48,7 +47,7 @@ Caller = Callable[..., Answer]
 
 
 class Server:
-    """The endpoints, wired as the daemon wires them.
+    """A server as its daemon builds it, with other agents.
 
     Attributes:
         clock: goes by elapsed time.
@@ -77,46 +76,56 @@ class Server:
         self.wall = FakeWall(self.clock)
         self.tollbooth = Peer(json_reply({"account_id": ACCOUNT}))
         self.upstream = Peer()
-        self.health = Health()
-        self.limiter = RateLimiter(ratelimit)
-        self.issuer = TokenIssuer(KEY, lifetime)
-        self._partition_label = partition_label
-        authorizer: Authorizer = AcceptEveryone()
-        if authorize:
-            authorizer = AuthorizationServer(
-                InstrumentedAgent(self.tollbooth.agent, "authorize", self.clock),
-                self.clock,
-                "http://tollbooth.test/tb",
-            )
-        forwarder = Forwarder(
-            InstrumentedAgent(forward_agent or self.upstream.agent, "forward", self.clock),
-            self.clock,
-            UPSTREAM_URL,
-            TENANT,
+        agents = {
+            "authorize": self.tollbooth.agent,
+            "forward": forward_agent or self.upstream.agent,
+        }
+        rules = rules or UploadRules()
+        options = Options()
+        options.parseOptions(
+            [
+                *("--partition-label", partition_label),
+                *("--forward-url", UPSTREAM_URL),
+                *("--forward-batch-requests", "1"),
+                *("--tenant-id", TENANT),
+                *("--authorize", "http://tollbooth.test/tb" if authorize else ""),
+                *("--limit-bytes", str(limit_bytes)),
+                *("--token-expire-seconds", str(lifetime)),
+                *("--fleet-max-clusters", "0"),
+            ]
         )
-        upload = UploadEndpoint(
-            TokenVerifier([KEY]),
-            self.limiter,
-            rules or UploadRules(),
-            forwarder,
+        config = replace(
+            options.config,
+            tokens=replace(options.config.tokens, keys=(KEY,)),
+            samples=replace(
+                options.config.samples,
+                whitelist=rules.whitelist,
+                added_labels=rules.labels,
+                elided_labels=rules.elided,
+                required_labels=required or {},
+            ),
+            ratelimit_seconds=ratelimit,
+        )
+        app = build(
+            config,
             self.clock,
             self.wall,
-            run,
-            partition_label=partition_label,
-            limit_bytes=limit_bytes,
-            replicas=(
-                None
-                if memcache is None
-                else Replicas(memcache, ratelimit, self.wall, self.limiter.mark)
+            reader=options,
+            seams=Seams(
+                lambda name, _: InstrumentedAgent(agents[name], name, self.clock), run, memcache
             ),
         )
-        self.routes = [
-            index_route(["/"]),
-            *self.health.routes(),
-            Authorize(authorizer, self.issuer, self.wall, partition_label, required or {}).route(),
-            upload.route(),
-        ]
-        self.site = make_site(self.routes, self.clock)
+        assert isinstance(app, SingleProcess)
+        self.health = app.health
+        self.limiter = app.endpoints.limiter
+        self.issuer = TokenIssuer(KEY, lifetime)
+        self._partition_label = partition_label
+        self.routes = app.endpoints.routes()
+        (self.site,) = (
+            service.site
+            for service in app.services
+            if isinstance(service, Listener) and service.flag == "listen"
+        )
 
     def token(self, cluster: str = CLUSTER, **labels: str) -> str:
         """The token of a cluster."""

@@ -28,7 +28,7 @@ class DaemonMaker(ServiceMaker):
 
 server = DaemonMaker(
     "Telemeter server",
-    "telemeter.server.app",
+    "telemeter.tap.server",
     "Takes metrics pushed by agents and Prometheus servers, and forwards what is allowed.",
     "telemeter-server",
 )

@@ -30,7 +30,7 @@ from telemeter.loop.clocks import WallClock
 from telemeter.loop.memory import settle_memory
 from telemeter.loop.services import GRACE_SECONDS, OnStop, OrderedServices
 from telemeter.observe.log import make_observer
-from telemeter.server.app import External, Shared
+from telemeter.server.endpoints import Endpoints, Shared
 from telemeter.server.fleet_pages import reporter
 from telemeter.server.workers.accept import Connections, InheritedEndpoint
 from telemeter.server.workers.control import (
@@ -95,7 +95,7 @@ class Worker:
         self._wall = wall
         self._number = number
         self._options: WorkerOptions
-        self._external: External
+        self._endpoints: Endpoints
         self._prepared: Any = None
         self._stopping = False
         self._is_orphan = False
@@ -139,42 +139,36 @@ class Worker:
             table = Table(descriptor=TABLE_FD, key=setup.table_key)
         daemon = OrderedServices()
         attempts = None
-        if options["fleet-max-clusters"]:
+        config = options.config
+        if config.fleet_max_clusters:
             attempts = reporter(self.control.report, self._reactor, self._wall)
             OnStop(attempts.stop).setServiceParent(daemon)
-        self._external = External(
-            options,
-            self._reactor,
-            self._wall,
-            daemon,
-            Shared(load_key(setup.key), table, self.control.ask, attempts),
-        )
-        self._external.health.changed = self.control.tell_ready
+        shared = Shared(load_key(setup.key), table, self.control.ask, attempts)
+        self._endpoints = endpoints = Endpoints(config, self._reactor, self._wall, shared)
+        endpoints.health.changed = self.control.tell_ready
         connections = Connections(CONNECTIONS_FD, setup.workers)
-        self._external.listen_at(
-            at_address(
-                self._options["listen"],
-                InheritedEndpoint(self._reactor, LISTEN_FD, connections, self._number),
-                self._reactor,
-            ),
-            needs_issuer=False,  # the parent sees to that
-        )
+        inherited = InheritedEndpoint(self._reactor, LISTEN_FD, connections, self._number)
+        endpoint = at_address(config.listen.address, inherited, self._reactor)
+        # The parent sees to the OIDC issuer.
+        listening = endpoints.listening(endpoint, needs_issuer=False)
+        for service in (*endpoints.helpers(), *listening):
+            service.setServiceParent(daemon)
         daemon.privilegedStartService()
         daemon.startService()
         settle_memory()
         self._reactor.addSystemEventTrigger("before", "shutdown", self._stop_serving, daemon)
-        self.control.tell_ready(self._external.health.ready)
+        self.control.tell_ready(endpoints.health.ready)
 
     def prepare(self, files: Contents, only_certificates: bool) -> str:
         """Make what files are needed for; returns why that is not possible, or nothing."""
         try:
             with reading_from(files):
                 if only_certificates:
-                    tls, _ = self._options.read_certificates()
-                    self._prepared = lambda: self._external.tls.use(tls)
+                    tls = self._options.read_certificates().tls
+                    self._prepared = lambda: self._endpoints.tls.use(tls)
                 else:
-                    read = self._options.read_files()
-                    self._prepared = lambda: self._external.use(read)
+                    config = self._options.read_config()
+                    self._prepared = lambda: self._endpoints.reload(config)
         except UsageError as error:
             return str(error)
         return ""

@@ -28,7 +28,12 @@ log = Logger()
 
 
 class Listening(Service):
-    """Listens at an address, and does nothing with those who connect."""
+    """A listener that does nothing with those who connect.
+
+    Attributes:
+        flag: the flag that says where it listens.
+        port: the port while it listens; None: it does not.
+    """
 
     def __init__(
         self,
@@ -39,18 +44,18 @@ class Listening(Service):
         address: str,
         program: str,
     ) -> None:
-        """Make one.
+        """Make a listener; it listens from `privilegedStartService` on.
 
         Args:
             endpoint: where to listen.
             factory: who takes the connections.
             flag: the flag that says where, for messages.
-            address: what it says.
-            program: whom it tells.
+            address: the value of that flag.
+            program: the name that messages begin with.
         """
         self._endpoint = endpoint
         self._factory = factory
-        self._flag = flag
+        self.flag = flag
         self._address = address
         self._program = program
         self.port: IListeningPort | None = None
@@ -74,13 +79,13 @@ class Listening(Service):
         where = str(host)
         if isinstance(host, IPv4Address | IPv6Address):
             where = f"{host.host}:{host.port}"
-        log.info("listening", flag=f"--{self._flag}", address=where)
+        log.info("listening", flag=f"--{self.flag}", address=where)
 
     def _cannot_listen(self, error: BaseException | None) -> str:
         reason = error.socketError if isinstance(error, CannotListenError) else error
         if reason is error and isinstance(error, OSError):
             reason = error.strerror  # without the path, which is bytes
-        return f"--{self._flag} {self._address!r}: cannot listen there: {reason}"
+        return f"--{self.flag} {self._address!r}: cannot listen there: {reason}"
 
     def stopService(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._stop())
@@ -92,9 +97,10 @@ class Listening(Service):
 
 
 class Listener(Listening):
-    """Serves a site at an address, and lets its requests finish when it stops.
+    """A listener that serves a site, and lets its requests finish when it stops.
 
     Attributes:
+        site: the site.
         finished: how many it let finish.
     """
 
@@ -112,20 +118,20 @@ class Listener(Listening):
         super().__init__(endpoint, factory, flag=flag, address=address, program=program)
         self.finished = 0
         self._reactor = reactor
-        self._site = site
+        self.site = site
 
     async def _stop(self) -> None:
-        before = self._site.over
+        before = self.site.over
         await super()._stop()
         if self.port is None:
             return
         try:
-            await self._site.drain().addTimeout(GRACE_SECONDS, self._reactor)
+            await self.site.drain().addTimeout(GRACE_SECONDS, self._reactor)
         except (TimeoutError, CancelledError):
             log.warn(
                 "requests were still under way when the time to stop was over",
-                requests=len(self._site.active),
+                requests=len(self.site.active),
                 seconds=GRACE_SECONDS,
             )
-        self.finished = self._site.over - before
-        self._site.abort()
+        self.finished = self.site.over - before
+        self.site.abort()

@@ -185,10 +185,13 @@ class Reloaded:
         untyped: Any = self.worker
         untyped._options = WorkerOptions()
         untyped._options.parseOptions(list(flags))
-        untyped._external = self
+        untyped._endpoints = self
 
-    def use(self, files: Any) -> None:
-        self.used.append(files)
+    def reload(self, config: Any) -> None:
+        self.used.append(config)
+
+    def use(self, certificate: Any) -> None:
+        self.used.append(certificate)
 
     @property
     def tls(self) -> Reloaded:
@@ -202,8 +205,8 @@ def test_other_files_are_used_when_that_is_decided(tmp_path: Any) -> None:
     assert reloaded.worker.prepare({str(path): b"two\nthree\n"}, False) == ""
     assert reloaded.used == []
     reloaded.worker.commit()
-    (files,) = reloaded.used
-    assert len(files.whitelist.selectors) == 2
+    (config,) = reloaded.used
+    assert len(config.samples.whitelist.selectors) == 2
 
 
 def test_only_what_the_parent_has_read_is_there(tmp_path: Any) -> None:

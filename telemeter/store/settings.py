@@ -1,0 +1,18 @@
+"""The settings of the embedded store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """What the store keeps.
+
+    Attributes:
+        retention: for how many seconds after its last request a cluster's series are kept.
+        max_series: how many series are kept at the most.
+    """
+
+    retention: float
+    max_series: int
