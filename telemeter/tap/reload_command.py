@@ -228,9 +228,9 @@ def _options(program: str, flags: list[str]) -> Flags:
 
         options = server_options.Options()
     else:
-        from telemeter.tap import client
+        from telemeter.config import agent as agent_options
 
-        options = client.Options()
+        options = agent_options.Options()
     options.read(flags)
     return options
 

@@ -13,11 +13,13 @@ import pytest
 from twisted.application.service import MultiService
 from twisted.python.usage import UsageError
 
+from telemeter.agent.app import Planner, dry_run, make_plan
 from telemeter.agent.authorize import AuthorizeError
 from telemeter.agent.cycle import Agent, Plan
+from telemeter.config.agent import Options
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK
 from telemeter.samples.family import PROTOBUF_CONTENT_TYPE
-from telemeter.tap.client import Options, Planner, dry_run, make_plan, makeService
+from telemeter.tap.client import makeService
 from tests.agent.world import families_reply, token_reply, up, uploaded
 from tests.fakes import (
     NOW_MS,
@@ -270,7 +272,9 @@ def test_the_rename_that_is_there_by_default_can_be_replaced() -> None:
     ],
 )
 def test_where_to_authorize_and_to_upload(flags: list[str], authorize: str, upload: str) -> None:
-    assert options_of(*FROM, *TOKEN, *flags).urls() == (authorize, upload)
+    sending = options_of(*FROM, *TOKEN, *flags).config.sending
+    assert sending is not None
+    assert (sending.authorize_url, sending.upload_url) == (authorize, upload)
 
 
 # --- The plan -------------------------------------------------------------------------------------
@@ -404,7 +408,7 @@ def test_secrets_in_files_are_read_without_their_line_breaks(tmp_path: Path) -> 
 
 
 def plan_of(options: Options, reactor: FakeReactor, previous: Plan | None = None) -> Plan:
-    return make_plan(options, reactor, FakeWall(reactor), previous)
+    return make_plan(options.read_config(), reactor, FakeWall(reactor), previous)
 
 
 def test_a_plan_keeps_the_token_of_the_one_before_it() -> None:
@@ -601,7 +605,7 @@ DRY = [*FROM, *TO, "--dry-run"]
 def test_a_dry_run_prints_and_sends_nothing(capsys: pytest.CaptureFixture[str], log: Log) -> None:
     reactor = FakeReactor()
     flags = ["--label", "region=eu", "--anonymize-labels", "instance", "--anonymize-salt", "secret"]
-    running = start(dry_run(options_of(*DRY, *flags), reactor, FakeWall(reactor)))
+    running = start(dry_run(options_of(*DRY, *flags).config, reactor, FakeWall(reactor)))
     old = up(at=NOW_MS - 25 * 3600 * 1000)
     reactor.connect(Peer(families_reply(up(instance="127.0.0.1:9391"), old)))
     result_of(running)
@@ -629,7 +633,9 @@ def test_a_dry_run_needs_only_what_collecting_needs(
     flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     reactor = FakeReactor()
-    running = start(dry_run(options_of(*FROM, "--dry-run", *flags), reactor, FakeWall(reactor)))
+    running = start(
+        dry_run(options_of(*FROM, "--dry-run", *flags).config, reactor, FakeWall(reactor))
+    )
     reactor.connect(Peer(families_reply(up(instance="i"))))
     result_of(running)
     assert "up{" in capsys.readouterr().out
@@ -644,7 +650,7 @@ def test_a_dry_run_needs_all_that_collecting_needs(flags: list[str]) -> None:
 def test_a_dry_run_that_fails_says_why_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     reactor = FakeReactor()
     url = "http://user:secret@prometheus.test:9090/?secret"
-    running = start(dry_run(options_of(*DRY, "--from", url), reactor, FakeWall(reactor)))
+    running = start(dry_run(options_of(*DRY, "--from", url).config, reactor, FakeWall(reactor)))
     reactor.connect(Peer(Reply(401)))
     with pytest.raises(SystemExit) as caught:
         result_of(running)
@@ -657,7 +663,7 @@ def test_a_dry_run_that_fails_says_why_in_one_line(capsys: pytest.CaptureFixture
 
 def test_an_empty_dry_run_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     reactor = FakeReactor()
-    running = start(dry_run(options_of(*DRY), reactor, FakeWall(reactor)))
+    running = start(dry_run(options_of(*DRY).config, reactor, FakeWall(reactor)))
     reactor.connect(Peer(Reply(200, b"", {"Content-Type": PROTOBUF_CONTENT_TYPE})))
     result_of(running)
     assert capsys.readouterr().out == ""

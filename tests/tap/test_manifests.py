@@ -138,7 +138,9 @@ def test_the_agent(files: Path, log: Log) -> None:
     identifier = "2f6b4a3e-4a7e-4b44-9c43-2a1c3f0e5d6b"
     options = client(CLIENT, files, ID=identifier, ANONYMIZE_LABELS="instance,pod")
     assert options["anonymize-labels"] == ["instance", "pod"]
-    assert options.urls()[0] == f"https://infogw.api.openshift.com/authorize?id={identifier}"
+    sending = options.config.sending
+    assert sending is not None
+    assert sending.authorize_url == f"https://infogw.api.openshift.com/authorize?id={identifier}"
     assert "is empty" not in "".join(log.lines)
     assert client(CLIENT_INTEGRATION, files)["interval"] == 5
 

@@ -1,0 +1,200 @@
+"""A telemeter-client, put together: its cycle, its listener and its reload."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from twisted.application.service import IService
+from twisted.logger import Logger
+from twisted.python.usage import UsageError
+
+from telemeter.agent.authorize import TokenStore
+from telemeter.agent.collect import Source
+from telemeter.agent.cycle import Agent, Collecting, CycleError, Plan, collect
+from telemeter.agent.upload import Destination
+from telemeter.config.agent import AgentConfig, AgentConfigReader
+from telemeter.config.files import reading_from, recording, signature
+from telemeter.config.listen import plain_listener
+from telemeter.config.reload import Reloader
+from telemeter.convert.collector import Transformer
+from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock
+from telemeter.loop.threads import thread_runner
+from telemeter.net.client import make_agent
+from telemeter.net.treq_agent import TreqAgent
+from telemeter.net.url import shown
+from telemeter.samples.exposition import render_text
+from telemeter.web.agent import federate_route
+from telemeter.web.debug import debug_routes
+from telemeter.web.health import Health, index_route, metrics_route
+from telemeter.web.reload import reload_route
+from telemeter.web.site.routing import make_site
+
+log = Logger()
+
+_INDEX: Final = ("/", "/metrics", "/debug/", "/healthz", "/healthz/ready", "/federate", "/-/reload")
+
+
+def build(
+    config: AgentConfig,
+    reactor: Any,
+    wall: WallClock = SYSTEM_WALL_CLOCK,
+    *,
+    reader: AgentConfigReader,
+) -> AgentApp:
+    """Put an agent together; nothing is started yet.
+
+    Args:
+        config: the configuration.
+        reactor: what it runs on; its clock shows elapsed time.
+        wall: tells the time of day.
+        reader: reads the configuration again.
+    """
+    return AgentApp(config, reactor, wall, reader)
+
+
+class AgentApp:
+    """An agent: what it consists of.
+
+    Attributes:
+        services: its parts in the order in which they start; they stop in the reverse order.
+        reloader: reloads on request.
+        planner: makes the plan of each cycle.
+    """
+
+    def __init__(
+        self, config: AgentConfig, reactor: Any, wall: WallClock, reader: AgentConfigReader
+    ) -> None:
+        self.planner = planner = Planner(reader, reactor, wall)
+        agent = Agent(
+            planner.plan, reactor, wall, refresh=planner.current, run=thread_runner(reactor)
+        )
+        self.reloader = Reloader(reactor, wall, lambda: planner.reload(agent))
+        self.services: Sequence[IService] = [agent, self.reloader]
+        if config.listen:
+            routes = [
+                index_route(_INDEX),
+                *Health().routes(),
+                metrics_route(),
+                *debug_routes(reactor),
+                federate_route(lambda: agent.last),
+                reload_route(self.reloader.reload),
+            ]
+            site = make_site(routes, reactor)
+            listener = plain_listener(reactor, site, config.listen, config.program)
+            self.services = [*self.services, listener]
+
+
+def make_collecting(config: AgentConfig, reactor: Any) -> Collecting:
+    """Return what collects and transforms."""
+    settings = config.collecting
+    agent = make_agent(reactor, "federate_from", config.program, policy=settings.policy)
+    return Collecting(
+        Source(
+            TreqAgent(agent),
+            reactor,
+            settings.url,
+            token=settings.token,
+            limit=settings.limit_bytes,
+            timeout=settings.timeout,
+        ),
+        Transformer(config.transforms),
+        selectors=settings.selectors,
+    )
+
+
+def make_plan(
+    config: AgentConfig, reactor: Any, wall: WallClock, previous: Plan | None = None
+) -> Plan:
+    """Return the plan of a cycle; the token of a previous plan is kept if it still serves."""
+    collecting = make_collecting(config, reactor)
+    settings = config.sending
+    assert settings is not None, "nothing is sent in a dry run"
+    to_agent = TreqAgent(
+        make_agent(
+            reactor,
+            "federate_to",
+            config.program,
+            policy=settings.policy,
+            proxies=settings.proxies,
+        )
+    )
+    tokens = previous.tokens if previous else None
+    if tokens is None or not tokens.serves(settings.authorize_url, settings.token):
+        tokens = TokenStore(to_agent, reactor, wall, settings.authorize_url, settings.token)
+    else:
+        tokens.use(to_agent)  # it may trust other authorities
+    return Plan(
+        collecting.source,
+        collecting.transformer,
+        tokens,
+        Destination(to_agent, reactor, wall, settings.upload_url, settings.timeout),
+        config.interval,
+        selectors=collecting.selectors,
+    )
+
+
+class Planner:
+    """The plan of each cycle, made again on request and when tokens or certificates have changed.
+
+    Kubernetes, for one, replaces such files while the agent runs.
+    """
+
+    def __init__(self, reader: AgentConfigReader, reactor: Any, wall: WallClock) -> None:
+        self._reader = reader
+        self._reactor = reactor
+        self._wall = wall
+        self._signature = signature(reader.rotating_paths())
+        with recording() as self._contents:
+            self.plan = make_plan(reader.read_config(), reactor, wall)
+
+    def _make_again(self) -> None:
+        config = self._reader.read_config()
+        self.plan = make_plan(config, self._reactor, self._wall, self.plan)
+
+    def reload(self, agent: Agent) -> Mapping[str, object]:
+        """Read all files again and have the agent use them; raises `UsageError`.
+
+        Returns:
+            What there is now, for the log.
+        """
+        with recording() as contents:
+            self._make_again()
+        self._contents = contents
+        agent.reload(self.plan)
+        return {"selectors": self.plan.selectors}
+
+    def current(self) -> Plan:
+        """Return the plan for the next cycle.
+
+        The other files count as they were when all were read: a change to one of them waits for
+        a reload, and if there is a mistake in it, tokens must not grow old for that.
+        """
+        paths = self._reader.rotating_paths()
+        state = signature(paths)
+        if state != self._signature:
+            self._signature = state
+            try:
+                with reading_from(self._contents, anew=paths):
+                    self._make_again()
+            except UsageError as error:
+                log.error("changed files are not used yet", reason=str(error))
+            else:
+                log.info("changed files are used from now on")
+        return self.plan
+
+
+async def dry_run(config: AgentConfig, reactor: Any, wall: WallClock) -> None:
+    """Collect once and print what would be sent; raises `SystemExit` if that fails."""
+    try:
+        transformed = await collect(make_collecting(config, reactor), wall)
+    except CycleError as error:
+        url = shown(config.collecting.given_url)
+        raise SystemExit(f"{config.program}: --from {url}: {error}") from None
+    sys.stdout.write(render_text(transformed.decoded()))
+    log.info(
+        "dry run: nothing was sent",
+        collected=transformed.received,
+        left=transformed.samples,
+    )
