@@ -29,7 +29,7 @@ from telemeter.agent.collect import Source
 from telemeter.agent.cycle import Agent, Plan
 from telemeter.agent.upload import Destination
 from telemeter.convert.collect import Transforms
-from telemeter.convert.collector import Transformer
+from telemeter.convert.engine import CollectConverter
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, milliseconds
 from telemeter.net.client import make_agent
 from telemeter.net.treq_agent import TreqAgent
@@ -219,7 +219,7 @@ def _make_plan(reactor: Any, url: str, way: str, anonymizing: bool) -> Plan:
     to = TreqAgent(make_agent(reactor, "federate_to", "bench"))
     return Plan(
         Source(source, reactor, f"{url}/federate", token="", limit=_LIMIT, timeout=_TIMEOUT),
-        Transformer(transforms, compiled=way == "compiled"),
+        CollectConverter(transforms, use_compiled=way == "compiled"),
         TokenStore(to, reactor, SYSTEM_WALL_CLOCK, f"{url}/authorize", "a"),
         Destination(to, reactor, SYSTEM_WALL_CLOCK, f"{url}/upload", _TIMEOUT),
         _TIMEOUT,
@@ -239,7 +239,7 @@ async def _times(
             await Agent(plan, reactor, SYSTEM_WALL_CLOCK).cycle(plan)
             cycle = time.process_time() - began
             began = time.process_time()
-            plan.transformer.apply(body, decode, milliseconds(SYSTEM_WALL_CLOCK.now())).labelled(
+            plan.transformer.convert(body, decode, milliseconds(SYSTEM_WALL_CLOCK.now())).labelled(
                 _LABELS
             )
             transform = time.process_time() - began

@@ -18,7 +18,7 @@ from telemeter.config.agent import AgentConfig, AgentConfigReader
 from telemeter.config.files import reading_from, recording, signature
 from telemeter.config.listen import plain_listener
 from telemeter.config.reload import Reloader
-from telemeter.convert.collector import Transformer
+from telemeter.convert.engine import CollectConverter
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock
 from telemeter.loop.threads import thread_runner
 from telemeter.net.client import make_agent
@@ -99,7 +99,7 @@ def make_collecting(config: AgentConfig, reactor: Any) -> Collecting:
             limit=settings.limit_bytes,
             timeout=settings.timeout,
         ),
-        Transformer(config.transforms),
+        CollectConverter(config.transforms),
         selectors=settings.selectors,
     )
 

@@ -18,9 +18,9 @@ from twisted.logger import Logger
 from telemeter.agent.authorize import AuthorizeError, Token, TokenStore
 from telemeter.agent.collect import CollectError, Source
 from telemeter.agent.upload import Destination, UploadError
-from telemeter.convert.collector import KIND, LARGE, Transformed, Transformer
+from telemeter.convert.engine import KIND, LARGE, CollectConverter, Transformed
 from telemeter.loop.clocks import WallClock, milliseconds
-from telemeter.loop.threads import Runner, run_here
+from telemeter.loop.threads import Runner, run_here, run_if_large
 from telemeter.samples.compression import compress_framed, decompress_framed
 from telemeter.samples.errors import BadInputError
 from telemeter.samples.family import Family, decode_families
@@ -58,7 +58,7 @@ class Collecting:
     """
 
     source: Source
-    transformer: Transformer
+    transformer: CollectConverter
     selectors: int = field(default=0, kw_only=True)
 
 
@@ -303,9 +303,9 @@ async def collect(collecting: Collecting, wall: WallClock, run: Runner = run_her
     """
     try:
         body, decode = await collecting.source.collect()
-        transform = run if len(body) > LARGE else run_here
+        transform = run_if_large(run, len(body), LARGE)
         transformed: Transformed = await transform(
-            collecting.transformer.apply, body, decode, milliseconds(wall.now())
+            collecting.transformer.convert, body, decode, milliseconds(wall.now())
         )
     except (CollectError, BadInputError) as error:
         raise CycleError("collect", str(error)) from error

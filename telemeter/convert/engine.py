@@ -1,15 +1,29 @@
-"""Converting requests: quickly where the compiled modules can, and straightforwardly elsewhere."""
+"""The engine: converts with the compiled modules where they can, and with the reference elsewhere.
+
+Three converters share one interface (`telemeter.loop.threads.Converter`): `compiled` converts with
+the compiled module, or returns None where only the reference can; `reference` always converts;
+`convert` tries the one and then the other. This module alone knows which compiled modules there
+are, and the environment variable that turns them off.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from telemeter.convert.collect import Transforms, add_labels, anonymous
 from telemeter.convert.upload import DRIFT_MS, Converted, UploadRules, convert_upload, most_output
 from telemeter.convert.write import WriteRules, Written, sift_write, sift_write_v2
-from telemeter.samples.family import MAX_AGE_MS, decode_families
+from telemeter.samples.family import (
+    MAX_AGE_MS,
+    Family,
+    count_metrics,
+    decode_families,
+    encode_families,
+    is_too_long,
+)
 from telemeter.samples.format import Decoder
 from telemeter.samples.selector import NAME
 from telemeter.samples.whitelist import Whitelist
@@ -23,38 +37,37 @@ SWITCH: Final = "TELEMETER_TRANSCODER"
 try:
     if os.environ.get(SWITCH) == "python":
         raise ImportError("Python alone was asked for, to compare")
-    from telemeter.convert import _upload as _compiled
-    from telemeter.convert import _write as _compiled_write
+    from telemeter.convert import _collect, _upload, _write
 except ImportError:  # there was no compiler when the package was installed
-    _compiled = None  # type: ignore[assignment]
+    _collect = _upload = _write = None  # type: ignore[assignment]
 
-#: Which code converts the usual request: `compiled` or `python`.
-KIND: Final = "python" if _compiled is None else "compiled"
+#: Which code converts whatever the compiled modules can: `compiled` or `python`.
+KIND: Final = "python" if _upload is None else "compiled"
 
 #: The compiled code has room for so many labels of ours in every series.
 _MOST_ADDED: Final = 32
 
 
-class Transcoder:
-    """Converts uploads by the same rules."""
+class UploadConverter:
+    """A converter of uploads, by the same rules."""
 
     def __init__(self, rules: UploadRules) -> None:
         self._rules = rules
-        usual = (
+        suits = (
             len(rules.labels) <= _MOST_ADDED
             and NAME not in rules.labels
             and NAME not in rules.elided
         )
         self._plan = (
-            _compiled.Plan(_rules_of(rules.whitelist), list(rules.labels.items()), rules.elided)
-            if usual and _compiled is not None
+            _upload.Plan(_rules_of(rules.whitelist), list(rules.labels.items()), rules.elided)
+            if suits and _upload is not None
             else None
         )
 
-    def quick(
+    def compiled(
         self, body: bytes, decode: Decoder, required: Mapping[str, str], now_ms: int
     ) -> Converted | None:
-        """Convert an upload in the time that reading it takes, if it is a usual one.
+        """Convert an upload with the compiled module, in about the time that reading it takes.
 
         Args:
             body: the decompressed body.
@@ -63,33 +76,33 @@ class Transcoder:
             now_ms: the time, in milliseconds since the epoch.
 
         Returns:
-            The same as `slow`; None if that has to look at the upload.
+            The same as `reference`; None if only that can convert it.
         """
         if self._plan is None or decode is not decode_families or not all(required.values()):
             return None
         limit = most_output(body)
-        result = _compiled.convert(body, self._plan, required, now_ms, MAX_AGE_MS, DRIFT_MS, limit)
+        result = _upload.convert(body, self._plan, required, now_ms, MAX_AGE_MS, DRIFT_MS, limit)
         return None if result is None else Converted(*result)
 
     def convert(
         self, body: bytes, decode: Decoder, required: Mapping[str, str], now_ms: int
     ) -> Converted:
-        """Convert an upload, quickly or straightforwardly; see `convert_upload`."""
+        """Convert an upload; see `convert_upload`."""
         arguments = (body, decode, required, now_ms)
-        return self.quick(*arguments) or self.slow(*arguments)
+        return self.compiled(*arguments) or self.reference(*arguments)
 
-    def slow(
+    def reference(
         self, body: bytes, decode: Decoder, required: Mapping[str, str], now_ms: int
     ) -> Converted:
-        """Convert an upload straightforwardly; see `convert_upload`."""
+        """Convert an upload with the reference; see `convert_upload`."""
         return convert_upload(body, decode, required, self._rules, now_ms)
 
 
-class Sifter:
-    """Sifts remote-write requests by the same rules."""
+class WriteConverter:
+    """A converter of remote-write requests, by the same rules."""
 
     def __init__(self, rules: WriteRules, *, keep_version: bool = False) -> None:
-        """Prepare to sift.
+        """Make a converter.
 
         Args:
             rules: what is demanded and done; the cluster comes with each request.
@@ -98,13 +111,13 @@ class Sifter:
         self._rules = rules
         self._keep_version = keep_version
         self._plan = (
-            _compiled_write.Plan(_rules_of(rules.whitelist), rules.elided, rules.partition_label)
-            if _compiled is not None
+            _write.Plan(_rules_of(rules.whitelist), rules.elided, rules.partition_label)
+            if _write is not None
             else None
         )
 
-    def quick(self, body: bytes, version: int, cluster: str | None) -> Written | None:
-        """Sift a request in the time that reading it takes, if it is a usual one.
+    def compiled(self, body: bytes, version: int, cluster: str | None) -> Written | None:
+        """Convert a request with the compiled module, in about the time that reading it takes.
 
         Args:
             body: the decompressed body.
@@ -112,25 +125,145 @@ class Sifter:
             cluster: the value that the partition label must have; None: any.
 
         Returns:
-            The same as `sift`; None if that has to look at the request.
+            The same as `reference`; None if only that can convert it.
         """
         if self._plan is None or (version == 2 and self._keep_version):
             return None
         # No text on the wire holds half a surrogate pair, but one in JSON may.
         wanted = None if cluster is None else cluster.encode("utf-8", "surrogatepass")
-        result = _compiled_write.sift(body, self._plan, wanted, version)
+        result = _write.sift(body, self._plan, wanted, version)
         return None if result is None else Written(*result)
 
-    def sift(self, body: bytes, version: int, cluster: str | None) -> Written:
-        """Sift a request; see `sift_write` and `sift_write_v2`."""
+    def convert(self, body: bytes, version: int, cluster: str | None) -> Written:
+        """Convert a request; see `sift_write` and `sift_write_v2`."""
+        return self.compiled(body, version, cluster) or self.reference(body, version, cluster)
+
+    def reference(self, body: bytes, version: int, cluster: str | None) -> Written:
+        """Convert a request with the reference; see `sift_write` and `sift_write_v2`."""
         rules = replace(self._rules, cluster=cluster)
         if version == 2:
             return sift_write_v2(body, rules, keep_version=self._keep_version)
         return sift_write(body, rules)
 
 
+#: From so many bytes on, work on a collection takes more than a few milliseconds.
+LARGE: Final = 512 * 1024
+_OLDEST_OF_ALL: Final = -(2**63)
+
+
+@dataclass(frozen=True, slots=True)
+class Transformed:
+    """A collection after the transforms, before the server's labels are added.
+
+    Attributes:
+        families: how many families are left.
+        samples: how many samples they have.
+        received: how many samples there were.
+    """
+
+    families: int
+    samples: int
+    received: int
+    _left: bytes | list[Family]
+
+    @property
+    def is_large(self) -> bool:
+        """Whether to work on it takes longer than to hand it to a thread."""
+        return not isinstance(self._left, bytes) or len(self._left) > LARGE
+
+    def labelled(self, labels: Mapping[str, str]) -> bytes:
+        """Encode the families, each behind its length, with labels added to every sample."""
+        if isinstance(self._left, bytes):
+            plan = _collect_plan(Transforms(labels))
+            if plan is not None:
+                result = _collect.transform(self._left, plan, _OLDEST_OF_ALL)
+                if result is not None:
+                    return result[0]
+        families = self.decoded()
+        for family in families:
+            add_labels(family, labels)
+        return encode_families(families)
+
+    def decoded(self) -> list[Family]:
+        """Return the families."""
+        return decode_families(self._left) if isinstance(self._left, bytes) else self._left
+
+
+class CollectConverter:
+    """A converter of collections, by the same transforms."""
+
+    def __init__(self, transforms: Transforms, *, use_compiled: bool = True) -> None:
+        """Make a converter.
+
+        Args:
+            transforms: what it applies.
+            use_compiled: whether the compiled code may be used, where it is there.
+        """
+        self._transforms = transforms
+        self._plan = _collect_plan(transforms) if use_compiled else None
+
+    def convert(self, body: bytes, decode: Decoder, now_ms: int) -> Transformed:
+        """Transform a collection.
+
+        Args:
+            body: what was collected.
+            decode: the decoder of its format.
+            now_ms: the time, in milliseconds since the epoch.
+
+        Raises:
+            BadInputError: the body cannot be decoded.
+        """
+        if self._plan is not None and decode is not decode_families:
+            # Even so the compiled code saves more than the encoding costs.
+            body, decode = encode_families(decode(body)), decode_families
+        return self.compiled(body, decode, now_ms) or self.reference(body, decode, now_ms)
+
+    def compiled(self, body: bytes, decode: Decoder, now_ms: int) -> Transformed | None:
+        """Transform a collection with the compiled module, in about the time that reading it takes.
+
+        Returns:
+            The same as `reference`; None if only that can transform it.
+        """
+        if self._plan is None or decode is not decode_families:
+            return None
+        result = _collect.transform(body, self._plan, now_ms - MAX_AGE_MS)
+        if result is None:
+            return None
+        left, families, samples, received = result
+        return Transformed(families, samples, received, left)
+
+    def reference(self, body: bytes, decode: Decoder, now_ms: int) -> Transformed:
+        """Transform a collection with the reference; see `convert`."""
+        families = decode(body)
+        received = count_metrics(families)
+        families = self._transforms.apply(families, now_ms)
+        return Transformed(len(families), count_metrics(families), received, families)
+
+
+def _collect_plan(transforms: Transforms) -> _collect.Plan | None:
+    """Return the transforms as the compiled code takes them; None if it cannot apply them."""
+    if _collect is None or not _suits_compiled(transforms):
+        return None
+    return _collect.Plan(
+        transforms.labels,
+        transforms.renames,
+        transforms.anonymized,
+        lambda value: anonymous(value, transforms.salt),
+    )
+
+
+def _suits_compiled(transforms: Transforms) -> bool:
+    labels = transforms.labels
+    return (
+        max(len(labels), len(transforms.anonymized)) <= _collect.MOST_NAMES
+        and all(labels)
+        and NAME not in labels
+        and not any(map(is_too_long, (*labels, *labels.values())))
+    )
+
+
 def _rules_of(whitelist: Whitelist) -> list[Rule]:
-    """The rules as the compiled modules take them."""
+    """Return the rules as the compiled modules take them."""
     return [
         (
             selector.exact_name,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
 
 from twisted.internet.threads import deferToThreadPool
 
@@ -41,6 +42,59 @@ def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     except BadInputError as error:
         error.__traceback__ = error.__context__ = error.__cause__ = None
         return error
+
+
+class Converter(Protocol):
+    """A conversion that a compiled module does, where it can, and a reference otherwise."""
+
+    def compiled(self, *arguments: Any) -> Any:
+        """Convert with the compiled module; None if only the reference can."""
+
+    def reference(self, *arguments: Any) -> Any:
+        """Convert with the reference."""
+
+    def convert(self, *arguments: Any) -> Any:
+        """Convert with the one, or else with the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadPolicy:
+    """Up to which sizes work is done at once: handing it to a thread would cost more.
+
+    Attributes:
+        compiled: up to how many bytes the compiled module is tried at once.
+        reference: up to how many bytes the reference converts at once.
+    """
+
+    compiled: int
+    reference: int
+
+    async def convert(self, run: Runner, size: int, converter: Converter, *arguments: Any) -> Any:
+        """Convert without keeping the reactor from its work for long.
+
+        Args:
+            run: calls functions in a thread.
+            size: the bytes to convert.
+            converter: converts.
+            arguments: of the conversion.
+
+        Raises:
+            Exception: as of the converter.
+        """
+        convert = converter.convert
+        if size <= self.compiled:
+            converted = converter.compiled(*arguments)
+            if converted is not None:
+                return converted
+            convert = converter.reference  # the compiled module has just been tried
+        if size <= self.reference:
+            return convert(*arguments)
+        return await run(convert, *arguments)
+
+
+def run_if_large(run: Runner, size: int, most: int) -> Runner:
+    """Return what calls functions in a thread for more than so many bytes, and here otherwise."""
+    return run if size > most else run_here
 
 
 async def run_here(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -15,7 +15,7 @@ from telemeter import __version__
 from telemeter.agent.app import build, dry_run
 from telemeter.config.agent import AgentConfig, Options
 from telemeter.config.flags import log_level, warn_of_empty, warn_of_tracing
-from telemeter.convert.collector import KIND
+from telemeter.convert.engine import KIND, SWITCH
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock, elapsed_reactor
 from telemeter.net.url import shown
 from telemeter.observe.compiled import warn_of_python
@@ -62,7 +62,7 @@ def _announce(config: AgentConfig) -> None:
         transformer=KIND,
         selectors=config.collecting.selectors,
     )
-    warn_of_python(KIND, "a cycle takes 12 to 15 times the processor time")
+    warn_of_python(KIND, "a cycle takes 12 to 15 times the processor time", SWITCH)
     if not config.transforms.anonymized:
         log.warn("no --anonymize-labels: label values are sent as they are")
     if not config.knows_id:

@@ -12,7 +12,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 from telemeter.auth.oidc import TokenUnavailableError
-from telemeter.loop.threads import Runner, run_here
+from telemeter.loop.threads import Runner, run_here, run_if_large
 from telemeter.net.coding import ACCEPTED
 from telemeter.net.errors import explain
 from telemeter.net.exchange import exchange
@@ -45,8 +45,8 @@ for _result in ("success", "error", "telemeter_error"):
 _TIMEOUT = 5.0
 _DOWN_SECONDS = 30
 _ANSWER_LIMIT = 4096
-#: Up to so many bytes are compressed at once: handing them to a thread costs more.
-_QUICK_BYTES = 4 << 20
+#: Up to so many bytes are compressed without a thread, which would cost more.
+_COMPRESSED_HERE = 4 << 20
 
 log = Logger()
 
@@ -109,9 +109,8 @@ class Forwarder:
         return await (self._send(block) if version == V1 else self._send_alone(block, version))
 
     async def _compressed(self, payload: bytes) -> bytes:
-        if len(payload) <= _QUICK_BYTES:
-            return compress_block(payload)
-        block: bytes = await self._run(compress_block, payload)
+        compress = run_if_large(self._run, len(payload), _COMPRESSED_HERE)
+        block: bytes = await compress(compress_block, payload)
         return block
 
     async def _send(self, block: bytes) -> Sent:

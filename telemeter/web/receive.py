@@ -17,9 +17,9 @@ from twisted.web.iweb import IRequest
 
 from telemeter.auth.authorization_server import RefusedError, UnavailableError
 from telemeter.auth.composite import CompositeToken, MalformedTokenError, parse_composite
-from telemeter.convert.engine import Sifter
+from telemeter.convert.engine import WriteConverter
 from telemeter.convert.write import ForeignIdError, MissingLabelError, WriteRules, Written
-from telemeter.loop.threads import Runner
+from telemeter.loop.threads import Runner, ThreadPolicy
 from telemeter.net.upstream import V1, V2, ForwardError, Sent, Upstream
 from telemeter.samples.compression import block_size, decompress_block
 from telemeter.samples.errors import BadInputError, TooLargeError
@@ -88,10 +88,8 @@ _WRITTEN: Final = tuple(
 _MOST_DIGITS = 18
 _BUSY_SECONDS = 60
 _DOWN_SECONDS = 30
-#: Requests of up to so many bytes, decompressed, are tried the quick way at once, ...
-_QUICK_BODY = 4 << 20
-#: ... and of up to so many the slow way too: handing them to a thread costs more.
-_SMALL_BODY = 4096
+#: The sizes, decompressed, up to which requests are converted without a thread.
+_CONVERTED_HERE = ThreadPolicy(compiled=4 << 20, reference=4096)
 #: snappy stores at best 64 bytes in 3: a block that declares more than this is lying.
 _MOST_COMPRESSION = 32
 
@@ -181,7 +179,7 @@ class ReceiveEndpoint:
     def use(self, settings: ReceiveSettings) -> None:
         """Work with other settings from now on."""
         self._settings = settings
-        self._sifter = Sifter(settings.rules, keep_version=settings.keep_version)
+        self._converter = WriteConverter(settings.rules, keep_version=settings.keep_version)
 
     def route(self) -> Route:
         return Route("/metrics/v1/receive", self.post, ("POST",), "receive", self.gate)
@@ -252,20 +250,17 @@ class ReceiveEndpoint:
 
     async def _sift(self, write: Write) -> Written:
         """Decompress and sift, in a thread unless that takes next to no time."""
-        sifter, limit = self._sifter, self._settings.limit_bytes
+        converter, limit = self._converter, self._settings.limit_bytes
         cluster = None if self._settings.foreign_ids else write.token.cluster
         body = write.take_body()
-        if block_size(body) > _QUICK_BODY:
-            large: Written = await self._run(sift, body, write.version, cluster, sifter, limit)
+        if block_size(body) > _CONVERTED_HERE.compiled:
+            large: Written = await self._run(sift, body, write.version, cluster, converter, limit)
             return large
         plain = _decompressed(body, limit)
-        written = sifter.quick(plain, write.version, cluster)
-        if written is not None:
-            return written
-        if len(plain) <= _SMALL_BODY:
-            return sifter.sift(plain, write.version, cluster)
-        slow: Written = await self._run(sifter.sift, plain, write.version, cluster)
-        return slow
+        written: Written = await _CONVERTED_HERE.convert(
+            self._run, len(plain), converter, plain, write.version, cluster
+        )
+        return written
 
     async def _forward(self, write: Write, written: Written) -> Sent:
         keep = write.version == 2 and self._settings.keep_version
@@ -349,14 +344,16 @@ def _not_allowed(failure: Failure) -> Failure:
     return failure
 
 
-def sift(body: bytes, version: int, cluster: str | None, sifter: Sifter, limit: int) -> Written:
+def sift(
+    body: bytes, version: int, cluster: str | None, converter: WriteConverter, limit: int
+) -> Written:
     """Decompress and sift, which needs nothing but the processor.
 
     Raises:
         BadInputError: the request is refused.
     """
     plain = _decompressed(body, limit)
-    return sifter.quick(plain, version, cluster) or sifter.sift(plain, version, cluster)
+    return converter.convert(plain, version, cluster)
 
 
 def _decompressed(body: bytes, limit: int) -> bytes:

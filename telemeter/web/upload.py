@@ -13,12 +13,12 @@ from twisted.web.iweb import IRequest
 
 from telemeter.auth.bearer import NotAuthorizedError
 from telemeter.auth.token import Client, TokenVerifier
-from telemeter.convert.engine import KIND, Transcoder
+from telemeter.convert.engine import KIND, UploadConverter
 from telemeter.convert.upload import Converted, UploadRules
 from telemeter.limits.ratelimit import RateLimitedError, RateLimiter, Slot
 from telemeter.limits.replicas import Replicas, SharedSlot
 from telemeter.loop.clocks import WallClock, elapsed, milliseconds
-from telemeter.loop.threads import Runner
+from telemeter.loop.threads import Runner, ThreadPolicy
 from telemeter.net.upstream import ForwardError, Upstream
 from telemeter.samples.compression import decompress_framed, max_framed_size
 from telemeter.samples.errors import BadInputError, BecomesTooLargeError, TooLargeError
@@ -47,16 +47,15 @@ DUPLICATES = Counter(
     "telemeter_v1_forward_duplicate_series_total",
     "Series of /upload left out because an earlier one of the same upload had the same labels.",
 )
-TRANSCODER = Info("telemeter_transcoder", "Which code converts the usual request.")
+TRANSCODER = Info("telemeter_converter", "Which code converts the usual request.")
 TRANSCODER.info({"kind": KIND})
 for _tense in ("past", "present", "future"):
     OVERWRITTEN.labels(_tense)
 
-#: Bodies of up to so many bytes, compressed and decompressed, are tried the quick way at once, ...
-_QUICK_BODY: Final = 512 * 1024
-_QUICK_PLAIN: Final = 4 << 20
-#: ... and of up to so many bytes the slow way too: handing them to a thread costs more.
-_SMALL_BODY: Final = 4096
+#: Bodies of up to so many bytes, compressed, are decompressed without a thread.
+_DECOMPRESSED_HERE: Final = 512 * 1024
+#: The sizes, decompressed, up to which bodies are converted without a thread.
+_CONVERTED_HERE: Final = ThreadPolicy(compiled=4 << 20, reference=4096)
 
 
 class Upload:
@@ -170,7 +169,7 @@ class UploadEndpoint:
         self._replicas = replicas
         self._verifier = verifier
         self._limiter = limiter
-        self._transcoder = Transcoder(rules)
+        self._converter = UploadConverter(rules)
         self._upstream = upstream
         self._clock = clock
         self._wall = wall
@@ -181,7 +180,7 @@ class UploadEndpoint:
     def use(self, verifier: TokenVerifier, rules: UploadRules) -> None:
         """Check tokens and convert uploads in another way from now on."""
         self._verifier = verifier
-        self._transcoder = Transcoder(rules)
+        self._converter = UploadConverter(rules)
 
     def route(self) -> Route:
         return Route("/upload", self.post, ("POST",), "upload", self.gate)
@@ -255,25 +254,18 @@ class UploadEndpoint:
         return converted
 
     async def _convert(self, upload: Upload) -> Converted:
-        """Steps 3 to 9, in a thread unless they take next to no time."""
+        """Decompress and convert a body, in a thread unless that takes next to no time."""
         now_ms = milliseconds(self._wall.now())
         body = upload.take_body()
         if upload.is_compressed:
-            if len(body) > _QUICK_BODY:
+            if len(body) > _DECOMPRESSED_HERE:
                 body = await self._run(decompress_framed, body, self._limit)
             else:
                 body = decompress_framed(body, self._limit)
-        arguments = (body, upload.decode, upload.client.labels, now_ms)
-        convert = self._transcoder.convert
-        if len(body) <= _QUICK_PLAIN:
-            converted = self._transcoder.quick(*arguments)
-            if converted is not None:
-                return converted
-            convert = self._transcoder.slow
-        if len(body) <= _SMALL_BODY:
-            return convert(*arguments)
-        large: Converted = await self._run(convert, *arguments)
-        return large
+        converted: Converted = await _CONVERTED_HERE.convert(
+            self._run, len(body), self._converter, body, upload.decode, upload.client.labels, now_ms
+        )
+        return converted
 
     async def _forward(self, cluster: str, converted: Converted) -> None:
         try:

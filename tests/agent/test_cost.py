@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.agent import make_response, measure, render
 from telemeter.convert.collect import Transforms
-from telemeter.convert.collector import KIND, Transformer
+from telemeter.convert.engine import KIND, CollectConverter
 from telemeter.samples.family import count_metrics, decode_families
 from tests.fakes import NOW_MS
 
@@ -13,7 +13,7 @@ def test_the_response_is_of_the_usual_kind_and_size() -> None:
     body = make_response(226, NOW_MS)
     assert count_metrics(decode_families(body)) == 226
     assert 300 < len(body) / 226 < 400
-    quick = Transformer(Transforms()).quick(body, decode_families, NOW_MS)
+    quick = CollectConverter(Transforms()).compiled(body, decode_families, NOW_MS)
     assert (quick is not None) is (KIND == "compiled")
 
 

@@ -13,7 +13,7 @@ from telemeter.agent.collect import Source
 from telemeter.agent.cycle import RETRY_SECONDS, Agent, CycleError, Plan, collect
 from telemeter.agent.upload import Destination
 from telemeter.convert.collect import Transforms
-from telemeter.convert.collector import KIND
+from telemeter.convert.engine import KIND
 from telemeter.samples.family import PROTOBUF_CONTENT_TYPE, TEXT_CONTENT_TYPE
 from tests.agent.world import FROM_URL, INTERVAL, World, families_reply, token_reply, up, uploaded
 from tests.fakes import (

@@ -12,7 +12,7 @@ from telemeter.agent.collect import Source
 from telemeter.agent.cycle import Agent, Plan
 from telemeter.agent.upload import Destination
 from telemeter.convert.collect import Transforms
-from telemeter.convert.collector import Transformer
+from telemeter.convert.engine import CollectConverter
 from telemeter.samples.compression import decompress_framed
 from telemeter.samples.family import (
     PROTOBUF_CONTENT_TYPE,
@@ -92,7 +92,7 @@ class World:
                 limit=self._limit,
                 timeout=self._timeout,
             ),
-            Transformer(transforms or Transforms()),
+            CollectConverter(transforms or Transforms()),
             tokens or TokenStore(self.authorize.agent, self.clock, self.wall, AUTHORIZE_URL, TOKEN),
             Destination(self.server.agent, self.clock, self.wall, upload_url, self._timeout),
             interval,

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from telemeter.convert import collector as federation
+from telemeter.convert import engine
 from telemeter.convert.collect import Transforms, anonymous
-from telemeter.convert.collector import KIND, Transformed, Transformer
-from telemeter.convert.engine import Transcoder
+from telemeter.convert.engine import KIND, CollectConverter, Transformed, UploadConverter
 from telemeter.convert.upload import UploadRules
 from telemeter.samples.errors import BadInputError
 from telemeter.samples.exposition import parse_text, render_text
@@ -109,30 +108,30 @@ def outcome(transformed: Transformed, labels: dict[str, str]) -> Outcome:
     )
 
 
-def quick_and_slow(
+def compiled_and_reference(
     body: bytes, wanted: Transforms, labels: dict[str, str]
 ) -> tuple[Outcome | None, Outcome | None]:
-    """What both make of a body; None: the quick one gave up, the slow one refused."""
-    transformer = Transformer(wanted)
-    found = transformer.quick(body, decode_families, NOW)
-    quick = None if found is None else outcome(found, labels)
+    """What both make of a body; None: the compiled one gave up, the reference one refused."""
+    transformer = CollectConverter(wanted)
+    found = transformer.compiled(body, decode_families, NOW)
+    compiled = None if found is None else outcome(found, labels)
     try:
-        slow = outcome(transformer.slow(body, decode_families, NOW), labels)
+        reference = outcome(transformer.reference(body, decode_families, NOW), labels)
     except BadInputError:
-        slow = None
-    return quick, slow
+        reference = None
+    return compiled, reference
 
 
 def both(body: bytes, wanted: Transforms = ANONYMIZING) -> Outcome:
     """What both make of a usual body."""
-    quick, slow = quick_and_slow(body, wanted, {"_id": "test"})
-    assert quick == (slow if KIND == "compiled" else None)
-    assert slow is not None
-    return slow
+    compiled, reference = compiled_and_reference(body, wanted, {"_id": "test"})
+    assert compiled == (reference if KIND == "compiled" else None)
+    assert reference is not None
+    return reference
 
 
 def gives_up(body: bytes, wanted: Transforms = ANONYMIZING) -> bool:
-    return Transformer(wanted).quick(body, decode_families, NOW) is None
+    return CollectConverter(wanted).compiled(body, decode_families, NOW) is None
 
 
 def test_it_was_built() -> None:
@@ -147,11 +146,11 @@ def test_it_was_built() -> None:
 @settings(max_examples=200)
 @given(usual_collections(), transforms(), _some_labels)
 def test_a_usual_collection(body: bytes, wanted: Transforms, labels: dict[str, str]) -> None:
-    quick, slow = quick_and_slow(body, wanted, labels)
-    assert slow is not None
-    event(f"{min(slow[2], 3)} samples left of {min(slow[3], 3)}")
+    compiled, reference = compiled_and_reference(body, wanted, labels)
+    assert reference is not None
+    event(f"{min(reference[2], 3)} samples left of {min(reference[3], 3)}")
     if KIND == "compiled":
-        assert quick == slow
+        assert compiled == reference
 
 
 @settings(max_examples=200)
@@ -161,9 +160,9 @@ def test_a_usual_collection(body: bytes, wanted: Transforms, labels: dict[str, s
     st.dictionaries(st.sampled_from(["", *LABELS]), st.sampled_from([TOO_LONG, *VALUES])),
 )
 def test_any_collection(upload: Upload, wanted: Transforms, labels: dict[str, str]) -> None:
-    quick, slow = quick_and_slow(encode(upload[0]), wanted, labels)
-    event("gave up" if quick is None else "transformed")
-    assert quick is None or quick == slow
+    compiled, reference = compiled_and_reference(encode(upload[0]), wanted, labels)
+    event("gave up" if compiled is None else "transformed")
+    assert compiled is None or compiled == reference
 
 
 @settings(max_examples=200)
@@ -171,16 +170,16 @@ def test_any_collection(upload: Upload, wanted: Transforms, labels: dict[str, st
 def test_a_mutated_collection(
     body: bytes, wanted: Transforms, labels: dict[str, str], data: st.DataObject
 ) -> None:
-    quick, slow = quick_and_slow(data.draw(mutations(body)), wanted, labels)
-    event("gave up" if quick is None else "transformed")
-    assert quick is None or quick == slow
+    compiled, reference = compiled_and_reference(data.draw(mutations(body)), wanted, labels)
+    event("gave up" if compiled is None else "transformed")
+    assert compiled is None or compiled == reference
 
 
 @given(usual_collections(), transforms())
 def test_a_collection_that_is_cut_off(body: bytes, wanted: Transforms) -> None:
     for end in range(max(0, len(body) - 60), len(body)):
-        quick, slow = quick_and_slow(body[:end], wanted, {"_id": "test"})
-        assert quick is None or quick == slow
+        compiled, reference = compiled_and_reference(body[:end], wanted, {"_id": "test"})
+        assert compiled is None or compiled == reference
 
 
 @given(text_families(), transforms())
@@ -221,19 +220,19 @@ def test_a_server_takes_whatever_is_left(
     body: bytes, wanted: Transforms, labels: dict[str, str], compiled: bool
 ) -> None:
     """One bad sample would have it refuse all, each time."""
-    left = Transformer(wanted, compiled=compiled).apply(body, decode_families, NOW)
+    left = CollectConverter(wanted, use_compiled=compiled).convert(body, decode_families, NOW)
     sent = left.labelled(labels)
-    server = Transcoder(UploadRules())
-    for convert in (server.convert, server.slow):
+    server = UploadConverter(UploadRules())
+    for convert in (server.convert, server.reference):
         assert convert(sent, decode_families, labels, NOW).received == left.samples
     event(f"{min(left.samples, 3)} samples left")
 
 
 @given(st.binary(max_size=60))
 def test_any_bytes(body: bytes) -> None:
-    quick, slow = quick_and_slow(body, ANONYMIZING, {"_id": "test"})
-    event("gave up" if quick is None else "transformed")
-    assert quick is None or quick == slow
+    compiled, reference = compiled_and_reference(body, ANONYMIZING, {"_id": "test"})
+    event("gave up" if compiled is None else "transformed")
+    assert compiled is None or compiled == reference
 
 
 @pytest.mark.parametrize("wanted", [Transforms(), ANONYMIZING], ids=["plain", "anonymizing"])
@@ -288,10 +287,10 @@ def test_fields_in_another_order() -> None:
 def test_numbers_that_are_longer_than_need_be() -> None:
     message = family("up", sample()).SerializeToString()
     padded = bytes([len(message) | 0x80, 0]) + message
-    quick, slow = quick_and_slow(padded, Transforms(), {"_id": "test"})
-    assert quick is None  # nobody writes them so
-    assert slow is not None
-    (found,) = decode_families(slow[0])
+    compiled, reference = compiled_and_reference(padded, Transforms(), {"_id": "test"})
+    assert compiled is None  # nobody writes them so
+    assert reference is not None
+    (found,) = decode_families(reference[0])
     assert labels_of(found.metric[0]) == [("_id", "test")]
 
 
@@ -305,10 +304,10 @@ def test_a_large_family() -> None:
 def test_many_hashes_are_forgotten_again() -> None:
     metrics = [sample(instance=str(at % 9000)) for at in range(20000)]
     body = encode_families([family("up", *metrics)])
-    transformer = Transformer(ANONYMIZING)
-    first = transformer.apply(body, decode_families, NOW).labelled({})
-    assert transformer.apply(body, decode_families, NOW).labelled({}) == first
-    assert transformer.slow(body, decode_families, NOW).labelled({}) == first
+    transformer = CollectConverter(ANONYMIZING)
+    first = transformer.convert(body, decode_families, NOW).labelled({})
+    assert transformer.convert(body, decode_families, NOW).labelled({}) == first
+    assert transformer.reference(body, decode_families, NOW).labelled({}) == first
 
 
 def test_hashes_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,11 +317,11 @@ def test_hashes_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(value)
         return anonymous(value, salt)
 
-    monkeypatch.setattr(federation, "anonymous", counted)
-    transformer = Transformer(ANONYMIZING)
+    monkeypatch.setattr(engine, "anonymous", counted)
+    transformer = CollectConverter(ANONYMIZING)
     body = encode_families([family("up", *(sample(instance=str(at % 5)) for at in range(50)))])
     for _ in range(3):
-        transformer.quick(body, decode_families, NOW)
+        transformer.compiled(body, decode_families, NOW)
     assert asked == (["0", "1", "2", "3", "4"] if KIND == "compiled" else [])
 
 
@@ -348,10 +347,10 @@ def test_hashes_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unusual_families(made: Family, request: pytest.FixtureRequest) -> None:
     body = encode_families([family("down", sample()), made])
     assert gives_up(body) is (KIND != "compiled" or "nothing" not in request.node.name)
-    transformer = Transformer(ANONYMIZING)
-    found = transformer.apply(body, decode_families, NOW)
-    slow = transformer.slow(body, decode_families, NOW)
-    assert outcome(found, {"a": "b"}) == outcome(slow, {"a": "b"})
+    transformer = CollectConverter(ANONYMIZING)
+    found = transformer.convert(body, decode_families, NOW)
+    reference = transformer.reference(body, decode_families, NOW)
+    assert outcome(found, {"a": "b"}) == outcome(reference, {"a": "b"})
 
 
 @pytest.mark.parametrize("extra", ["a0 06 05", "30 05", "0a 01 61", "18 03", "2a 01 61 2a 01 61"])
@@ -377,32 +376,32 @@ def test_transforms_that_are_left_to_the_reference(wanted: Transforms) -> None:
 
 @given(text_families(), transforms())
 def test_text_is_parsed_by_the_reference(families: list[Family], wanted: Transforms) -> None:
-    transformer = Transformer(wanted)
+    transformer = CollectConverter(wanted)
     text = render_text(families).encode()
-    assert transformer.quick(text, parse_text, NOW) is None
-    found = outcome(transformer.apply(text, parse_text, NOW), {})
-    assert found == outcome(transformer.slow(text, parse_text, NOW), {})
+    assert transformer.compiled(text, parse_text, NOW) is None
+    found = outcome(transformer.convert(text, parse_text, NOW), {})
+    assert found == outcome(transformer.reference(text, parse_text, NOW), {})
 
 
 def test_what_cannot_be_decoded_is_refused() -> None:
     with pytest.raises(BadInputError, match="metric family 1 is not a valid message"):
-        Transformer(ANONYMIZING).apply(b"\x02\x0a\x05", decode_families, NOW)
+        CollectConverter(ANONYMIZING).convert(b"\x02\x0a\x05", decode_families, NOW)
 
 
 def test_the_families_of_either() -> None:
     made = [family("up", sample(a="b"))]
     body = encode_families(made)
     for compiled in (True, False):
-        transformer = Transformer(Transforms(), compiled=compiled)
-        assert transformer.apply(body, decode_families, NOW).decoded() == made
-        assert (transformer.quick(body, decode_families, NOW) is None) is (
+        transformer = CollectConverter(Transforms(), use_compiled=compiled)
+        assert transformer.convert(body, decode_families, NOW).decoded() == made
+        assert (transformer.compiled(body, decode_families, NOW) is None) is (
             not compiled or KIND != "compiled"
         )
 
 
 def test_without_the_compiled_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(federation, "_compiled", None)
-    transformer = Transformer(ANONYMIZING)
+    monkeypatch.setattr(engine, "_collect", None)
+    transformer = CollectConverter(ANONYMIZING)
     body = encode_families([family("up", sample())])
-    assert transformer.quick(body, decode_families, NOW) is None
-    assert transformer.apply(body, decode_families, NOW).samples == 1
+    assert transformer.compiled(body, decode_families, NOW) is None
+    assert transformer.convert(body, decode_families, NOW).samples == 1

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from telemeter.convert.dropped import MAX_EXAMPLE, Examples
-from telemeter.convert.engine import KIND, Transcoder
+from telemeter.convert.engine import KIND, UploadConverter
 from telemeter.convert.upload import UploadRules
 from telemeter.samples.family import decode_families, encode_families
 from telemeter.samples.proto.remote_pb2 import TimeSeries
@@ -41,10 +41,10 @@ def test_of_an_upload() -> None:
     body = encode_families(
         [family(name, sample(job="b", instance="a")) for name in ("down", "up", "gone")]
     )
-    transcoder = Transcoder(rules)
-    slow = transcoder.slow(body, decode_families, {}, NOW)
-    assert [labels_of(example) for example in slow.dropped_examples] == [
+    transcoder = UploadConverter(rules)
+    reference = transcoder.reference(body, decode_families, {}, NOW)
+    assert [labels_of(example) for example in reference.dropped_examples] == [
         [("__name__", name), ("instance", "a"), ("job", "b")] for name in ("down", "gone")
     ]
-    quick = transcoder.quick(body, decode_families, {}, NOW)
-    assert quick == (slow if KIND == "compiled" else None)
+    compiled = transcoder.compiled(body, decode_families, {}, NOW)
+    assert compiled == (reference if KIND == "compiled" else None)

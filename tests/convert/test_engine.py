@@ -10,8 +10,8 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from telemeter.convert import engine as transcoder
-from telemeter.convert.engine import KIND, Transcoder
+from telemeter.convert import engine
+from telemeter.convert.engine import KIND, UploadConverter
 from telemeter.convert.upload import Converted, UploadRules
 from telemeter.samples.errors import BadInputError
 from telemeter.samples.exposition import parse_text, render_text
@@ -26,15 +26,17 @@ from .upload_model import COUNTER, GAUGE, UNTYPED, PlainFamily
 from .upload_strategies import Upload, broken_uploads, encode, upload_rules, uploads
 
 
-def quick_and_slow(body: bytes, upload: Upload) -> tuple[Converted | None, Converted | None]:
-    """What both make of a body; None: the quick one gave up, the slow one refused."""
+def compiled_and_reference(
+    body: bytes, upload: Upload
+) -> tuple[Converted | None, Converted | None]:
+    """What both make of a body; None: the compiled one gave up, the reference one refused."""
     _, plain = upload
-    convert = Transcoder(upload_rules(plain))
-    quick = convert.quick(body, decode_families, plain.required, NOW)
+    convert = UploadConverter(upload_rules(plain))
+    compiled = convert.compiled(body, decode_families, plain.required, NOW)
     try:
-        return quick, convert.slow(body, decode_families, plain.required, NOW)
+        return compiled, convert.reference(body, decode_families, plain.required, NOW)
     except BadInputError:
-        return quick, None
+        return compiled, None
 
 
 def is_usual(found: PlainFamily) -> bool:
@@ -58,28 +60,28 @@ def test_it_was_built() -> None:
 def test_a_good_upload(upload: Upload) -> None:
     families, plain = upload
     usual = [found for found in families if is_usual(found)]
-    quick, slow = quick_and_slow(encode(usual), (usual, plain))
-    assert slow is not None
-    event(f"{min(slow.series, 3)} series, {min(slow.duplicates, 1)} duplicates")
+    compiled, reference = compiled_and_reference(encode(usual), (usual, plain))
+    assert reference is not None
+    event(f"{min(reference.series, 3)} series, {min(reference.duplicates, 1)} duplicates")
     if KIND == "compiled":
-        assert quick == slow
+        assert compiled == reference
 
 
 @settings(max_examples=150)
 @given(st.one_of(uploads(), broken_uploads()))
 def test_any_upload(upload: Upload) -> None:
-    quick, slow = quick_and_slow(encode(upload[0]), upload)
-    event("gave up" if quick is None else "converted")
-    assert quick is None or quick == slow
+    compiled, reference = compiled_and_reference(encode(upload[0]), upload)
+    event("gave up" if compiled is None else "converted")
+    assert compiled is None or compiled == reference
 
 
 @settings(max_examples=150)
 @given(uploads(least=1), st.data())
 def test_a_mutated_upload(upload: Upload, data: st.DataObject) -> None:
     body = data.draw(mutations(encode([found for found in upload[0] if is_usual(found)])))
-    quick, slow = quick_and_slow(body, upload)
-    event("gave up" if quick is None else "converted")
-    assert quick is None or quick == slow
+    compiled, reference = compiled_and_reference(body, upload)
+    event("gave up" if compiled is None else "converted")
+    assert compiled is None or compiled == reference
 
 
 @settings(max_examples=300)
@@ -104,18 +106,18 @@ def test_series_like_the_one_before(
         family(name, *(labelled(*pairs) for pairs in one))
         for name, one in zip(("up", "down"), found, strict=False)
     )
-    convert = Transcoder(
+    convert = UploadConverter(
         UploadRules(Whitelist(parse_rules(rules)), added, frozenset(elided)),
     )
-    quick = convert.quick(body, decode_families, required, NOW)
+    compiled = convert.compiled(body, decode_families, required, NOW)
     try:
-        slow = convert.slow(body, decode_families, required, NOW)
+        reference = convert.reference(body, decode_families, required, NOW)
     except BadInputError:
         event("refused")
-        assert quick is None
+        assert compiled is None
     else:
-        event(f"{min(slow.series, 3)} series, {min(slow.dropped, 1)} dropped")
-        assert quick == (slow if KIND == "compiled" else None)
+        event(f"{min(reference.series, 3)} series, {min(reference.dropped, 1)} dropped")
+        assert compiled == (reference if KIND == "compiled" else None)
 
 
 def test_a_name_that_must_not_come_again() -> None:
@@ -130,9 +132,9 @@ def test_a_name_that_must_not_come_again() -> None:
             )
         ]
     )
-    assert Transcoder(rules).quick(body, decode_families, {}, NOW) is None
+    assert UploadConverter(rules).compiled(body, decode_families, {}, NOW) is None
     with pytest.raises(BadInputError, match="__name__"):
-        Transcoder(rules).slow(body, decode_families, {}, NOW)
+        UploadConverter(rules).reference(body, decode_families, {}, NOW)
 
 
 @pytest.mark.parametrize("size", [127, 128, 255])
@@ -143,25 +145,27 @@ def test_a_label_with_a_long_name_is_read_anew(size: int) -> None:
     encoded = good.label[0].SerializeToString()
     at = body.rindex(encoded)
     broken = body[:at] + encoded[1:-5] + b"\x06value" + body[at + len(encoded) :]
-    convert = Transcoder(UploadRules())
-    assert convert.quick(broken, decode_families, {}, NOW) is None
-    quick = convert.quick(body, decode_families, {}, NOW)
-    assert quick == (convert.slow(body, decode_families, {}, NOW) if KIND == "compiled" else None)
+    convert = UploadConverter(UploadRules())
+    assert convert.compiled(broken, decode_families, {}, NOW) is None
+    compiled = convert.compiled(body, decode_families, {}, NOW)
+    assert compiled == (
+        convert.reference(body, decode_families, {}, NOW) if KIND == "compiled" else None
+    )
 
 
 @given(st.binary(max_size=60))
 def test_bytes(body: bytes) -> None:
-    convert = Transcoder(UploadRules())
-    quick = convert.quick(body, decode_families, {}, NOW)
-    if quick is not None:
-        assert quick == convert.slow(body, decode_families, {}, NOW)
+    convert = UploadConverter(UploadRules())
+    compiled = convert.compiled(body, decode_families, {}, NOW)
+    if compiled is not None:
+        assert compiled == convert.reference(body, decode_families, {}, NOW)
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 5, 8, 13, 100])
 def test_a_body_that_is_cut_off(cut: int) -> None:
     body = encode_families([family("up", sample(1.0, job="a"), sample(2.0, job="b"))])
-    convert = Transcoder(UploadRules())
-    assert convert.quick(body[:-cut], decode_families, {}, NOW) is None or cut >= len(body)
+    convert = UploadConverter(UploadRules())
+    assert convert.compiled(body[:-cut], decode_families, {}, NOW) is None or cut >= len(body)
 
 
 @pytest.mark.parametrize(
@@ -182,11 +186,11 @@ def test_what_a_real_prometheus_federated(rules: UploadRules) -> None:
     for found in families:
         found.metric.sort(key=lambda metric: metric.timestamp_ms)
     body = encode_families(families)
-    convert = Transcoder(rules)
-    slow = convert.slow(body, decode_families, {}, now)
-    quick = convert.quick(body, decode_families, {}, now)
-    assert quick == (slow if KIND == "compiled" else None)
-    assert slow.received == 881
+    convert = UploadConverter(rules)
+    reference = convert.reference(body, decode_families, {}, now)
+    compiled = convert.compiled(body, decode_families, {}, now)
+    assert compiled == (reference if KIND == "compiled" else None)
+    assert reference.received == 881
 
 
 def test_many_labels_are_left_to_the_reference() -> None:
@@ -194,25 +198,25 @@ def test_many_labels_are_left_to_the_reference() -> None:
     for number in range(200):
         metric.label.add(name=f"label_{number}", value="x")
     body = encode_families([family("up", metric)])
-    assert Transcoder(UploadRules()).quick(body, decode_families, {}, NOW) is None
+    assert UploadConverter(UploadRules()).compiled(body, decode_families, {}, NOW) is None
 
 
 def test_many_labels_to_add_are_left_to_the_reference() -> None:
     rules = UploadRules(labels={f"label_{number}": "x" for number in range(200)})
     body = encode_families([family("up", sample())])
-    assert Transcoder(rules).quick(body, decode_families, {}, NOW) is None
+    assert UploadConverter(rules).compiled(body, decode_families, {}, NOW) is None
 
 
 def test_other_formats_and_empty_demands_are_left_to_the_reference() -> None:
     made = [family("up", sample())]
-    convert = Transcoder(UploadRules())
-    assert convert.quick(render_text(made).encode(), parse_text, {}, NOW) is None
-    assert convert.quick(encode_families(made), decode_families, {"_id": ""}, NOW) is None
+    convert = UploadConverter(UploadRules())
+    assert convert.compiled(render_text(made).encode(), parse_text, {}, NOW) is None
+    assert convert.compiled(encode_families(made), decode_families, {"_id": ""}, NOW) is None
 
 
 def test_without_the_compiled_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transcoder, "_compiled", None)
-    convert = Transcoder(UploadRules())
+    monkeypatch.setattr(engine, "_upload", None)
+    convert = UploadConverter(UploadRules())
     body = encode_families([family("up", sample())])
-    assert convert.quick(body, decode_families, {}, NOW) is None
-    assert convert.slow(body, decode_families, {}, NOW).series == 1
+    assert convert.compiled(body, decode_families, {}, NOW) is None
+    assert convert.reference(body, decode_families, {}, NOW).series == 1

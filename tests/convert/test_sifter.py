@@ -10,8 +10,8 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from telemeter.convert import engine as transcoder
-from telemeter.convert.engine import KIND, Sifter
+from telemeter.convert import engine
+from telemeter.convert.engine import KIND, WriteConverter
 from telemeter.convert.write import WriteRules, Written
 from telemeter.samples.errors import BadInputError
 from telemeter.samples.selector import parse_rules
@@ -19,7 +19,7 @@ from telemeter.samples.whitelist import Whitelist
 from tests.samples.build import bits
 from tests.samples.strategies import alike_labels, mutations
 
-from .sifting import quick_and_slow
+from .sifting import compiled_and_reference
 from .write_strategies import (
     CLUSTER,
     NAME,
@@ -64,17 +64,17 @@ def encoded(version: int, *series: Series) -> bytes:
 
 def sifted(body: bytes, version: int, using: WriteRules | None = None) -> Written:
     """What both make of a body that the compiled code has to know."""
-    quick, slow = quick_and_slow(body, using or WriteRules(), version)
-    assert slow is not None
-    assert quick == (slow if KIND == "compiled" else None)
-    return slow
+    compiled, reference = compiled_and_reference(body, using or WriteRules(), version)
+    assert reference is not None
+    assert compiled == (reference if KIND == "compiled" else None)
+    return reference
 
 
 def left_to_the_reference(body: bytes, version: int, using: WriteRules | None = None) -> Written:
-    quick, slow = quick_and_slow(body, using or WriteRules(), version)
-    assert quick is None
-    assert slow is not None
-    return slow
+    compiled, reference = compiled_and_reference(body, using or WriteRules(), version)
+    assert compiled is None
+    assert reference is not None
+    return reference
 
 
 # --- Generated ------------------------------------------------------------------------------------
@@ -93,24 +93,24 @@ def is_usual(asked: Request) -> bool:
 @given(versions, st.data(), rules)
 def test_a_request(version: int, data: st.DataObject, plain: PlainRules) -> None:
     asked = data.draw(requests[version])
-    quick, slow = quick_and_slow(ENCODE[version](asked), plain.real, version)
-    if slow is None:
+    compiled, reference = compiled_and_reference(ENCODE[version](asked), plain.real, version)
+    if reference is None:
         event("refused")
-        assert quick is None
+        assert compiled is None
     elif is_usual(asked):
-        event(f"{min(slow.series, 3)} series, {min(slow.duplicates, 1)} duplicates")
-        assert quick == (slow if KIND == "compiled" else None)
+        event(f"{min(reference.series, 3)} series, {min(reference.duplicates, 1)} duplicates")
+        assert compiled == (reference if KIND == "compiled" else None)
     else:
-        assert quick is None or quick == slow
+        assert compiled is None or compiled == reference
 
 
 @settings(max_examples=400)
 @given(versions, st.data(), rules)
 def test_a_mutated_request(version: int, data: st.DataObject, plain: PlainRules) -> None:
     body = data.draw(mutations(ENCODE[version](data.draw(requests[version]))))
-    quick, slow = quick_and_slow(body, plain.real, version)
-    event("gave up" if quick is None else "sifted")
-    assert quick is None or quick == slow
+    compiled, reference = compiled_and_reference(body, plain.real, version)
+    event("gave up" if compiled is None else "sifted")
+    assert compiled is None or compiled == reference
 
 
 @settings(max_examples=300)
@@ -135,27 +135,27 @@ def test_series_like_the_one_before(
         for number, pairs in enumerate(found)
     ]
     using = WriteRules(Whitelist(parse_rules(rules_text)), elided=frozenset(elided))
-    quick, slow = quick_and_slow(encoded(version, *series), using, version)
-    if slow is None:
+    compiled, reference = compiled_and_reference(encoded(version, *series), using, version)
+    if reference is None:
         event("refused")
-        assert quick is None
+        assert compiled is None
     else:
-        event(f"{min(slow.series, 3)} series, {min(slow.duplicates, 1)} duplicates")
-        assert quick == (slow if KIND == "compiled" else None)
+        event(f"{min(reference.series, 3)} series, {min(reference.duplicates, 1)} duplicates")
+        assert compiled == (reference if KIND == "compiled" else None)
 
 
 @given(versions, st.data())
 def test_a_request_that_is_cut_off(version: int, data: st.DataObject) -> None:
     body = ENCODE[version](data.draw(requests[version]))
     for end in range(len(body)):
-        quick, slow = quick_and_slow(body[:end], WriteRules(), version)
-        assert quick is None or quick == slow
+        compiled, reference = compiled_and_reference(body[:end], WriteRules(), version)
+        assert compiled is None or compiled == reference
 
 
 @given(version=versions, body=st.binary(max_size=60))
 def test_bytes(version: int, body: bytes) -> None:
-    quick, slow = quick_and_slow(body, WriteRules(), version)
-    assert quick is None or quick == slow
+    compiled, reference = compiled_and_reference(body, WriteRules(), version)
+    assert compiled is None or compiled == reference
 
 
 @given(version=versions, names=st.lists(st.text("ab\0é", max_size=9), max_size=130))
@@ -164,11 +164,11 @@ def test_labels_in_any_order(version: int, names: list[str]) -> None:
     found = tuple((name, "x") for name in names)
     using = WriteRules(elided=frozenset(["a", "b\0"]))
     body = encoded(version, Series(labels("up", *found), (ONE,)))
-    quick, slow = quick_and_slow(body, using, version)
-    event("gave up" if quick is None else "sifted")
-    assert quick is None or quick == slow
+    compiled, reference = compiled_and_reference(body, using, version)
+    event("gave up" if compiled is None else "sifted")
+    assert compiled is None or compiled == reference
     if KIND == "compiled":
-        assert (quick is None) == (slow is None or len(names) > 126)
+        assert (compiled is None) == (reference is None or len(names) > 126)
 
 
 # --- What has to be known -------------------------------------------------------------------------
@@ -273,18 +273,18 @@ def test_rules_of_every_kind(version: int) -> None:
 def test_a_regex_is_remembered_within_bounds() -> None:
     using = WriteRules(Whitelist(parse_rules('{a=~".*7"}')))
     series = [Series(labels("up", ("a", str(number))), (ONE,)) for number in range(4500)]
-    sifter = Sifter(using)
+    sifter = WriteConverter(using)
     body = encode_v1(Request(tuple(series)))
-    first, again = (sifter.quick(body, 1, CLUSTER) for _ in range(2))
-    assert first == again == (sifter.sift(body, 1, CLUSTER) if KIND == "compiled" else None)
+    first, again = (sifter.compiled(body, 1, CLUSTER) for _ in range(2))
+    assert first == again == (sifter.reference(body, 1, CLUSTER) if KIND == "compiled" else None)
 
 
 def test_a_cluster_that_no_label_can_name() -> None:
     body = encoded(1, Series(labels(), (ONE,)))
-    sifter = Sifter(WriteRules())
-    assert sifter.quick(body, 1, "\ud800") is None
+    sifter = WriteConverter(WriteRules())
+    assert sifter.compiled(body, 1, "\ud800") is None
     with pytest.raises(BadInputError):
-        sifter.sift(body, 1, "\ud800")
+        sifter.reference(body, 1, "\ud800")
 
 
 # --- Examples of what was dropped -----------------------------------------------------------------
@@ -335,7 +335,7 @@ def test_references_one_by_one() -> None:
 def test_what_becomes_very_long() -> None:
     found = [Series(labels("up", (str(n), "x" * 1_000_000)), (ONE,)) for n in range(17)]
     assert sifted(encoded(2, *found[:16]), 2).series == 16
-    assert quick_and_slow(encoded(2, *found), WriteRules(), 2) == (None, None)
+    assert compiled_and_reference(encoded(2, *found), WriteRules(), 2) == (None, None)
 
 
 def test_references_to_a_long_text_again_and_again() -> None:
@@ -370,17 +370,17 @@ def test_metadata_that_is_no_message_spoils_the_request(rule: str) -> None:
     using = WriteRules(Whitelist(parse_rules(rule)))
     for behind in (b"\x3c", b"\x3a\x05", varint(4, 0)[:1]):
         spoilt = Series(labels(), (ONE,), extra=chunk(5, metadata + behind))
-        assert quick_and_slow(encoded(2, spoilt), using, 2) == (None, None)
+        assert compiled_and_reference(encoded(2, spoilt), using, 2) == (None, None)
     sound = encoded(2, Series(labels(), (ONE,), extra=chunk(5, metadata)))
     assert sifted(sound, 2, using).received == 1
 
 
 def test_a_request_that_stays_one_of_2() -> None:
-    sifter = Sifter(WriteRules(), keep_version=True)
+    sifter = WriteConverter(WriteRules(), keep_version=True)
     body = encoded(2, Series(labels(), (ONE,)))
-    assert sifter.quick(body, 2, None) is None
-    assert sifter.sift(body, 2, None).payload.startswith(b"\x22\x00")
-    assert (sifter.quick(encoded(1, FULL), 1, None) is not None) is (KIND == "compiled")
+    assert sifter.compiled(body, 2, None) is None
+    assert sifter.reference(body, 2, None).payload.startswith(b"\x22\x00")
+    assert (sifter.compiled(encoded(1, FULL), 1, None) is not None) is (KIND == "compiled")
 
 
 # --- Histograms that make no sense ---------------------------------------------------------
@@ -420,15 +420,15 @@ def test_a_request_that_stays_one_of_2() -> None:
 @both
 def test_no_histogram(version: int, head: bytes) -> None:
     body = encoded(version, Series(labels(), (), (), (Histogram(head, 1000),)))
-    quick, _ = quick_and_slow(body, WriteRules(), version)
-    assert quick is None
+    compiled, _ = compiled_and_reference(body, WriteRules(), version)
+    assert compiled is None
 
 
 @given(versions, nonsense_histograms)
 def test_nonsense(version: int, histogram: Histogram) -> None:
     body = encoded(version, Series(labels(), (), (), (histogram,)))
-    quick, slow = quick_and_slow(body, WriteRules(), version)
-    assert quick is None or quick == slow
+    compiled, reference = compiled_and_reference(body, WriteRules(), version)
+    assert compiled is None or compiled == reference
 
 
 @pytest.mark.parametrize("kind", range(9))
@@ -456,8 +456,8 @@ def test_observations_of_nan_are_in_no_bucket() -> None:
 
 def test_without_the_compiled_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     missing: Any = None
-    monkeypatch.setattr(transcoder, "_compiled", missing)
-    sifter = Sifter(WriteRules())
+    monkeypatch.setattr(engine, "_write", missing)
+    sifter = WriteConverter(WriteRules())
     body = encoded(1, FULL)
-    assert sifter.quick(body, 1, None) is None
-    assert sifter.sift(body, 1, None).series == 1
+    assert sifter.compiled(body, 1, None) is None
+    assert sifter.reference(body, 1, None).series == 1

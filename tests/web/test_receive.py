@@ -21,6 +21,7 @@ from telemeter.auth.authorization_server import AuthorizationServer
 from telemeter.auth.cache import CachingAsker, Expiring, MemoryStore
 from telemeter.auth.composite import make_composite
 from telemeter.convert.write import WriteRules
+from telemeter.loop.threads import ThreadPolicy
 from telemeter.net.client import InstrumentedAgent
 from telemeter.samples.compression import compress_block, compress_framed, decompress_block
 from telemeter.samples.selector import parse_selector
@@ -332,7 +333,8 @@ class TestForwarding:
         assert ("content-length" in answer.headers) is (expected != 204)
 
     def test_large_bodies_are_sifted_elsewhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(receive, "_QUICK_BODY", len(LARGE_BODY))
+        small = ThreadPolicy(len(LARGE_BODY), 4096)
+        monkeypatch.setattr(receive, "_CONVERTED_HERE", small)
         ran: list[int] = []
 
         def run(function: Callable[..., Any], body: bytes, *more: Any) -> Deferred[Any]:
@@ -1239,7 +1241,8 @@ class TestSendersThatVanish:
         assert server.clock.getDelayedCalls() == []
 
     def test_while_it_is_sifted(self, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(receive, "_QUICK_BODY", len(LARGE_BODY))
+        small = ThreadPolicy(len(LARGE_BODY), 4096)
+        monkeypatch.setattr(receive, "_CONVERTED_HERE", small)
         sifting: Deferred[Any] = Deferred()
         server = Server(run=lambda *_: sifting)
         wire = server.begin(len(LARGE_BODY))
