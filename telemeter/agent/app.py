@@ -24,6 +24,7 @@ from telemeter.loop.threads import thread_runner
 from telemeter.net.client import make_agent
 from telemeter.net.treq_agent import TreqAgent
 from telemeter.net.url import shown
+from telemeter.samples.errors import BadInputError
 from telemeter.samples.exposition import render_text
 from telemeter.web.agent import federate_route
 from telemeter.web.debug import debug_routes
@@ -68,7 +69,11 @@ class AgentApp:
     ) -> None:
         self.planner = planner = Planner(reader, reactor, wall)
         agent = Agent(
-            planner.plan, reactor, wall, refresh=planner.current, run=thread_runner(reactor)
+            planner.plan,
+            reactor,
+            wall,
+            refresh=planner.current,
+            run=thread_runner(reactor, BadInputError),
         )
         self.reloader = Reloader(reactor, wall, lambda: planner.reload(agent))
         self.services: Sequence[IService] = [agent, self.reloader]

@@ -1,4 +1,4 @@
-"""Work that would keep the reactor from its own for too long."""
+"""Work that takes long: when it goes to a thread, so that the event loop stays free."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from typing import Any, Protocol, TypeAlias
 
 from twisted.internet.threads import deferToThreadPool
 
-from telemeter.samples.errors import BadInputError
-
 #: Calls a function with arguments where it does not keep the reactor from its work.
 Runner: TypeAlias = Callable[..., Awaitable[Any]]
 
 
-def thread_runner(reactor: Any) -> Runner:
-    """What calls functions in the reactor's threads."""
+def thread_runner(reactor: Any, input_error: type[Exception]) -> Runner:
+    """Return what calls functions in the reactor's threads.
+
+    Args:
+        reactor: has the threads.
+        input_error: raised by functions for input that is wrong, which is no fault of ours; its
+            traceback is not kept, see `_call`.
+    """
 
     async def run(function: Callable[..., Any], *arguments: Any) -> Any:
         pool = reactor.getThreadPool()
-        result = await deferToThreadPool(reactor, pool, _call, function, arguments)
-        if isinstance(result, BadInputError):
+        result = await deferToThreadPool(reactor, pool, _call, input_error, function, arguments)
+        if isinstance(result, input_error):
             try:
                 raise result
             finally:
@@ -30,7 +34,9 @@ def thread_runner(reactor: Any) -> Runner:
     return run
 
 
-def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def _call(
+    input_error: type[Exception], function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> Any:
     """Call a function in a thread; what is wrong with the input is returned, without a traceback.
 
     Twisted's threads hold what was raised in a frame that this holds in turn. So it would stay
@@ -39,7 +45,7 @@ def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """
     try:
         return function(*arguments)
-    except BadInputError as error:
+    except input_error as error:
         error.__traceback__ = error.__context__ = error.__cause__ = None
         return error
 

@@ -1,11 +1,25 @@
-"""What takes the samples that a sender was allowed to deliver."""
+"""The interface of an upstream, which takes the samples that a sender was allowed to deliver."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias
 
+from prometheus_client import Counter
 from twisted.web.http_headers import Headers
+
+#: Counted by every upstream, and by the endpoint that converts for it.
+SAMPLES = Counter(
+    "telemeter_v1_forward_samples_total", "Samples of /upload that the upstream accepted."
+)
+REQUESTS = Counter(
+    "telemeter_v1_forward_requests_total",
+    "Uploads by what became of them: success and error say what the upstream answered, "
+    "telemeter_error that the upload could not be converted.",
+    ["result"],
+)
+for _result in ("success", "error", "telemeter_error"):
+    REQUESTS.labels(_result)
 
 #: The Content-Type and the version header of a version of remote write.
 Version: TypeAlias = tuple[str, str]
@@ -55,7 +69,7 @@ class ForwardError(Exception):
 
 
 class Upstream(Protocol):
-    """Takes samples."""
+    """A place that takes samples."""
 
     async def forward(self, cluster: str, payload: bytes, samples: int) -> None:
         """Take what is left of an upload, and count it.

@@ -25,6 +25,7 @@ from telemeter.loop.services import OnStop
 from telemeter.loop.threads import thread_runner
 from telemeter.net.reloadable import ReloadableServerContext
 from telemeter.observe.registry import WithWorkers
+from telemeter.samples.errors import BadInputError
 from telemeter.server.clients import Clients
 from telemeter.server.endpoints import Endpoints, Seams, Shared
 from telemeter.server.fleet_pages import ATTEMPTS, Fleet
@@ -186,7 +187,7 @@ class ParentOfWorkers(ServerApp):
         pass_on: Callable[[str], None],
     ) -> None:
         super().__init__(config, reactor, wall, reader)
-        self._clients = Clients(config, reactor, thread_runner(reactor))
+        self._clients = Clients(config, reactor, thread_runner(reactor, BadInputError))
         table = shared_memory("telemeter-ratelimit") if config.ratelimit_seconds > 0 else None
         self._workers = workers = Workers(
             reactor,

@@ -24,6 +24,7 @@ from telemeter.loop.services import OnStop
 from telemeter.loop.threads import Runner, thread_runner
 from telemeter.net.reloadable import ReloadableServerContext
 from telemeter.net.upstream import Upstream
+from telemeter.samples.errors import BadInputError
 from telemeter.server.clients import AgentMaker, Clients
 from telemeter.server.listeners import listener
 from telemeter.server.token_check import token_check
@@ -101,7 +102,7 @@ class Endpoints:
             seams: what tests put in.
         """
         seams = seams or Seams()
-        run = seams.run or thread_runner(reactor)
+        run = seams.run or thread_runner(reactor, BadInputError)
         self._config = config
         self._reactor = reactor
         self._shared = shared

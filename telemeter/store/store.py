@@ -14,12 +14,11 @@ from prometheus_client import Counter, Gauge
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from telemeter.net.upstream import V1, ForwardError, Sent, Version
+from telemeter.net.upstream import REQUESTS, SAMPLES, V1, ForwardError, Sent, Version
 from telemeter.samples.errors import BadInputError
 from telemeter.store.classic import Origin, left_over, read_origin, stale_tail
 from telemeter.store.cluster import MOST_RECORDS, ClusterSeries
 from telemeter.store.records import Key, Record, is_stale, read_series, time_of
-from telemeter.upstream import forwarder
 
 SERIES = Gauge(
     "telemeter_store_series", "Series that the embedded store holds.", multiprocess_mode="livesum"
@@ -114,14 +113,14 @@ class Store:
             replacement = await self._sorted(payload)
             self._check_room(cluster, replacement.count)
         except ForwardError:
-            forwarder.REQUESTS.labels("error").inc()
+            REQUESTS.labels("error").inc()
             raise
         self._drop(cluster)
         if replacement.count:
             self._add(cluster, replacement)
         self._report()
-        forwarder.REQUESTS.labels("success").inc()
-        forwarder.SAMPLES.inc(samples)
+        REQUESTS.labels("success").inc()
+        SAMPLES.inc(samples)
 
     async def send(self, cluster: str, payload: bytes, version: Version = V1) -> Sent:
         """Merge series into those of a cluster; see `Upstream`.

@@ -16,6 +16,7 @@ from telemeter.config.listen import listen_address, plain_listener
 from telemeter.devtools.source import MachineSource
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock, elapsed_reactor
 from telemeter.loop.threads import thread_runner
+from telemeter.samples.errors import BadInputError
 from telemeter.tap.daemon import Daemon
 from telemeter.web.federate import federate_route
 from telemeter.web.health import Health
@@ -73,7 +74,7 @@ def makeService(
         options["interval"],
         reactor,
         wall,
-        thread_runner(reactor),
+        thread_runner(reactor, BadInputError),
     )
     timer = TimerService(options["interval"], source.look)
     timer.clock = reactor

@@ -5,7 +5,7 @@ Protocol: https://prometheus.io/docs/specs/prw/remote_write_spec/
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Histogram
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.http_headers import Headers
@@ -19,28 +19,17 @@ from telemeter.net.exchange import exchange
 from telemeter.net.quoted import quote_answer
 from telemeter.net.redirect import RedirectError
 from telemeter.net.retry_after import retry_after
-from telemeter.net.upstream import V1, V2, ForwardError, Sent, Version
+from telemeter.net.upstream import REQUESTS, SAMPLES, V1, V2, ForwardError, Sent, Version
 from telemeter.net.url import split_credentials
 from telemeter.samples.compression import compress_block
 from telemeter.upstream.batch import ALONE, Batches, BatchLimits
 
-SAMPLES = Counter(
-    "telemeter_v1_forward_samples_total", "Samples of /upload that the upstream accepted."
-)
-REQUESTS = Counter(
-    "telemeter_v1_forward_requests_total",
-    "Uploads by what became of them: success and error say what the upstream answered, "
-    "telemeter_error that the upload could not be converted.",
-    ["result"],
-)
 DURATION = Histogram(
     "telemeter_v1_forward_request_duration_seconds",
     "How long the upstream took to answer, by its status.",
     ["status_code"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
-for _result in ("success", "error", "telemeter_error"):
-    REQUESTS.labels(_result)
 
 _TIMEOUT = 5.0
 _DOWN_SECONDS = 30

@@ -19,11 +19,10 @@ from telemeter.limits.ratelimit import RateLimitedError, RateLimiter, Slot
 from telemeter.limits.replicas import Replicas, SharedSlot
 from telemeter.loop.clocks import WallClock, elapsed, milliseconds
 from telemeter.loop.threads import Runner, ThreadPolicy
-from telemeter.net.upstream import ForwardError, Upstream
+from telemeter.net.upstream import REQUESTS, ForwardError, Upstream
 from telemeter.samples.compression import decompress_framed, max_framed_size
 from telemeter.samples.errors import BadInputError, BecomesTooLargeError, TooLargeError
 from telemeter.samples.format import EXPECTED, Decoder, decoder_for
-from telemeter.upstream import forwarder
 from telemeter.web.credentials import bearer_token, unauthorized
 from telemeter.web.site.refused import Refused
 from telemeter.web.site.routing import Route
@@ -248,7 +247,7 @@ class UploadEndpoint:
         except TooLargeError as error:
             raise too_large("--limit-bytes", error.limit, f"{error.seen} bytes: {error}") from None
         except BadInputError as error:
-            forwarder.REQUESTS.labels("telemeter_error").inc()
+            REQUESTS.labels("telemeter_error").inc()
             raise Refused(400, str(error)) from None
         _count(converted)
         return converted

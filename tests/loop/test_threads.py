@@ -30,7 +30,7 @@ def no_collector() -> Iterator[None]:
 
 @pytest.fixture(params=["threads", "here"])
 def run(request: pytest.FixtureRequest) -> Runner:
-    return run_here if request.param == "here" else thread_runner(reactor)
+    return run_here if request.param == "here" else thread_runner(reactor, BadInputError)
 
 
 @in_reactor
@@ -55,7 +55,7 @@ def refuse(body: Body) -> None:
 @in_reactor
 async def test_what_was_refused_is_not_kept(no_collector: None) -> None:
     """Also before Python looks for circles, which may be many large bodies later."""
-    run = thread_runner(reactor)
+    run = thread_runner(reactor, BadInputError)
 
     async def convert() -> weakref.ref[Body]:
         body = Body()
