@@ -218,9 +218,9 @@ class ParentOfWorkers(ServerApp):
             OnStop(self._clients.close),
             OnStop(workers.remove_folder),
             self.reloader,
-            *([] if discovery is None else [discovery]),
             self._internal_listener(metrics),  # answers until the workers are done
             OnStop(self.fleet.stop),
+            *([] if discovery is None else [discovery]),
             workers,
             OnStop(self.health.stop),  # the first to stop
         ]
