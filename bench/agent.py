@@ -101,7 +101,7 @@ def measure(
 
 
 def make_response(series: int, now_ms: int) -> bytes:
-    """What a Prometheus of OpenShift answers, at about 345 bytes a series."""
+    """Return what a Prometheus of OpenShift answers, at about 345 bytes a series."""
     numbers = random.Random(series)
     families = []
     for start in range(0, series, _PER_FAMILY):
@@ -266,7 +266,7 @@ def _memory(name: str) -> int:
 
 
 def render(comparisons: Sequence[Comparison]) -> str:
-    """A table of them, in Markdown."""
+    """Return a table of them, in Markdown."""
     lines = [
         "| series | anonymizing | processor time | reference ms | compiled ms | ratio |",
         "| --- | --- | --- | --- | --- | --- |",

@@ -172,7 +172,7 @@ def make_series(count: int) -> list[Series]:
 def _labels(
     rng: random.Random, number: int, job: str, own: Sequence[str]
 ) -> tuple[tuple[str, str], ...]:
-    """The labels of the series with that number; no other has the same."""
+    """Return the labels of the series with that number; no other has the same."""
     address = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
     labels = {name: rng.choice(_VALUES[name]) for name in own}
     if job:

@@ -102,7 +102,7 @@ def _page(record: FleetRecord, query: Query, begin: int) -> tuple[float, float]:
 
 
 def _attempts(clusters: int) -> Iterator[Attempt]:
-    """What a fleet attempts: every tenth attempt is refused, each drops a few series."""
+    """Return attempts of a fleet: every tenth is refused, each drops a few series."""
     dice = random.Random(1)
     numbers = [dice.getrandbits(128) for _ in range(clusters)]
     for turn in range(_ROUNDS):

@@ -180,5 +180,5 @@ def _mark(number: int, x: float, y: float) -> str:
 
 
 def _number(number: float) -> str:
-    """A label: 0.5, 200, 5 000."""
+    """Return a label such as 0.5, 200 or 5 000."""
     return f"{number:,.0f}".replace(",", "\u2009") if number >= 1 else f"{number:g}"

@@ -123,7 +123,7 @@ def _flat(groups: Iterable[Sequence[Result]]) -> list[Result]:
 
 
 def _by_kind(results: Iterable[Result], subject: Subject) -> list[tuple[str, list[Result]]]:
-    """The results of a subject by kind, each kind's by number of series and of rules."""
+    """Return the results of a subject by kind, each kind's by number of series and of rules."""
 
     def order(result: Result) -> tuple[int, int, int]:
         case = result.case
@@ -138,7 +138,7 @@ def _cost_of_series(result: Result) -> float:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> str:
-    """A Markdown table whose first columns, so many, are texts and the others numbers."""
+    """Return a Markdown table whose first columns, so many, are texts and the others numbers."""
     rule = ["---"] * texts + ["---:"] * (len(header) - texts)
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
 
@@ -181,7 +181,7 @@ def _pivot(
     column: Callable[[Result], int],
     cost: Callable[[Result], float],
 ) -> tuple[list[int], list[tuple[str, ...]]]:
-    """The columns that any row has, and each row's texts for them."""
+    """Return the columns that any row has, and each row's texts for them."""
     rows = list(rows)
     columns = sorted({column(result) for _, some in rows for result in some})
     texts = []

@@ -192,7 +192,7 @@ def _reset_peak() -> None:
 
 
 def _status(field: str) -> int:
-    """A field of this process' status, in bytes."""
+    """Return a field of this process' status, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         name, _, value = line.partition(":")
         if name == field:

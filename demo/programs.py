@@ -247,7 +247,7 @@ class Series:
     value: str
 
     def __str__(self) -> str:
-        """The series as Prometheus writes it in its text format."""
+        """Return the series as Prometheus writes it in its text format."""
         name = self.labels.get("__name__", "")
         pairs = [f'{key}="{value}"' for key, value in self.labels.items() if key != "__name__"]
         return f"{name}{{{', '.join(pairs)}}} {self.value}"

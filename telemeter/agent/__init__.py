@@ -1,1 +1,1 @@
-"""What the agent does every interval: collect, transform, exchange the token, upload."""
+"""The agent, which every interval collects, transforms, exchanges its token and uploads."""

@@ -84,7 +84,7 @@ class TokenStore:
         self._token: Token | None = None
 
     async def get(self) -> Token:
-        """The current token, or a new one.
+        """Return the current token, or a new one.
 
         Raises:
             AuthorizeError: the server gave none.

@@ -286,7 +286,7 @@ def _failed_upload(error: UploadError) -> CycleError:
 
 
 def _packed(transformed: Transformed, labels: Mapping[str, str]) -> bytes:
-    """What is uploaded."""
+    """Return what is uploaded."""
     return compress_framed(transformed.labelled(labels))
 
 

@@ -1,1 +1,1 @@
-"""Who is calling: tokens, keys, and the authorization server."""
+"""Authorization, which says who is calling: tokens, keys, and the authorization server."""

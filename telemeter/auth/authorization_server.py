@@ -65,7 +65,7 @@ class Authorizer(Protocol):
     """Says whose a cluster is."""
 
     async def authorize(self, token: str, cluster: str) -> str:
-        """The account of a cluster that shows this token.
+        """Return the account of a cluster that shows this token.
 
         Raises:
             RefusedError: not with this token.
@@ -83,7 +83,7 @@ class AcceptEveryone:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the authorization server answered.
+    """An answer of the authorization server.
 
     Attributes:
         status: the HTTP status.
@@ -126,7 +126,7 @@ class AuthorizationServer:
         return account
 
     async def ask(self, question: bytes) -> Answer:
-        """Ask, and return the answer if it is a yes.
+        """Ask, and return the answer if it is positive.
 
         Raises:
             RefusedError: it said no.

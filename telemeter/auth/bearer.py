@@ -8,7 +8,7 @@ class NotAuthorizedError(Exception):
 
 
 def parse_bearer(header: str | None) -> str:
-    """The token in an `Authorization` header; the scheme is case-insensitive.
+    """Return the token in an `Authorization` header; the scheme is case-insensitive.
 
     Raises:
         NotAuthorizedError: no header, another scheme, or no token. The message never holds a token.

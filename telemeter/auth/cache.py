@@ -30,7 +30,7 @@ for _result in ("success", "error"):
 
 _TOO_MANY_REQUESTS = 429
 
-#: Asks for a yes; returns for how many seconds it holds, or raises as `Asker.ask`.
+#: Asks about a token; returns for how many seconds the answer holds, or raises as `Asker.ask`.
 Ask: TypeAlias = Callable[[bytes], Awaitable[float]]
 
 log = Logger()
@@ -39,27 +39,27 @@ _Value = TypeVar("_Value")
 
 
 class Asker(Protocol):
-    """Answers whether a question gets a yes."""
+    """A place to ask whether a token is good."""
 
     async def ask(self, question: bytes) -> Answer:
-        """The answer, if it is a yes.
+        """Return the answer, if it is positive.
 
         Raises:
-            RefusedError: it is a no.
+            RefusedError: the answer is negative.
             UnavailableError: nobody can say at present.
         """
         ...
 
 
 class Store(Protocol):
-    """Where yeses are kept."""
+    """A place where positive answers are kept."""
 
     async def get(self, key: str) -> bool:
-        """Whether there was a yes; raises any exception if the store is broken."""
+        """Fire with whether there was a positive answer; fails if the store is broken."""
         ...
 
     async def put(self, key: str, answer: Answer) -> None:
-        """Remember a yes; raises any exception if the store is broken."""
+        """Keep a positive answer; fails if the store is broken."""
         ...
 
 
@@ -83,7 +83,7 @@ class Expiring(Generic[_Value]):
         return len(self._entries)
 
     def get(self, key: str) -> _Value | None:
-        """The value of an entry that has not expired."""
+        """Return the value of an entry that has not expired."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -111,7 +111,7 @@ class Expiring(Generic[_Value]):
 
 
 class MemoryStore:
-    """Keeps yeses in this process."""
+    """A cache of positive answers in this process."""
 
     def __init__(self, clock: IReactorTime, lifetime: float, size: int) -> None:
         self._entries: Expiring[bool] = Expiring(clock, lifetime, size)
@@ -123,7 +123,7 @@ class MemoryStore:
         self._entries.put(key, True)
 
     def remaining(self, question: bytes) -> float:
-        """For how many more seconds the yes to a question is kept; 0 if it is not."""
+        """Return for how many more seconds a positive answer is kept; 0 if it is not."""
         return self._entries.remaining(_key_of(question))
 
 
@@ -169,9 +169,9 @@ class CachingAsker:
 
         Args:
             asker: is asked what is not known.
-            store: remembers yeses.
-            refused: remembers noes, briefly, so that a misconfigured sender in a hot loop does not
-                become a load on the authorization server.
+            store: keeps positive answers.
+            refused: keeps negative answers, briefly, so that a misconfigured sender in a hot loop
+                does not become a load on the authorization server.
         """
         self._asker = asker
         self._store = store
@@ -179,7 +179,7 @@ class CachingAsker:
         self._once = _Once()
 
     def check(self, question: bytes) -> Deferred[None]:
-        """Whether a question gets a yes.
+        """Fire with None if the answer to a question is positive.
 
         Returns:
             None, or a failure: `RefusedError` or `UnavailableError`. Cancelling it leaves the
@@ -223,7 +223,7 @@ class CachingAsker:
 
 
 class RemoteAsker:
-    """Asks another process, and remembers a yes for as long as that one will."""
+    """A cache of the positive answers of another process, for as long as that keeps them."""
 
     def __init__(self, ask: Ask, clock: IReactorTime, size: int) -> None:
         """Make one.
@@ -231,22 +231,22 @@ class RemoteAsker:
         Args:
             ask: asks the other process.
             clock: tells their ages.
-            size: how many yeses are remembered.
+            size: how many positive answers are kept.
         """
         self._ask = ask
-        self._yeses: Expiring[bool] = Expiring(clock, 0, size)
+        self._positive: Expiring[bool] = Expiring(clock, 0, size)
         self._once = _Once()
 
     def check(self, question: bytes) -> Deferred[None]:
         """As `CachingAsker.check`."""
         key = _key_of(question)
-        if self._yeses.get(key):
+        if self._positive.get(key):
             READS.labels("hit").inc()
             return succeed(None)
         return self._once.find_out(key, lambda: self._find_out(key, question))
 
     async def _find_out(self, key: str, question: bytes) -> None:
-        self._yeses.put(key, True, await self._ask(question))
+        self._positive.put(key, True, await self._ask(question))
 
 
 def _key_of(question: bytes) -> str:

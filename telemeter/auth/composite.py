@@ -22,7 +22,7 @@ class MalformedTokenError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class CompositeToken:
-    """Who a remote-write sender says it is.
+    """The identity that a remote-write sender claims.
 
     Attributes:
         question: the decoded JSON, which is what the authorization server is asked.
@@ -91,7 +91,7 @@ def _parse_fields(question: bytes) -> dict[str, Any]:
 
 
 def _told_apart(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object in which nobody can find another cluster_id than we do.
+    """Return an object in which nobody can find another cluster_id than we do.
 
     The authorization server gets the JSON as it is. Of names that are equal, or equal but for their
     case, other readers of JSON may take another than Python does.
@@ -102,6 +102,6 @@ def _told_apart(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def make_composite(cluster: str, authorization_token: str) -> str:
-    """The token for a cluster."""
+    """Return the token for a cluster."""
     fields = {"authorization_token": authorization_token, "cluster_id": cluster}
     return base64.b64encode(json.dumps(fields).encode()).decode("ascii")

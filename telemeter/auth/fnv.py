@@ -11,7 +11,7 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuv"
 
 
 def fnv1a_base32(text: str) -> str:
-    """The hash of a text as a base-32 number (digits 0-9a-v)."""
+    """Return the hash of a text as a base-32 number (digits 0-9a-v)."""
     number = _OFFSET_BASIS
     for byte in text.encode():
         number = (number ^ byte) * _PRIME & 0xFFFFFFFFFFFFFFFF

@@ -35,12 +35,12 @@ class SigningKey:
 
     @cached_property
     def identifier(self) -> str:
-        """What tells the key from others in a token's header `kid`; the same on every server."""
+        """Return the key's name in a token's header `kid`; the same on every server."""
         public = self.public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         return hashlib.sha256(public).hexdigest()[:16]
 
     def encode(self) -> bytes:
-        """The private key as `load_key` takes it (PKCS#8, DER): a secret."""
+        """Return the private key as `load_key` takes it (PKCS#8, DER): a secret."""
         return self.private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
     @property
@@ -50,7 +50,7 @@ class SigningKey:
 
 
 def generate_key() -> SigningKey:
-    """A fresh key on P-256."""
+    """Return a fresh key on P-256."""
     return SigningKey(ec.generate_private_key(ec.SECP256R1()), "ES256")
 
 

@@ -1,4 +1,4 @@
-"""What servers that have several replicas share in memcached: authorizations, and more."""
+"""Memcached, which replicas of a server share: authorizations, and more."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class _Server:
 
 
 class Memcached(Service):
-    """One or more memcached servers; each key has its server. It is where yeses are kept, too.
+    """One or more memcached servers; each key has its server. It keeps positive answers, too.
 
     The names are looked up anew every interval, and a name may stand for several servers. When the
     set of servers changes, only the keys of the servers that came or went move (rendezvous
@@ -116,9 +116,9 @@ class Memcached(Service):
 
         Args:
             reactor: makes the connections.
-            wall: tells when a yes expires that is kept for over 30 days.
+            wall: tells when an answer expires that is kept for over 30 days.
             names: host and port of each.
-            lifetime: for how many seconds a yes is kept.
+            lifetime: for how many seconds a positive answer is kept.
             interval: seconds between look-ups of the names; 0: only once.
         """
         self._reactor = reactor
@@ -201,7 +201,7 @@ def expiry(lifetime: int, wall: WallClock) -> int:
 
 
 def _addresses(names: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
-    """The addresses that names stand for; may wait for a name server."""
+    """Return the addresses that names stand for; may wait for a name server."""
     found: dict[tuple[str, int], None] = {}
     for host, port in names:
         try:
@@ -222,7 +222,7 @@ def _weight(address: tuple[str, int], key: str) -> bytes:
 
 
 def _as_http(answer: Answer) -> bytes:
-    """The answer as the original stores it: both can share a memcached during a migration."""
+    """Return the answer as the original Telemeter stores it: both can share one memcached."""
     phrase = HTTPStatus(answer.status).phrase
     head = (
         f"HTTP/1.1 {answer.status} {phrase}\r\nContent-Type: {answer.content_type}\r\n"

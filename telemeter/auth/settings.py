@@ -11,7 +11,7 @@ from telemeter.net.tls import ClientPolicy
 
 @dataclass(frozen=True, slots=True)
 class TokenSettings:
-    """How the agents' tokens are signed and verified.
+    """The signing and the verification of the agents' tokens.
 
     Attributes:
         keys: the first signs, all verify; empty: a fresh key at every start.
@@ -24,7 +24,7 @@ class TokenSettings:
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationSettings:
-    """Whom to ask whose a token is, and how long its answers are kept.
+    """The authorization server, and for how long its answers are kept.
 
     Attributes:
         url: of the authorization server; empty: nobody is asked, and every token is accepted.

@@ -26,7 +26,7 @@ _LEEWAY = 60
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Who a token says is calling.
+    """The caller that a token names.
 
     Attributes:
         subject: the account.
@@ -53,7 +53,7 @@ class TokenIssuer:
         self.lifetime = lifetime
 
     def issue(self, subject: str, labels: Mapping[str, str], now: Wall) -> str:
-        """A token for an account that vouches for these labels."""
+        """Return a token for an account that vouches for these labels."""
         issued = int(now)
         claims = {
             "iss": ISSUER,
@@ -89,11 +89,11 @@ class TokenVerifier:
         self._known: dict[bytes, Client] = {}
 
     def __len__(self) -> int:
-        """How many tokens are remembered."""
+        """Return how many tokens are cached."""
         return len(self._known)
 
     def verify(self, token: str, now: Wall) -> Client:
-        """Whom a token belongs to.
+        """Return whom a token belongs to.
 
         Args:
             token: the encoded token.
@@ -141,7 +141,7 @@ class TokenVerifier:
         return Client(subject, labels, Wall(expires))
 
     def _candidates(self, token: str) -> Iterable[tuple[PublicKey, str]]:
-        """The keys that may have signed a token: the one that it names, or all if it names none."""
+        """Return the keys that may have signed a token: that which it names, or else all."""
         try:
             named = jwt.get_unverified_header(token).get("kid")
         except (jwt.PyJWTError, ValueError, RecursionError):
@@ -178,7 +178,7 @@ class TokenVerifier:
 
 
 def _time(claim: object) -> float:
-    """A time in a claim, in seconds since the epoch; raises ValueError."""
+    """Return a time in a claim, in seconds since the epoch; raises ValueError."""
     if isinstance(claim, bool) or not isinstance(claim, int | float) or not isfinite(claim):
         raise ValueError("expected a number")
     return float(claim)

@@ -132,7 +132,7 @@ _PLACEHOLDER = "00000000-0000-0000-0000-000000000000"
 
 
 def _path_or_url(value: str) -> str:
-    """A URL, or a path on the server of --to."""
+    """Parse a URL, or a path on the server of --to."""
     if value.startswith("/") and value.isascii() and value.isprintable() and " " not in value:
         return value
     return check_http_url(value)

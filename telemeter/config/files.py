@@ -26,12 +26,12 @@ _reader: ContextVar[Callable[[str], bytes]] = ContextVar("reader", default=_from
 
 
 def read(path: str) -> bytes:
-    """The content of a file; raises OSError, or ValueError if no file can have such a path."""
+    """Return a file's content; raises OSError, or ValueError if no file can have such a path."""
     return _reader.get()(path)
 
 
 def signature(paths: Iterable[str]) -> Signature:
-    """The state of some files on disk; those that are not there are left out.
+    """Return the state of some files on disk; those that are not there are left out.
 
     Their permissions are a part of it: a file that could not be read is worth another look then.
     """

@@ -310,7 +310,7 @@ def header_text(value: str) -> str:
 
 
 def duration(value: str) -> float:
-    """A Go duration, in seconds: `4m30s`, `1.5h`, `0`."""
+    """Parse a Go duration, such as `4m30s`, `1.5h` or `0`; return seconds."""
     if value == "0":
         return 0.0
     seconds, at = 0.0, 0
@@ -333,7 +333,7 @@ def positive_duration(value: str) -> float:
 
 
 def integer(low: int, high: int = 2**63 - 1) -> Callable[[str], int]:
-    """A parser of whole numbers within bounds."""
+    """Return a parser of whole numbers within bounds."""
 
     def parse(value: str) -> int:
         if not re.fullmatch(r"[-+]?[0-9]{1,19}", value) or not low <= int(value) <= high:
@@ -344,7 +344,7 @@ def integer(low: int, high: int = 2**63 - 1) -> Callable[[str], int]:
 
 
 def fraction(value: str) -> float:
-    """A number from 0 to 1."""
+    """Parse a number from 0 to 1."""
     try:
         number = float(value)
     except ValueError:
@@ -355,7 +355,7 @@ def fraction(value: str) -> float:
 
 
 def choice(*words: str) -> Callable[[str], str]:
-    """A parser of one of some words."""
+    """Return a parser of one of some words."""
 
     def parse(value: str) -> str:
         if value.lower() not in words:
@@ -366,7 +366,7 @@ def choice(*words: str) -> Callable[[str], str]:
 
 
 def word_list(value: str) -> list[str]:
-    """A comma-separated list; a word with a comma in it stands in double quotes."""
+    """Parse a comma-separated list; a word with a comma in it stands in double quotes."""
     if not value:
         return []
     try:
@@ -399,7 +399,7 @@ def memcached_list(value: str) -> list[tuple[str, int]]:
 
 
 def pair_list(value: str) -> list[tuple[str, str]]:
-    """A comma-separated list of NAME=VALUE."""
+    """Parse a comma-separated list of NAME=VALUE."""
     pairs = []
     for word in word_list(value):
         name, separator, rest = word.partition("=")
@@ -410,7 +410,7 @@ def pair_list(value: str) -> list[tuple[str, str]]:
 
 
 def label_list(value: str) -> list[tuple[str, str]]:
-    """A comma-separated list of NAME=VALUE for labels."""
+    """Parse a comma-separated list of NAME=VALUE for labels."""
     pairs = pair_list(text(value))
     for name, _ in pairs:
         if not name or name == NAME:
@@ -428,7 +428,7 @@ def sample_label_list(value: str) -> list[tuple[str, str]]:
 
 
 def label_name(value: str) -> str:
-    """A label that may be added or removed."""
+    """Parse the name of a label that may be added or removed."""
     if not value or value == NAME:
         raise ValueError(f"expected the name of a label other than {NAME}")
     if "=" in value or "," in value:
@@ -463,7 +463,7 @@ def scope_list(value: str) -> list[str]:
 
 
 def selector(value: str) -> Selector:
-    """A PromQL vector selector."""
+    """Parse a PromQL vector selector."""
     try:
         return parse_selector(value.strip())
     except BadInputError as error:
@@ -471,7 +471,7 @@ def selector(value: str) -> Selector:
 
 
 def read_file(name: str, path: str) -> bytes:
-    """The content of the file that the flag `name` names; raises `UsageError`."""
+    """Return the content of the file that the flag `name` names; raises `UsageError`."""
     try:
         return files.read(path)
     except (OSError, ValueError) as error:
@@ -480,7 +480,7 @@ def read_file(name: str, path: str) -> bytes:
 
 
 def _read_pem(flags: Flags, name: str) -> bytes:
-    """What is in the file that a flag names, if it is given; raises `UsageError`."""
+    """Return what is in the file that a flag names, if it is given; raises `UsageError`."""
     if not flags[name]:
         return b""
     content = read_file(name, flags[name])
@@ -490,7 +490,7 @@ def _read_pem(flags: Flags, name: str) -> bytes:
 
 
 def read_text(flags: Flags, name: str) -> str:
-    """The content of a text file; raises `UsageError`."""
+    """Return the content of a text file; raises `UsageError`."""
     try:
         return read_file(name, flags[name]).decode()
     except UnicodeDecodeError:
@@ -498,7 +498,7 @@ def read_text(flags: Flags, name: str) -> str:
 
 
 def read_secret(flags: Flags, name: str) -> str:
-    """A secret, given by its flag or in the file that the flag `NAME-file` names."""
+    """Return a secret, given by its flag or in the file that the flag `NAME-file` names."""
     file_flag = f"{name}-file"
     given = f"--{name} (a secret)"
     secret = str(flags[name]).strip()
@@ -558,7 +558,7 @@ def warn_of_empty(flags: Flags) -> None:
 
 
 def tracing_flags(service_name: str) -> tuple[Flag, ...]:
-    """The original's flags for traces, so that its manifests keep working.
+    """Return the original Telemeter's flags for traces, so that its manifests keep working.
 
     Traces are not written yet: see `warn_of_tracing`.
     """
@@ -582,7 +582,7 @@ def warn_of_tracing(flags: Flags) -> None:
 
 
 def read_proxies() -> Proxies:
-    """The proxies that the environment names; raises `UsageError`."""
+    """Return the proxies that the environment names; raises `UsageError`."""
     try:
         return Proxies.from_environment(os.environ)
     except ValueError as error:
@@ -590,7 +590,7 @@ def read_proxies() -> Proxies:
 
 
 def policy_flags(target: str) -> tuple[Flag, ...]:
-    """The flags for TLS towards a server."""
+    """Return the flags for TLS towards a server."""
     return (
         Flag(
             f"{target}-ca-file",
@@ -611,7 +611,7 @@ def policy_flags(target: str) -> tuple[Flag, ...]:
 
 
 def read_policy(flags: Flags, authorities: str, *pair: str) -> ClientPolicy:
-    """Whom to trust, and what to show, by the files that flags name; raises `UsageError`.
+    """Return whom to trust and what to show, by the files that flags name; raises `UsageError`.
 
     Args:
         flags: the flags.

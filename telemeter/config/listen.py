@@ -42,7 +42,7 @@ def at_address(value: str, endpoint: IStreamServerEndpoint, reactor: Any) -> ISt
 
 
 def endpoint_maker(value: str) -> EndpointMaker:
-    """What makes the endpoint of an address.
+    """Return what makes the endpoint of an address.
 
     Raises:
         ValueError: it is no address.

@@ -128,7 +128,7 @@ class Reloader(Service):
         SUCCESSFUL.set(0)
 
     def _succeeded(self, reload: Reload) -> None:
-        """Reading all files makes up for anything before; the watched ones only for themselves."""
+        """Record a success: that of all files makes up for any failure, others for their own."""
         if reload is self._reload:
             self._failing.clear()
         self._failing.discard(reload)

@@ -147,7 +147,7 @@ class ServerConfig:
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """What the listeners show, read again.
+    """The certificates of the listeners, read again.
 
     Attributes:
         tls: what the listener for clients shows; None: no TLS.
@@ -269,21 +269,21 @@ class Options(Flags):
             "authorize-cache-expire",
             duration,
             300.0,
-            "For how long a yes of the authorization server to a remote-write token is remembered "
-            "in this process; 0 for not at all. Not used with --memcached.",
+            "For how long a positive answer of the authorization server about a remote-write token "
+            "is kept in this process; 0 for not at all. Not used with --memcached.",
             shown="5m",
         ),
         Flag(
             "authorize-cache-size",
             integer(1),
             100_000,
-            "How many of its answers are remembered, yeses and noes each.",
+            "How many of its answers are kept, positive and negative ones each.",
         ),
         Flag(
             "authorize-refused-expire",
             duration,
             10.0,
-            "For how long a no to a remote-write token is remembered; 0 for not at all.",
+            "For how long a negative answer about a remote-write token is kept; 0 for not at all.",
             shown="10s",
         ),
         Flag(
@@ -315,15 +315,15 @@ class Options(Flags):
             "memcached",
             memcached_list,
             [],
-            "HOST:PORT of memcached servers to remember yeses in, and who has uploaded when, for "
-            "servers with replicas.",
+            "HOST:PORT of memcached servers to keep positive answers in, and who uploaded when, "
+            "for servers with replicas.",
             repeated=True,
         ),
         Flag(
             "memcached-expire",
             integer(0, 2**31 - 1),
             24 * 60 * 60,
-            "For how many seconds memcached remembers a yes; 0 for as long as it can.",
+            "For how many seconds memcached keeps a positive answer; 0 for as long as it can.",
         ),
         Flag(
             "memcached-interval",
@@ -640,7 +640,7 @@ class Options(Flags):
 
 
 def _processors() -> int:
-    """How many processors this process may use."""
+    """Return how many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,1 +1,1 @@
-"""What becomes of samples: uploads, remote writes and what the agent collects; pure."""
+"""The conversion of samples: uploads, remote writes and collections; pure."""

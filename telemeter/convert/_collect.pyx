@@ -48,7 +48,7 @@ cdef struct Record:
 
 
 cdef class Plan:
-    """What is done with every collection, prepared.
+    """The transforms of every collection, prepared.
 
     Args:
         added: names and values of the labels to add; no name empty or `__name__`, nothing too long.
@@ -397,7 +397,7 @@ cdef inline int take_text(Span* text, Span field) except -1:
 
 
 cdef inline Py_ssize_t text_size(Span text) noexcept:
-    """How many bytes it takes as a field; none, if it was not there."""
+    """Return how many bytes it takes as a field; none if it was not there."""
     return 0 if text.size < 0 else 1 + number_size(text.size) + text.size
 
 

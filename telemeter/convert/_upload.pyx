@@ -24,7 +24,7 @@ cdef enum:
 
 @cython.final
 cdef class Plan:
-    """What is done with every upload, prepared.
+    """The rules for every upload, prepared.
 
     Args:
         rules: what may pass, see `Rules`.

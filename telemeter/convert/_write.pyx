@@ -43,7 +43,7 @@ cdef struct Stamp:
 
 @cython.final
 cdef class Plan:
-    """What is demanded of every series, and done with it, prepared.
+    """The demands on every series, and the changes to it, prepared.
 
     Args:
         rules: what may pass, see `Rules`.
@@ -628,7 +628,7 @@ cdef inline bint cut(Span* name, const char* suffix, Py_ssize_t size) noexcept:
 
 
 cdef inline Py_ssize_t sample_size(Span sample, Shape* shape) except -1:
-    """How much of a sample passes: all of it, if it has value and timestamp and nothing else."""
+    """Return how much of a sample passes: all, if it has value and timestamp and nothing else."""
     cdef const uint8_t* p = sample.start
     cdef const uint8_t* end = p + sample.size
     cdef uint64_t value

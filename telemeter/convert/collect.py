@@ -1,4 +1,4 @@
-"""What the agent does to the families it collected before they leave the house."""
+"""The transforms of the agent: the reference, on decoded families."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def anonymize(families: Iterable[Family], names: frozenset[str], salt: bytes) ->
 
 
 def anonymous(value: str, salt: bytes) -> str:
-    """The hash that stands for a label value: the same for the same value and salt.
+    """Return the hash that stands for a label value: the same for the same value and salt.
 
     It is the first 9 bytes of SHA-256(salt + value), as URL-safe base64 without padding.
     """

@@ -37,7 +37,7 @@ _SHOWN = 64
 
 @dataclass(frozen=True, slots=True)
 class UploadRules:
-    """What the server is configured to do with every upload.
+    """The rules for every upload.
 
     Attributes:
         whitelist: what may pass.
@@ -52,7 +52,7 @@ class UploadRules:
 
 @dataclass(slots=True)
 class Converted:
-    """What became of an upload.
+    """The result of converting an upload.
 
     Attributes:
         payload: the encoded `WriteRequest`; empty when nothing is left to forward.
@@ -102,7 +102,7 @@ def convert_upload(
 
 
 def most_output(body: bytes) -> int:
-    """How many bytes of series an upload may become: a large one its own size and as much again."""
+    """Return how many bytes of series an upload may become: a large one twice its own size."""
     return max(MAX_OUTPUT, 2 * len(body))
 
 
@@ -153,7 +153,7 @@ class _Conversion:
         self._result.newest_ms = max(self._result.newest_ms, previous)
 
     def _checked_labels(self, family: Family, metric: Metric) -> dict[str, str]:
-        """The labels with the metric's name first; of labels with one name, the first.
+        """Return the labels with the metric's name first; of labels with one name, the first.
 
         An empty label is no label.
         """

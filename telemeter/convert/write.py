@@ -60,7 +60,7 @@ class ForeignIdError(BadInputError):
 
 @dataclass(frozen=True, slots=True)
 class WriteRules:
-    """What is demanded of every series, and done with it.
+    """The demands on every series, and the changes to it.
 
     Attributes:
         whitelist: what may pass.
@@ -81,7 +81,7 @@ class WriteRules:
 
 @dataclass(slots=True)
 class Written:
-    """What is left of a request.
+    """The result of converting a remote-write request.
 
     Attributes:
         payload: the encoded request; empty when nothing is left to forward.
@@ -120,7 +120,7 @@ class _Sieve:
         self._seen: dict[Pairs, tuple[Pairs, set[int]]] = {}
 
     def sift(self, labels: Labels, stamps: Sequence[int]) -> Pairs | None:
-        """The labels that a series goes on with, sorted; None if it does not go on.
+        """Return the labels that a series goes on with, sorted; None if it does not go on.
 
         Args:
             labels: of labels with one name the first, none with an empty value.
@@ -307,7 +307,7 @@ class _Fitter:
     def _origins(
         self, series: remote_pb2.TimeSeries, histograms: Iterable[remote_pb2.Histogram]
     ) -> list[remote_pb2.TimeSeries]:
-        """The origins of classic histograms, see `WriteRules`; each in a series of its own."""
+        """Return the origins of classic histograms (see `WriteRules`), each in its own series."""
         origins = []
         size = sum(len(label.name) + len(label.value) for label in series.labels) + _SERIES_BYTES
         for histogram in histograms:
@@ -440,7 +440,7 @@ def _count(result: Written, series: remote_pb2.TimeSeries | write_v2_pb2.TimeSer
 
 
 def _resolved(references: Sequence[int], symbols: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The names and values that references stand for."""
+    """Return the names and values that references stand for."""
     if len(references) % 2:
         raise BadInputError("labels_refs must hold pairs of name and value, one is left over")
     if references and max(references) >= len(symbols):
@@ -591,7 +591,7 @@ def _family_name(name: str, kind: int) -> str:
 
 
 def shown(labels: Labels) -> str:
-    """A series for a message, cut short."""
+    """Return a series as text for a message, cut short."""
     text = "{"
     for name, value in labels.items():
         text += f"{', ' if len(text) > 1 else ''}{name[:_SHOWN]}={value[:_SHOWN]!r}"

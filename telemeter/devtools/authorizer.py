@@ -49,7 +49,7 @@ class StubAuthorizer:
         self._seen: set[tuple[str, str]] = set()
 
     def route(self) -> Route:
-        """The same answers at every path, as the original gives them."""
+        """Return the one route: it answers alike at every path, as the original Telemeter (Go)."""
         return Route("/", self.answer, _METHODS, gate=self.gate, branch=True)
 
     def gate(self, request: IRequest, length: int | None) -> _Question:

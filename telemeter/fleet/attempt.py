@@ -48,7 +48,7 @@ _PATHS: Final = tuple(Path)
 
 @dataclass(slots=True)
 class Attempt:
-    """What a request came to. Texts are UTF-8, at most so long as the constants above say.
+    """The result of a request. Texts are UTF-8, no longer than the constants above say.
 
     Attributes:
         cluster: who made it; empty: nobody knows.
@@ -103,13 +103,13 @@ class Attempt:
 
 
 def clip(text: str, size: int) -> bytes:
-    """The beginning of a text, in at most so many bytes of whole UTF-8 characters."""
+    """Return the beginning of a text, in at most so many bytes of whole UTF-8 characters."""
     data = text.encode("utf-8", "replace")
     return data if len(data) <= size else data[:size].decode("utf-8", "ignore").encode()
 
 
 def clip_drift(seconds: int) -> int:
-    """A drift, cut off at 68 years."""
+    """Return a drift, cut off at 68 years."""
     return max(-_MAX_DRIFT, min(_MAX_DRIFT, seconds))
 
 
@@ -182,7 +182,7 @@ def decode_attempts(data: bytes) -> list[Attempt]:
 
 
 def _decode_one(data: bytes, start: int) -> tuple[Attempt, int]:
-    """The attempt at a position, and the position behind it."""
+    """Return the attempt at a position, and the position behind it."""
     fields = _HEAD.unpack_from(data, start)
     at, expires, seconds, status, path, flags, drift, received, kept, dropped, duplicates = fields[
         :11

@@ -47,7 +47,7 @@ _DRIFT = DRIFT_MS // 1000
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is known of a cluster.
+    """A cluster as the record knows it.
 
     Attributes:
         cluster: its identifier.
@@ -82,7 +82,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What somebody was told who only claimed to be a cluster.
+    """A refusal of somebody who only claimed to be a cluster.
 
     Attributes:
         at: when.
@@ -298,7 +298,7 @@ class FleetRecord:
     # --- reading ----------------------------------------------------------------------------------
 
     def slot_of(self, cluster: str) -> int | None:
-        """The slot of a cluster, if it is known."""
+        """Return the slot of a cluster, if it is known."""
         return self._slots.get(cluster.encode("utf-8", "replace"))
 
     def minute_of(self, now: Elapsed) -> int:
@@ -306,19 +306,19 @@ class FleetRecord:
         return int((now + self._origin) // 60)
 
     def state_of(self, slot: int, minute: int) -> State:
-        """How a cluster does, in this minute."""
+        """Return the state of a cluster in this minute."""
         if minute - int(self.seen[slot] // 60) >= self.recent:
             return State.SILENT
         return State(self._condition[slot])
 
     def states_of(self, slots: range, minute: int) -> bytes:
-        """The states of the clusters in some slots, quickly."""
+        """Return the states of the clusters in some slots, quickly."""
         quiet = (minute - self.recent + 1) * 60
         silent, seen, conditions = _SILENT.value, self.seen, self._condition
         return bytes([silent if seen[slot] < quiet else conditions[slot] for slot in slots])
 
     def row(self, slot: int, now: Moment) -> Row:
-        """What is known of the cluster in a slot."""
+        """Return what is known of the cluster in a slot."""
         drift, uploaded = self.drift[slot], self.uploaded[slot]
         return Row(
             self.ids[slot].decode(),
@@ -351,7 +351,7 @@ class FleetRecord:
         )
 
     def changed_since(self, version: int) -> Iterator[int]:
-        """The slots of the clusters that made attempts after a version, the newest first.
+        """Return the slots of the clusters that made attempts after a version, the newest first.
 
         Take from it what is wanted before anything else is recorded.
         """
@@ -361,7 +361,7 @@ class FleetRecord:
             yield slot
 
     def totals(self, now: Moment) -> Totals:
-        """The whole fleet."""
+        """Return the whole fleet."""
         minute = self.minute_of(now.elapsed)
         return Totals(
             len(self),

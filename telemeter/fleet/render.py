@@ -35,7 +35,7 @@ MEANINGS: Final = {
 
 
 def row_value(row: Row) -> Value:
-    """A line of the table."""
+    """Return a line of the table."""
     return {
         "id": row.cluster,
         "state": row.state.name.lower(),
@@ -55,7 +55,7 @@ def row_value(row: Row) -> Value:
 
 
 def totals_value(totals: Totals, recent: int) -> Value:
-    """The sums: counts of the moment, and of the last hour."""
+    """Return the sums: counts of the moment, and of the last hour."""
     minutes = [minute for _, minute in totals.minutes]
     over = minutes[-6:-1]
     now = minutes[-1]
@@ -81,12 +81,12 @@ def totals_value(totals: Totals, recent: int) -> Value:
 
 
 def meaning_of(status: int) -> str:
-    """What a status says, in a few words."""
+    """Return what a status says, in a few words."""
     return MEANINGS.get(status, "upstream failed" if status >= 500 else "refused")
 
 
 def history_value(totals: Totals) -> list[Value]:
-    """The last hour, by the minute."""
+    """Return the last hour, by the minute."""
     return [minute_value(*minute) for minute in totals.minutes]
 
 
@@ -172,7 +172,7 @@ def _series_value(found: Sequence[StoredSeries], limit: int) -> Value:
 
 
 def _number(value: float) -> str:
-    """A sample's value as Prometheus writes it: JSON has neither NaN nor infinities."""
+    """Return a sample's value as Prometheus writes it: JSON has neither NaN nor infinities."""
     if math.isnan(value):
         return "NaN"
     if math.isinf(value):

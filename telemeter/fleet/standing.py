@@ -1,4 +1,4 @@
-"""How many clusters stand how, and what the last hour brought, without looking at every cluster."""
+"""The numbers of clusters by state, and the last hour, without looking at every cluster."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HISTORY: Final = 60
 
 
 class State(IntEnum):
-    """How a cluster does, the worse the higher.
+    """The state of a cluster, the worse the higher.
 
     OK: its last attempt succeeded. DRIFTING: and its clock is off. SILENT: it has not been heard of
     for a while. FAILED: its last attempt was in order, and we could not pass it on. REFUSED: its
@@ -31,7 +31,7 @@ class State(IntEnum):
 
 @dataclass(slots=True)
 class Minute:
-    """What one minute brought.
+    """The attempts of one minute.
 
     Attributes:
         uploads: attempts that succeeded.
@@ -54,7 +54,7 @@ class Minute:
 
     @property
     def refused(self) -> int:
-        """How many attempts were not in order."""
+        """Return how many attempts failed."""
         return self.problems.total() - self.failed
 
 
@@ -119,7 +119,7 @@ class Standing:
             minute.forward_errors += attempt.was_accepted
 
     def enter(self, seen: int, state: int, uploaded: int, series: int) -> None:
-        """A cluster stands so from now on: minutes, a state, and its number of series."""
+        """Count a cluster in a state from now on, with its number of series."""
         ends = self._ending(seen)
         ends[state] += 1
         if uploaded:
@@ -129,7 +129,7 @@ class Standing:
             ends[_SERIES] += series
 
     def leave(self, seen: int, state: int, uploaded: int, series: int) -> None:
-        """A cluster stands so no more."""
+        """Stop counting a cluster in a state."""
         ends = self._ends.get(seen)
         if ends is not None:
             ends[state] -= 1
@@ -146,7 +146,7 @@ class Standing:
         return ends
 
     def states(self, clusters: int, now: int) -> dict[State, int]:
-        """How many of so many clusters are in each state."""
+        """Return how many of so many clusters are in each state."""
         self.tick(now)
         recent = [each for minute, each in self._ends.items() if now - minute < self.recent]
         counts = {state: sum(each[state] for each in recent) for state in State}
@@ -154,7 +154,7 @@ class Standing:
         return counts
 
     def history(self, now: int) -> list[tuple[int, Minute]]:
-        """The last hour, the oldest minute first; the last one is not over yet."""
+        """Return the last hour, the oldest minute first; the last one is not over yet."""
         self.tick(now)
         self._settle(now)
         empty = Minute()
@@ -163,7 +163,7 @@ class Standing:
 
 
 def problems_of(minutes: Iterable[Minute]) -> Counter[int]:
-    """The attempts of several minutes that did not succeed, by status."""
+    """Return the attempts of several minutes that did not succeed, by status."""
     total: Counter[int] = Counter()
     for minute in minutes:
         total.update(minute.problems)

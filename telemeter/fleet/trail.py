@@ -1,4 +1,4 @@
-"""What is kept of a cluster's last attempts, in few bytes."""
+"""The trail of a cluster: its last attempts, in few bytes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Dropped:
 
 
 def add_attempt(trail: bytes, attempt: Attempt, at: float, room: int) -> bytes:
-    """A trail with one more attempt; of the former ones, as many of the newest as fit.
+    """Return a trail with one more attempt; of the former ones, as many of the newest as fit.
 
     A trail is the number of attempts in a byte, and then the attempts, the oldest first: so it is
     found quickly what has to go.
@@ -95,7 +95,7 @@ def add_attempt(trail: bytes, attempt: Attempt, at: float, room: int) -> bytes:
 
 
 def read_trail(trail: bytes) -> list[Past]:
-    """The attempts of a trail, the newest first."""
+    """Return the attempts of a trail, the newest first."""
     attempts = []
     at = 1
     while at < len(trail):
@@ -144,7 +144,7 @@ def pack_examples(examples: tuple[bytes, ...], room: int) -> bytes:
 
 
 def _cut(example: bytes, room: int) -> bytes:
-    """The metric's name and as many other labels as fit, encoded."""
+    """Return the metric's name and as many other labels as fit, encoded."""
     kept = remote_pb2.TimeSeries()
     labels = _labels_of(example)
     for name in sorted(labels, key=lambda name: (name != NAME, len(name) + len(labels[name]))):
@@ -156,7 +156,7 @@ def _cut(example: bytes, room: int) -> bytes:
 
 
 def read_examples(packed: bytes) -> Iterator[Dropped]:
-    """The series that `pack_examples` packed."""
+    """Return the series that `pack_examples` packed."""
     at = 0
     while at < len(packed):
         (head,) = _EXAMPLE.unpack_from(packed, at)

@@ -38,7 +38,7 @@ SORTS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is wanted.
+    """A query for clusters.
 
     Attributes:
         sort: one of `SORTS`.
@@ -87,7 +87,7 @@ class View:
             self._ordered += islice(self._rest, min(SLICE, end - len(self._ordered)))
 
     def slots(self, begin: int, end: int) -> list[int]:
-        """The slots of clusters that were prepared."""
+        """Return the slots of clusters that were prepared."""
         return self._ordered[begin:end]
 
     def _runs(self, runs: list[list[int]]) -> Iterator[None]:

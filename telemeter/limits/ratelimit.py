@@ -51,7 +51,7 @@ class RateLimitedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """Who has taken a slot, and when; the hash 0 is nobody's."""
+    """The clusters that have taken a slot, and when; the hash 0 stands for none."""
 
     hash: int
     taken: float
@@ -159,7 +159,7 @@ class Table:
 
 
 def shared_memory(name: str) -> int:
-    """The descriptor of an empty file that is in no folder, for processes to inherit.
+    """Return the descriptor of an empty file that is in no folder, for processes to inherit.
 
     Args:
         name: for whoever looks at what files a process has open.

@@ -74,7 +74,7 @@ def _made_to_retry(connection: Any) -> Any:
 
 
 def make_pool(reactor: Any) -> HTTPConnectionPool:
-    """A pool of persistent connections.
+    """Return a pool of persistent connections.
 
     A connection is let go after 30 idle seconds: sooner than common servers do, so that a request
     seldom meets one that is just being closed. If it does, it is made again with a new one.
@@ -94,7 +94,7 @@ def make_agent(
     policy: IPolicyForHTTPS | None = None,
     proxies: Proxies | None = None,
 ) -> IAgent:
-    """An agent that opens connections as the pool, the TLS policy and the proxies say.
+    """Return an agent that opens connections as the pool, the TLS policy and the proxies say.
 
     Args:
         reactor: opens the connections.

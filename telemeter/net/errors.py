@@ -66,7 +66,7 @@ def explain(error: BaseException) -> str:
 
 
 def _find_explained(error: BaseException) -> ExplainedError | None:
-    """The error, or the first of its reasons, that has an explanation of its own."""
+    """Return the error, or the first of its reasons, that has an explanation of its own."""
     if isinstance(error, ExplainedError):
         return error
     if isinstance(error, _WRAPPERS):
@@ -77,7 +77,7 @@ def _find_explained(error: BaseException) -> ExplainedError | None:
 
 
 def openssl_reasons(error: SSL.Error) -> list[str]:
-    """What OpenSSL itself says of an error, in lower case: `wrong version number`, for example.
+    """Return OpenSSL's own words for an error, in lower case: `wrong version number`, for example.
 
     pyOpenSSL gives either a queue of (library, function, reason), or a number and a text.
     """

@@ -88,7 +88,7 @@ class TLSError(ExplainedError, SSL.Error):
 
 
 class Peer:
-    """Whom a connection is for, and what has been noted about the handshake with it.
+    """The handshake of a connection: whom it is for, and what was noted of it.
 
     Attributes:
         host: the name or address that the certificate must be for.
@@ -150,7 +150,7 @@ class Peer:
         return bool(ok) and self.problem is None
 
     def explain(self, error: SSL.Error, *, established: bool) -> TLSError | None:
-        """What a failure means; None: nothing that is known here, or nothing of the handshake.
+        """Return what a failure means; None: nothing known here, or nothing of the handshake.
 
         Args:
             error: as OpenSSL gave it.
@@ -278,13 +278,13 @@ def _date(moment: datetime) -> str:
 
 
 def _shown(name: str) -> str:
-    """A name that somebody else chose, fit for a log line."""
+    """Return a name that somebody else chose, fit for a log line."""
     text = "".join(each if each.isprintable() else "?" for each in name)
     return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}..."
 
 
 def _names(certificate: x509.Certificate) -> str:
-    """The hosts that a certificate is for."""
+    """Return the hosts that a certificate is for."""
     names: list[str] = []
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

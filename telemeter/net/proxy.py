@@ -105,7 +105,7 @@ class Proxies:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Proxies:
-        """What HTTP_PROXY, HTTPS_PROXY and NO_PROXY say.
+        """Return what HTTP_PROXY, HTTPS_PROXY and NO_PROXY say.
 
         Each may be written in lower case; upper case wins. An empty one counts as none.
 
@@ -143,7 +143,7 @@ class Proxies:
         return f"{type(self).__name__}(http={self.http}, https={self.https})"
 
     def proxy_for(self, url: str) -> Proxy | None:
-        """The proxy for a URL; None: it is reached directly."""
+        """Return the proxy for a URL; None: it is reached directly."""
         parts = urlsplit(url)
         default = DEFAULT_PORTS.get(parts.scheme)
         if default is None or not parts.hostname:
@@ -151,7 +151,7 @@ class Proxies:
         return self.proxy_to(parts.scheme, parts.hostname, parts.port or default)
 
     def proxy_to(self, scheme: str, host: str, port: int) -> Proxy | None:
-        """The proxy for a server; None: it is reached directly.
+        """Return the proxy for a server; None: it is reached directly.
 
         Args:
             scheme: http or https.
@@ -176,7 +176,7 @@ def host_and_port(host: str, port: int) -> str:
 
 
 def _read(environ: Mapping[str, str], name: str) -> tuple[str, str]:
-    """The variable that counts, and its value."""
+    """Return the variable that counts, and its value."""
     for variable in (name.upper(), name):
         if value := environ.get(variable, "").strip():
             return variable, value
@@ -184,7 +184,7 @@ def _read(environ: Mapping[str, str], name: str) -> tuple[str, str]:
 
 
 def _parse_proxy(variable: str, value: str) -> Proxy:
-    """A proxy's URL; no error shows any part of it, since any may be a piece of the password."""
+    """Parse a proxy's URL; no error shows a part of it, since any may be of the password."""
     problem = ValueError(
         f"{variable}: expected HOST:PORT, or a URL such as http://USER:PASSWORD@HOST:PORT (http or "
         "https, no path; special characters of user and password percent-encoded)"
@@ -244,7 +244,7 @@ def _parse_exclusion(entry: str) -> Exclusion:
 
 
 def _without_brackets(entry: str) -> str:
-    """An IPv6 address as it is, also where it is written as in a URL."""
+    """Return an IPv6 address as it is, also where it is written as in a URL."""
     inside = entry[1:-1]
     return inside if entry == f"[{inside}]" and ":" in inside else entry
 
@@ -256,7 +256,7 @@ def _port(text: str) -> int:
 
 
 def _address(host: str) -> Address | None:
-    """The IP address that a text is, if it is one.
+    """Return the IP address that a text is, if it is one.
 
     An IPv4 address in the clothes of IPv6 counts as what it is.
     """
@@ -268,7 +268,7 @@ def _address(host: str) -> Address | None:
 
 
 def _ascii(name: str) -> str:
-    """A host name as DNS has it: other letters than ASCII's encoded."""
+    """Return a host name as DNS has it: other letters than ASCII's encoded."""
     if name.isascii():
         return name
     try:

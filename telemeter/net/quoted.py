@@ -1,4 +1,4 @@
-"""What other servers answer, fit for a log line."""
+"""Answers of other servers, fit for a log line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHORTEST: Final = 4
 
 
 def quote_answer(response: IResponse, body: bytes) -> str:
-    """The beginning of an answer.
+    """Return the beginning of an answer.
 
     Some servers repeat what they were sent. What the request had in its headers for authorization
     is taken out, and so is a beginning of it at the end, where the body may have been cut off.
@@ -37,7 +37,7 @@ def quote_answer(response: IResponse, body: bytes) -> str:
 
 
 def _secrets_of(response: IResponse) -> Iterator[str]:
-    """What was sent to show who we are: tokens, pairs of user and password, and passwords."""
+    """Return what was sent as proof of who we are: tokens, users with passwords, and passwords."""
     request = getattr(response, "request", None)
     if request is None:
         return

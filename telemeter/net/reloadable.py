@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 @implementer(IOpenSSLContextFactory)
 class ReloadableServerContext:
-    """What a listener shows, for `TLSMemoryBIOFactory`."""
+    """The certificate that a listener shows, for `TLSMemoryBIOFactory`; it can be replaced."""
 
     def __init__(self, options: CertificateOptions | None) -> None:
         self._options = options
@@ -29,7 +29,7 @@ class ReloadableServerContext:
 
 @implementer(IPolicyForHTTPS)
 class ReloadablePolicy:
-    """Whom a client trusts, and what it shows."""
+    """A client's policy for TLS: whom it trusts, what it shows; it can be replaced."""
 
     def __init__(self, policy: IPolicyForHTTPS) -> None:
         self._policy = policy

@@ -230,7 +230,7 @@ class RoutingAgent:
 
 
 def _check_authenticated(response: IResponse, proxy: Proxy) -> IResponse | Deferred[IResponse]:
-    """An answer that does not come from the server, but from a proxy that wants a password."""
+    """Refuse an answer that comes from a proxy, not from the server: it wants a password."""
     if response.code != _PROXY_AUTHENTICATION_REQUIRED:
         return response
     error = refusal(proxy, "the request", response.code)

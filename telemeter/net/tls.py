@@ -47,7 +47,7 @@ def _options(
 
 
 def server_options(certificates: bytes, key: bytes) -> CertificateOptions:
-    """What a listener shows: TLS 1.2 and up.
+    """Return what a listener shows: TLS 1.2 and up.
 
     Args:
         certificates: PEM, the listener's own certificate first, then its chain.
@@ -71,7 +71,7 @@ class SystemAndMore:
         self._authorities = authorities
 
     def _addCACertsToContext(self, context: SSL.Context) -> None:
-        """What Twisted calls on a trust root, while the context may still be changed."""
+        """Add the authorities to a context, while it may still be changed."""
         context.set_default_verify_paths()
         store = context.get_cert_store()
         assert store is not None
@@ -148,7 +148,7 @@ class ClientPolicy:
         return _Connector(self, hostname.decode("ascii"), port)
 
     def connection(self, host: str, port: int) -> WatchedConnection:
-        """A new connection to a server, before its handshake."""
+        """Return a new connection to a server, before its handshake."""
         peer = Peer(
             host,
             port,

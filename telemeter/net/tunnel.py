@@ -42,7 +42,7 @@ _END: Final = b"\r\n\r\n"
 
 
 def refusal(proxy: Proxy, what: str, status: int) -> ProxyError:
-    """A proxy's answer that is a no, in words.
+    """Return a proxy's refusal in words.
 
     Args:
         proxy: which one.

@@ -29,7 +29,7 @@ V2: Final[Version] = ("application/x-protobuf;proto=io.prometheus.write.v2.Reque
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What the upstream answered to a request that it accepted.
+    """The upstream's answer to a request that it accepted.
 
     Attributes:
         status: 200 to 299.

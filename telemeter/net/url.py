@@ -20,7 +20,7 @@ _IN_QUERY: Final = f"{_IN_PATH}?"
 
 
 def check_http_url(value: str) -> str:
-    """An absolute http or https URL.
+    """Return an absolute http or https URL.
 
     Raises:
         ValueError: it is none.
@@ -61,13 +61,13 @@ def to_request(url: str) -> str:
 
 
 def extend_path(url: str, segment: str) -> str:
-    """The URL of something below another; the query stays."""
+    """Return the URL of something below another; the query stays."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{segment}", fragment=""))
 
 
 def default_path(url: str, path: str) -> str:
-    """The URL with this path if it has none of its own; without a slash at the end."""
+    """Return the URL with this path if it has none of its own; without a slash at the end."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(path=parts.path.rstrip("/") or path, fragment=""))
 
@@ -79,7 +79,7 @@ def replace_path(url: str, path: str) -> str:
 
 
 def add_query(url: str, fields: Iterable[tuple[str, str]]) -> str:
-    """The URL with more fields in its query."""
+    """Return the URL with more fields in its query."""
     parts = urlsplit(url)
     added = urlencode(list(fields), quote_via=quote)
     return urlunsplit(parts._replace(query="&".join(filter(None, (parts.query, added)))))
@@ -97,7 +97,7 @@ def split_credentials(url: str) -> tuple[str, str | None]:
 
 
 def shown(url: str) -> str:
-    """The URL for a log line: without user, password and query, any of which may be secret."""
+    """Return the URL for a log line: without user, password and query, which may be secret."""
     return _bare(urlsplit(url)._replace(query=""))
 
 

@@ -1,1 +1,1 @@
-"""What an operator sees: log lines and metrics."""
+"""The view of an operator: log lines, metrics, profiles."""

@@ -61,7 +61,7 @@ def _quoted(value: str) -> str:
 
 
 def level_of(line: str) -> Any:
-    """The level of a line that `logfmt` has written; info if it is none."""
+    """Return the level of a line that `logfmt` has written; info if it is none."""
     found = _LEVEL.match(line)
     return LogLevel.lookupByName(found[1]) if found else LogLevel.info
 
@@ -75,7 +75,7 @@ class Stream(Protocol):
 
 
 def make_observer(stream: Stream, level: str, **fields: object) -> ILogObserver:
-    """An observer that writes the events of a level and above, all with the same further fields.
+    """Return an observer that writes events from a level on, all with the same further fields.
 
     What Twisted itself has to say (a port opened, a connection's factory started) is for whoever
     asks for `debug`; its warnings and errors are for everybody.

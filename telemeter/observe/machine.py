@@ -34,7 +34,7 @@ _NETWORK = {
 
 
 def figures() -> Iterator[Figure]:
-    """What this machine does at the moment; what it does not tell is left out."""
+    """Return what this machine does at the moment; what it does not tell is left out."""
     yield "node_boot_time_seconds", {}, psutil.boot_time()
     yield "node_processes_pids", {}, float(len(psutil.pids()))
     for minutes, load in zip((1, 5, 15), os.getloadavg(), strict=True):

@@ -42,7 +42,7 @@ class Profiler:
         self._busy = False
 
     async def profile(self, seconds: float) -> str:
-        """The functions that the reactor's thread spends most time in.
+        """Return the functions that the reactor's thread spends most time in.
 
         Args:
             seconds: for how long to look.

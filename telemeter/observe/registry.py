@@ -72,7 +72,7 @@ def _sum(one: Metric, other: Metric) -> Metric:
 
 
 def of_processes(pids: Mapping[int, int]) -> list[Metric]:
-    """What `process_*` says, of each worker, where the system tells it."""
+    """Return what `process_*` says, of each worker, where the system tells it."""
     found: dict[str, Metric] = {}
     for worker, pid in sorted(pids.items()):
         collector = ProcessCollector("telemeter_worker", partial(int, pid), registry=None)

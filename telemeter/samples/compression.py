@@ -23,7 +23,7 @@ _FIRST_SKIPPABLE = 0x80
 
 
 def max_framed_size(size: int) -> int:
-    """The most bytes that `size` bytes take in the framed format, without padding chunks.
+    """Return the most bytes that `size` bytes take in the framed format, without padding chunks.
 
     A compressor stores a chunk plain when compressing does not help, so all it adds are headers.
     The slack leaves room for compressors that do not, and for small chunks.
@@ -128,5 +128,5 @@ def join_blocks(blocks: Sequence[bytes]) -> bytes:
 
 
 def block_size(block: bytes) -> int:
-    """How many bytes a block says it decompresses to."""
+    """Return how many bytes a block says it decompresses to."""
     return read_varint(block, 0, len(block))[0]

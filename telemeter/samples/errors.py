@@ -1,4 +1,4 @@
-"""What pure code raises when its input is at fault.
+"""The errors of pure code whose input is at fault.
 
 The message is for the person who sent the input: it says what was expected and what was seen.
 """

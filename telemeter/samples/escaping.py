@@ -43,14 +43,14 @@ def is_plain_label(name: str) -> bool:
 
 
 def escape_name(name: str, escaping: Escaping) -> str:
-    """A metric name as it is shown."""
+    """Return a metric name as it is shown."""
     if escaping is Escaping.NONE or is_plain_name(name):
         return name
     return _escape(name, escaping, _FIRST_OF_METRIC)
 
 
 def escape_label(name: str, escaping: Escaping) -> str:
-    """A label name as it is shown."""
+    """Return a label name as it is shown."""
     if escaping is Escaping.NONE or is_plain_label(name):
         return name
     return _escape(name, escaping, _FIRST_OF_LABEL)

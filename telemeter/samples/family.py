@@ -107,5 +107,5 @@ def holds_its_type(metric: Metric, family_type: int) -> bool:
 
 
 def count_metrics(families: Iterable[Family]) -> int:
-    """The number of metrics in all the families."""
+    """Return the number of metrics in all the families."""
     return sum(len(family.metric) for family in families)

@@ -19,7 +19,7 @@ EXPECTED: Final = (
 
 
 def decoder_for(content_type: str) -> Decoder | None:
-    """The decoder for a body of this Content-Type; None if there is none.
+    """Return the decoder for a body of this Content-Type; None if there is none.
 
     As in Prometheus' own library, parameters that are left out have their usual values.
     """
@@ -37,7 +37,7 @@ def decoder_for(content_type: str) -> Decoder | None:
 
 
 def split_content_type(content_type: str) -> tuple[str, dict[str, str]]:
-    """The media type in lower case, and its parameters."""
+    """Return the media type in lower case, and its parameters."""
     media_type, *rest = content_type.split(";")
     parameters = {}
     for parameter in rest:

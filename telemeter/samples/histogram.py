@@ -213,7 +213,7 @@ def bucket_texts(histogram: Histogram) -> list[str]:
 
 @lru_cache(4096)
 def bound_text(bound: float) -> str:
-    """The label `le` of a bucket."""
+    """Return the label `le` of a bucket."""
     # Adding nothing makes a zero without a sign: that is how Prometheus writes it.
     return number_text(bound + 0.0)
 

@@ -92,7 +92,7 @@ class Matcher:
         return known
 
     def evaluate(self, value: str) -> bool:
-        """The same of a regex, for who remembers the answers himself."""
+        """Evaluate a regex like `matches`, without remembering the answer."""
         return (self._pattern.fullmatch(value) is not None) != self.is_negative
 
     def __repr__(self) -> str:

@@ -33,7 +33,7 @@ class Part(NamedTuple):
 
 
 def parts_of(metric: Metric, family_type: int) -> Iterator[Part]:
-    """The series with one number each that a metric stands for.
+    """Return the series with one number each that a metric stands for.
 
     A native histogram without classic buckets has none: see `native_histogram`.
     """
@@ -50,7 +50,7 @@ def parts_of(metric: Metric, family_type: int) -> Iterator[Part]:
 
 
 def number_text(value: float) -> str:
-    """A number as Prometheus writes it in the labels `le` and `quantile`: `1.0`, `1e+06`."""
+    """Return a number as Prometheus writes it in the labels `le` and `quantile`: `1.0`, `1e+06`."""
     if math.isnan(value):
         return "NaN"
     if math.isinf(value):
@@ -67,7 +67,7 @@ def number_text(value: float) -> str:
 
 
 def value_text(value: float) -> str:
-    """A number as Prometheus writes it as the value of a sample: `1`, `0.5`, `1e+06`."""
+    """Return a number as Prometheus writes it as the value of a sample: `1`, `0.5`, `1e+06`."""
     return number_text(value).removesuffix(".0")
 
 
@@ -108,7 +108,7 @@ def is_native(metric: Metric, family_type: int) -> bool:
 
 
 def native_histogram(metric: Metric, family_type: int, timestamp_ms: int) -> remote_pb2.Histogram:
-    """The native histogram of a metric as remote write carries it."""
+    """Return the native histogram of a metric as remote write carries it."""
     source = metric.histogram
     target = remote_pb2.Histogram(
         sum=source.sample_sum,

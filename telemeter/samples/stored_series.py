@@ -24,5 +24,5 @@ class SeriesSource(Protocol):
     """Holds series, such as the embedded store."""
 
     def series(self, cluster: str) -> Iterable[StoredSeries]:
-        """The series of a cluster; none if it is not known. Need not be read to the end."""
+        """Return the series of a cluster; none if it is not known. Need not be read to the end."""
         ...

@@ -42,7 +42,7 @@ class Whitelist:
         return any(selector.matches(labels) for selector in self._any_name)
 
     def about(self, name: str) -> Iterator[Selector]:
-        """The rules that may select series of a metric: their conditions on the name hold."""
+        """Return the rules that may select series of a metric: those whose name it has."""
         for selector in self.selectors:
             if all(each.matches(name) for each in selector.matchers if each.name == NAME):
                 yield selector

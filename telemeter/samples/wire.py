@@ -45,7 +45,7 @@ def write_varint(number: int) -> bytes:
 
 
 def split_delimited(data: bytes) -> Iterator[bytes]:
-    """The messages of a stream in which each stands behind its length.
+    """Return the messages of a stream in which each stands behind its length.
 
     Raises:
         BadInputError: a length reaches beyond the data that is there.

@@ -1,1 +1,1 @@
-"""How a server is put together."""
+"""The server put together: its app, its clients, its endpoints, its workers."""

@@ -42,7 +42,7 @@ _EXPIRE_SECONDS: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What processes that answer clients for the same server have in common.
+    """The things that processes of one server have in common.
 
     Attributes:
         key: signs and verifies tokens when no file has a key.
@@ -74,7 +74,7 @@ class Seams:
 
 
 class Endpoints:
-    """What answers clients, in one process.
+    """The endpoints for clients, in one process.
 
     Attributes:
         health: of this process.

@@ -90,7 +90,7 @@ class Fleet:
             self._events.stop()
 
     def routes(self, paths: Sequence[str]) -> list[Route]:
-        """The index with these paths and ours; page and API."""
+        """Return the index with these paths and ours; page and API."""
         if self.record is None:
             return [index_route(paths)]
         return [
@@ -104,7 +104,7 @@ class Fleet:
 def reporter(
     report: Callable[[str, bytes], Deferred[None]], clock: IReactorTime, wall: WallClock
 ) -> AttemptObserver:
-    """What reports attempts to the process that has the record.
+    """Return what reports attempts to the process that has the record.
 
     What cannot be reported is forgotten: it is only for the eye.
 

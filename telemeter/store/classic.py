@@ -42,7 +42,7 @@ class Origin(NamedTuple):
 
 
 def read_origin(tail: bytes) -> Origin | None:
-    """The origin that a native histogram is; None: it is a sample of its own."""
+    """Return the origin that a native histogram is; None: it is a sample of its own."""
     if _CUSTOM not in tail:
         return None
     histogram = histogram_of(tail)
@@ -99,7 +99,7 @@ class Histograms:
 
 
 def left_over(key: Key, old: bytes, new: bytes | None) -> Iterator[Key]:
-    """The classic series that are not there any longer.
+    """Return the classic series that are not there any longer.
 
     Args:
         key: the series of the histogram.
@@ -121,7 +121,7 @@ def left_over(key: Key, old: bytes, new: bytes | None) -> Iterator[Key]:
 
 
 def _missing(old: bytes, new: bytes) -> Iterator[float]:
-    """The bounds that are not among the new ones; both increase."""
+    """Return the bounds that are not among the new ones; both increase."""
     others = _BOUND.iter_unpack(new)
     other = next(others, None)
     for bound in _BOUND.iter_unpack(old):
@@ -142,5 +142,5 @@ def _le(text: str) -> bytes:
 
 
 def stale_tail(when: int) -> bytes:
-    """The sample that marks the end of a series."""
+    """Return the sample that marks the end of a series."""
     return _STALE_AT.pack(_SCALAR, _STALE, when)

@@ -136,7 +136,7 @@ class ClusterSeries:
         return self._find((name, labels, b"")) is not None
 
     def names(self) -> Iterator[list[bytes]]:
-        """The metric names, sorted, a few at a time; some come again."""
+        """Return the metric names, sorted, a few at a time; some come again."""
         at = 0
         while at < len(self._segments):
             found: list[bytes] = []
@@ -146,11 +146,11 @@ class ClusterSeries:
             at += _AT_ONCE
 
     def first_name(self) -> bytes | None:
-        """The first metric name."""
+        """Return the first metric name."""
         return first_name(self._segments[0]) if self._segments else None
 
     def name_after(self, name: bytes) -> bytes | None:
-        """The first metric name after another."""
+        """Return the first metric name after another."""
         index = bisect_right(self._segments, name, key=first_name)
         if index:
             found = name_after(self._segments[index - 1], name)
@@ -159,7 +159,7 @@ class ClusterSeries:
         return first_name(self._segments[index]) if index < len(self._segments) else None
 
     def walk(self, name: bytes, passes: Callable[[list[bytes]], bool]) -> Iterator[list[Chosen]]:
-        """The series of a metric name, sorted, a few at a time.
+        """Return the series of a metric name, sorted, a few at a time.
 
         The series may change in between: then what comes later is what there is then.
 
@@ -184,7 +184,7 @@ class ClusterSeries:
                 index += 1
 
     def _index(self, record: Record) -> int:
-        """The segment in which a series belongs."""
+        """Return the segment in which a series belongs."""
         key = record[0], record[1]
         return max(0, bisect_right(self._segments, key, key=first_key) - 1)
 
@@ -217,7 +217,7 @@ class ClusterSeries:
 
 
 def _cut(records: list[Record]) -> list[bytes]:
-    """The segments of sorted records: one, unless they are large."""
+    """Return the segments of sorted records: one, unless they are large."""
     segment = pack(records)
     if len(segment) <= _MOST_BYTES or len(records) == 1:
         return [segment]

@@ -1,4 +1,4 @@
-"""What the embedded store holds of one cluster, for the page that shows it."""
+"""The series of one cluster in the embedded store, for the page that shows them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class StoreSeries:
         self._store = store
 
     def series(self, cluster: str) -> Iterator[StoredSeries]:
-        """The series of a cluster, by name; none if it is not known.
+        """Return the series of a cluster, by name; none if it is not known.
 
         The value of a native histogram is the number of its observations.
         """

@@ -36,7 +36,7 @@ def is_plain(name: bytes) -> bool:
 
 
 def label_of(encoded: bytes) -> tuple[str, str]:
-    """The name and the value of a label that is encoded as a field."""
+    """Return the name and the value of a label that is encoded as a field."""
     return _known_label(encoded) if len(encoded) <= _LONG_LABEL else _decoded(encoded)
 
 
@@ -80,11 +80,11 @@ class Families:
         self._plain.update(name for name in names if name in self._members)
 
     def shown(self, name: bytes) -> bytes:
-        """A name as it is shown."""
+        """Return a name as it is shown."""
         return name if is_plain(name) else escape_name(name.decode(), self._escaping).encode()
 
     def take(self, name: bytes) -> list[bytes]:
-        """The names that are shown as one with a name: at the first of them all, then none.
+        """Return the names that are shown as one with a name: at the first of them all, then none.
 
         A name that is shown as it is comes first.
         """
@@ -115,12 +115,12 @@ class LabelEscaper:
         self._seen: set[int] = set()
 
     def turn_to(self, cluster: ClusterSeries) -> None:
-        """The next series are those of another cluster."""
+        """Take the next series for those of another cluster."""
         self._cluster = cluster
         self._seen = set()
 
     def escape(self, labels: list[bytes]) -> list[bytes] | None:
-        """The labels that a series is shown with; None if it cannot be shown.
+        """Return the labels that a series is shown with; None if it cannot be shown.
 
         That is when two of its labels become one, or when it becomes the same as another: a series
         that is shown as it is goes before.
@@ -153,7 +153,7 @@ def _encoded(name: str, value: str) -> bytes:
 
 
 def names_in_turns(clusters: Iterable[ClusterSeries | None]) -> Iterator[list[bytes]]:
-    """The metric names of clusters, some at a time, some of them again and again."""
+    """Return the metric names of clusters, some at a time, some of them again and again."""
     for cluster in clusters:
         if cluster is None:
             yield []

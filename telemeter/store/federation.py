@@ -1,4 +1,4 @@
-"""What is in the embedded store, as Prometheus shows it at /federate: a piece at a time.
+"""The embedded store as a Prometheus shows it at /federate: a piece at a time.
 
 Source: https://prometheus.io/docs/prometheus/latest/federation/. Families come sorted by name, all
 of type untyped. In a family the series come cluster by cluster. Each says when its sample was
@@ -56,7 +56,7 @@ class Encoding(Protocol):
     escaping: Escaping
 
     def begin(self, name: str, escape: Escape) -> None:
-        """A family begins.
+        """Begin a family.
 
         Args:
             name: its name, as it is shown.
@@ -64,15 +64,15 @@ class Encoding(Protocol):
         """
 
     def add(self, series: Sequence[Chosen]) -> bytes:
-        """What to write for some series of the family."""
+        """Return what to write for some series of the family."""
         ...
 
     def end(self) -> bytes:
-        """What to write at the end of the family."""
+        """Return what to write at the end of the family."""
         ...
 
     def close(self) -> bytes:
-        """What to write at the end of everything."""
+        """Return what to write at the end of everything."""
         ...
 
 
@@ -86,7 +86,7 @@ class Federation:
         self._encoding = encoding
 
     def pieces(self) -> Iterator[bytes]:
-        """The text or the messages, in pieces that take little time each; some are empty."""
+        """Return the text or the messages, in pieces that take little time each; some are empty."""
         escaping = self._encoding.escaping
         families = Families(escaping)
         if escaping is not Escaping.NONE:
@@ -108,7 +108,7 @@ class Federation:
     def _family(
         self, shown: bytes, members: Sequence[bytes], clusters: Iterable[str]
     ) -> Iterator[bytes]:
-        """A family, which may be that of several names."""
+        """Write a family, which may be that of several names."""
         chosen = {name: passes for name in members if (passes := self._passes(name)) is not None}
         if not chosen:
             yield b""
@@ -129,7 +129,7 @@ class Federation:
         yield self._encoding.end()
 
     def _names(self) -> Iterator[Iterable[bytes]]:
-        """The metric names that there may be, some at a time."""
+        """Return the metric names that there may be, some at a time."""
         exact = {choice.selector.exact_name for choice in self._selectors}
         if None in exact:
             yield from names_in_turns(map(self._store.cluster, self._store.clusters()))
@@ -137,7 +137,7 @@ class Federation:
             yield sorted(name.encode() for name in exact if name)
 
     def _families(self) -> Iterator[tuple[bytes, Sequence[str]]]:
-        """The metric names in order, each with the clusters that may have it."""
+        """Return the metric names in order, each with the clusters that may have it."""
         clusters = self._store.clusters()
         if not self._selectors:
             return
@@ -176,7 +176,7 @@ class Federation:
             heappush(heap, (name, cluster))
 
     def _passes(self, name: bytes) -> Passes | None:
-        """What decides on the series of a metric name; None: no selector selects any of them."""
+        """Return what decides on the series of a metric name; None: no selector selects any."""
         if not name:
             return None
         text = name.decode()
@@ -285,7 +285,7 @@ class Text:
         return b"# EOF\n" if self._open_metrics else b""
 
     def _label(self, encoded: bytes) -> bytes | None:
-        """A label as it is written; None if it has to be escaped before."""
+        """Return a label as it is written; None if it has to be escaped before."""
         name, value = label_of(encoded)
         if is_plain_label(name):
             text = f"{name}={_quoted(value)}".encode()
@@ -392,7 +392,7 @@ class Messages:
         return known
 
     def _histogram(self, name: str, labels: list[bytes], tail: bytes) -> metrics_pb2.MetricFamily:
-        """A native histogram, as a family of its own: they are rare, and may be of two types."""
+        """Return a native histogram as its own family: they are rare, and may be of two types."""
         source = histogram_of(tail)
         gauge = source.reset_hint == remote_pb2.Histogram.GAUGE
         family = metrics_pb2.MetricFamily(

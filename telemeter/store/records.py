@@ -105,7 +105,7 @@ def _read_one(data: bytes, at: int, end: int) -> Record | None:
 
 
 def _value_of(label: bytes) -> bytes:
-    """The metric name in the label that holds it."""
+    """Return the metric name in the label that holds it."""
     size, at = read_size(label, 11, len(label))
     return label[at : at + size]
 
@@ -139,7 +139,7 @@ def _read_histogram(message: bytes) -> tuple[int, bytes]:
 
 
 def read_size(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """A size at a position, and the position behind it; `BadInputError` if it reaches too far."""
+    """Return the size at a position, and the position behind it; raises `BadInputError`."""
     size = 0
     shift = 0
     while at < end and shift < _MOST_BITS:
@@ -155,7 +155,7 @@ def read_size(data: bytes, at: int, end: int) -> tuple[int, int]:
 
 
 def _skip(data: bytes, at: int, end: int) -> int:
-    """The position behind a field that is not for the store."""
+    """Return the position behind a field that is not for the store."""
     tag, at = read_varint(data, at, end)
     kind = tag & 7
     if kind == 2:
@@ -182,7 +182,7 @@ def _is_stale_histogram(tail: bytes) -> bool:
 
 
 def time_of(tail: bytes) -> int:
-    """The time of a sample."""
+    """Return the time of a sample."""
     if tail[0] == 0x20:
         at = 9
     else:
@@ -192,7 +192,7 @@ def time_of(tail: bytes) -> int:
 
 
 def histogram_of(tail: bytes) -> remote_pb2.Histogram:
-    """The native histogram that a sample is."""
+    """Return the native histogram that a sample is."""
     _, at = read_varint(tail, 0, len(tail))
     return remote_pb2.Histogram.FromString(tail[at + 8 :])
 
@@ -201,7 +201,7 @@ def histogram_of(tail: bytes) -> remote_pb2.Histogram:
 
 
 def pack(records: Sequence[Record]) -> bytes:
-    """The segment of sorted records."""
+    """Return the segment of sorted records."""
     parts: list[bytes] = []
     for name, labels, tail in records:
         parts.append(write_size(len(name)))
@@ -213,12 +213,12 @@ def pack(records: Sequence[Record]) -> bytes:
 
 
 def write_size(size: int) -> bytes:
-    """A size as a varint."""
+    """Return a size as a varint."""
     return bytes((size,)) if size < 0x80 else write_varint(size)
 
 
 def unpack(segment: bytes) -> list[Record]:
-    """The records of a segment."""
+    """Return the records of a segment."""
     records: list[Record] = []
     at = 0
     end = len(segment)
@@ -236,7 +236,7 @@ def unpack(segment: bytes) -> list[Record]:
 
 
 def read_size_of_sample(segment: bytes, at: int, end: int) -> tuple[int, int]:
-    """The size of a sample, and where it begins."""
+    """Return the size of a sample, and where it begins."""
     if segment[at] == 0x20:
         return 16, at + 1
     size, at = read_varint(segment, at, end)
@@ -244,7 +244,7 @@ def read_size_of_sample(segment: bytes, at: int, end: int) -> tuple[int, int]:
 
 
 def first_key(segment: bytes) -> Key:
-    """The key of the first record."""
+    """Return the key of the first record."""
     end = len(segment)
     size, at = read_size(segment, 0, end)
     name = segment[at : at + size]
@@ -254,13 +254,13 @@ def first_key(segment: bytes) -> Key:
 
 
 def first_name(segment: bytes) -> bytes:
-    """The metric name of the first record."""
+    """Return the metric name of the first record."""
     size, at = read_size(segment, 0, len(segment))
     return segment[at : at + size]
 
 
 def names(segment: bytes) -> list[bytes]:
-    """The metric names in a segment, sorted."""
+    """Return the metric names in a segment, sorted."""
     found: list[bytes] = []
     last = b""
     at = 0
@@ -279,7 +279,7 @@ def names(segment: bytes) -> list[bytes]:
 
 
 def name_after(segment: bytes, name: bytes) -> bytes | None:
-    """The first metric name in a segment that comes after a name, if there is one."""
+    """Return the first metric name in a segment that comes after a name, if there is one."""
     at = 0
     end = len(segment)
     while at < end:
@@ -324,7 +324,7 @@ def locate(segment: bytes, name: bytes, labels: bytes) -> tuple[int, int, int]:
 
 
 def count(segment: bytes) -> int:
-    """How many records a segment has."""
+    """Return how many records a segment has."""
     number = 0
     at = 0
     end = len(segment)
@@ -343,7 +343,7 @@ def choose(
     after: bytes,
     passes: Callable[[list[bytes]], bool],
 ) -> tuple[list[tuple[list[bytes], bytes]], bytes]:
-    """The series of a metric name in a segment.
+    """Return the series of a metric name in a segment.
 
     Args:
         segment: the segment.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
-    """What the store keeps.
+    """The limits of the store.
 
     Attributes:
         retention: for how many seconds after its last request a cluster's series are kept.

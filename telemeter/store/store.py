@@ -78,21 +78,21 @@ class Store:
 
     @property
     def series(self) -> int:
-        """How many series there are."""
+        """Return how many series there are."""
         return self._series
 
     @property
     def size(self) -> int:
-        """How many bytes they take, roughly."""
+        """Return how many bytes the series take, roughly."""
         return self._bytes
 
     def clusters(self) -> list[str]:
-        """The clusters that there are, sorted."""
+        """Return the clusters that there are, sorted."""
         self.expire()
         return self._names.copy()
 
     def cluster(self, name: str) -> ClusterSeries | None:
-        """The series of a cluster, if it is there."""
+        """Return the series of a cluster, if it is there."""
         cluster = self._clusters.get(name)
         return cluster if cluster is not None and self._is_fresh(cluster) else None
 
@@ -220,7 +220,7 @@ class Store:
         newest: dict[Key, bytes],
         origins: dict[Key, list[Origin]],
     ) -> Iterator[Record]:
-        """The marks of the ends of the series that were left behind, see `_end_classic`."""
+        """Return the marks of the ends of the series that were left behind, see `_end_classic`."""
         for key in keys:
             steps = origins.get(key, []).copy()
             other = Origin(time_of(newest[key]), None) if key in newest else None
@@ -266,7 +266,7 @@ class Store:
         return refused
 
     async def _sorted(self, payload: bytes) -> ClusterSeries:
-        """The series of an upload, sorted without keeping others waiting."""
+        """Return the series of an upload, sorted without keeping others waiting."""
         pieces = [
             sorted(record for record in records if not is_stale(record[2]))
             async for records in _Pieces(self._clock, payload)

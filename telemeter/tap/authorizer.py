@@ -63,7 +63,7 @@ class Options(Flags):
 
 
 def makeService(options: Options, reactor: Any = None) -> IService:
-    """The service of the stub."""
+    """Return the service of the stub."""
     if reactor is None:
         reactor = elapsed_reactor()
     daemon = Daemon(options, reactor)

@@ -48,7 +48,7 @@ log = Logger()
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """How large a batch may become.
+    """The limits of a batch.
 
     Attributes:
         requests: how many senders' requests; 1: each is forwarded by itself.
@@ -152,7 +152,7 @@ class Batches:
         Deferred.fromCoroutine(self._send(self._take())).addBoth(self._ended)
 
     def _take(self) -> list[_Waiting]:
-        """The next batch: at least one request, and no more than the limits allow."""
+        """Return the next batch: at least one request, and no more than the limits allow."""
         taken = [self._waiting.popleft()]
         size = taken[0].size
         while (

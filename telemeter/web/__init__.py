@@ -1,1 +1,1 @@
-"""What the daemons answer: one module per endpoint, and the site that guards them."""
+"""The answers of the daemons: a module for each group of paths, and in `site/` the guarded site."""

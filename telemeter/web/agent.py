@@ -1,4 +1,4 @@
-"""What the agent's own listener adds: /federate."""
+"""The agent's own /federate."""
 
 from __future__ import annotations
 

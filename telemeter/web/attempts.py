@@ -113,7 +113,7 @@ def _attempt_of(
     facts: Mapping[str, Any],
     headers: Headers,
 ) -> Attempt | None:
-    """What was attempted, if it was; see `_Over`."""
+    """Return what was attempted, if it was; see `_Over`."""
     path = _PATHS.get(handler)
     if path is None or (code < 400 and path is _AUTHORIZE):
         return None
@@ -138,7 +138,7 @@ def _attempt_of(
 
 @lru_cache(256)
 def _clipped_agent(header: bytes) -> bytes:
-    """A User-Agent as it is shown; there are few."""
+    """Return a User-Agent as it is shown; there are few."""
     return clip(header.decode("utf-8", "replace"), MAX_AGENT)
 
 

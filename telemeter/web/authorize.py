@@ -121,7 +121,7 @@ class Authorize:
 
 
 def _cluster_id(request: IRequest, body: bytes) -> str:
-    """The parameter `id`, from the form before the query."""
+    """Return the parameter `id`, from the form before the query."""
     fields = []
     content_type = (request.getHeader("Content-Type") or "").partition(";")[0].strip().lower()
     if content_type == _FORM:

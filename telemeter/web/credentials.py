@@ -9,7 +9,7 @@ from telemeter.web.site.refused import Refused
 
 
 def bearer_token(request: IRequest) -> str:
-    """The bearer token of a request.
+    """Return the bearer token of a request.
 
     Raises:
         Refused: 401, there is none.
@@ -21,5 +21,5 @@ def bearer_token(request: IRequest) -> str:
 
 
 def unauthorized(error: NotAuthorizedError) -> Refused:
-    """The refusal of a caller that we do not know."""
+    """Return the refusal of a caller that we do not know."""
     return Refused(401, f"Not authorized: {error}", {"WWW-Authenticate": "Bearer"})

@@ -18,7 +18,7 @@ _INDEX = f"""/debug/stacks               where every thread is at this moment
 
 
 def debug_routes(clock: IReactorTime) -> list[Route]:
-    """The routes."""
+    """Return the routes."""
     profiler = Profiler(clock)
 
     def index(request: IRequest) -> bytes:

@@ -157,7 +157,7 @@ class Events:
             stream.end()
 
     def _look(self) -> None:
-        """What the loop does: once for all streams."""
+        """Send what has changed, once for all streams."""
         now = moment(self._clock, self._wall)
         minute = self._record.minute_of(now.elapsed)
         event = None
@@ -173,7 +173,7 @@ class Events:
             stream.tick(now.elapsed, event)
 
     def _event(self, now: Moment, slots: tuple[int, ...]) -> bytes:
-        """An event: the totals, and the clusters that have changed."""
+        """Return an event: the totals, and the clusters that have changed."""
         totals = self._record.totals(now)
         value = {
             "now": now.wall,

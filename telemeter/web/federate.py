@@ -25,7 +25,7 @@ _ESCAPINGS: Final = {escaping.value: escaping for escaping in Escaping}
 
 
 def federate_route(store: Store, clock: IReactorTime) -> Route:
-    """The route."""
+    """Return the route."""
 
     async def federate(request: IRequest) -> None:
         selectors = read_selectors(request)
@@ -44,7 +44,7 @@ def federate_route(store: Store, clock: IReactorTime) -> Route:
 
 
 def read_selectors(request: IRequest) -> list[Selector]:
-    """What the parameters `match[]` select; raises `Refused`. None at all is no error."""
+    """Return what the parameters `match[]` select; raises `Refused`. None at all is no error."""
     query = request.uri.partition(b"?")[2].decode("latin-1")
     try:
         given = parse_qs(query, keep_blank_values=True, errors="strict").get("match[]", [])
@@ -56,7 +56,7 @@ def read_selectors(request: IRequest) -> list[Selector]:
 
 
 def negotiate(accept: str) -> tuple[str, Encoding]:
-    """The Content-Type and the encoding that a reader would rather have.
+    """Return the Content-Type and the encoding that a reader would rather have.
 
     Names of any characters are for readers that say they take them, and escaped for others, as in
     Prometheus 3.
@@ -88,7 +88,7 @@ def accepts_gzip(accept_encoding: str) -> bool:
 
 
 def _by_preference(header: str) -> list[tuple[str, dict[str, str]]]:
-    """The entries of an Accept header, the most wanted first, without those that are refused."""
+    """Return the entries of an Accept header that are not refused, the most wanted first."""
     entries = [split_content_type(entry) for entry in header.split(",")]
     wanted = [(entry, _quality(entry[1].get("q", "1"))) for entry in entries]
     wanted.sort(key=lambda pair: -pair[1])

@@ -80,7 +80,7 @@ class FleetApi:
         ]
 
     def fleet(self, request: IRequest) -> bytes:
-        """The totals, and the last hour."""
+        """Return the totals, and the last hour."""
         self._settle()
         now = moment(self._clock, self._wall)
         totals = self._record.totals(now)
@@ -94,7 +94,7 @@ class FleetApi:
         )
 
     async def clusters(self, request: IRequest) -> bytes:
-        """A page of clusters."""
+        """Return a page of clusters."""
         given = _parameters(request, ("page", "limit", "sort", "order", "q", "state"))
         limit = _integer(given, "limit", 50, MAX_LIMIT)
         page = _integer(given, "page", 1, _MAX_PAGE)
@@ -135,7 +135,7 @@ class FleetApi:
         return answer_json(request, {"now": now.wall, **value})
 
     async def _series_of(self, cluster: str, most: int) -> list[StoredSeries] | None:
-        """The first series of a cluster, if they are kept; others get their turn in between."""
+        """Return the first series of a cluster, if they are kept, without blocking others."""
         if self.series is None:
             return None
         series = iter(self.series.series(cluster))
@@ -148,14 +148,14 @@ class FleetApi:
 
 
 def answer_json(request: IRequest, value: object) -> bytes:
-    """The body of an answer in JSON, which nobody may keep or show as something else."""
+    """Return the body of an answer in JSON, which nobody may keep or show as something else."""
     request.setHeader("Content-Type", "application/json")
     request.setHeader("Cache-Control", "no-store")
     return dump(value)
 
 
 def dump(value: object) -> bytes:
-    """A value as JSON, in ASCII: no character of it means something to anything else."""
+    """Return a value as JSON, in ASCII: no character of it means something to anything else."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
 
 

@@ -58,7 +58,7 @@ class Health:
         return self.live(request)
 
     def routes(self) -> list[Route]:
-        """The routes of both."""
+        """Return the routes of both."""
         return [Route("/healthz", self.live), Route("/healthz/ready", self.is_ready)]
 
 

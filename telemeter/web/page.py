@@ -32,12 +32,12 @@ STATIC: Final = "/static/"
 
 
 def page_routes() -> list[Route]:
-    """The routes of what the page consists of, besides its HTML."""
+    """Return the routes of what the page consists of, besides its HTML."""
     return [Route(STATIC + name, _sender(name, kind)) for name, kind in _TYPES.items()]
 
 
 def html_sender() -> Callable[[IRequest], bytes]:
-    """What answers with the page's HTML."""
+    """Return what answers with the page's HTML."""
     return _sender("fleet.html", "text/html; charset=utf-8")
 
 

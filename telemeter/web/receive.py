@@ -133,14 +133,14 @@ class Write:
         )
 
     def take_body(self) -> bytes:
-        """The body as it arrived; it is not kept here any longer."""
+        """Return the body as it arrived; it is not kept here any longer."""
         body, self._body = self._body, BytesIO()
         return body.getvalue()
 
 
 @dataclass(frozen=True, slots=True)
 class ReceiveSettings:
-    """How the endpoint is configured.
+    """The settings of the endpoint.
 
     Attributes:
         rules: for every request; the cluster is filled in from its token.
@@ -278,7 +278,7 @@ class ReceiveEndpoint:
         return sent
 
     def _accepted(self, written: Written, sent: Sent) -> Mapping[str, object]:
-        """What a 2.0 sender is told was written."""
+        """Return what a 2.0 sender is told was written."""
         if self._settings.keep_version:
             return _written_by(sent.headers)
         exemplars = written.exemplars if sent.keeps_exemplars else 0
@@ -287,7 +287,7 @@ class ReceiveEndpoint:
 
 
 def _version_of(request: IRequest) -> int:
-    """The version of the protocol, by the headers.
+    """Return the version of the protocol, by the headers.
 
     Raises:
         Refused: 415, they name something that we do not speak.
@@ -321,7 +321,7 @@ def _nothing_left(write: Write, written: Written) -> str:
 
 
 def _not_allowed(failure: Failure) -> Failure:
-    """What a sender is told whose token the authorization server did not accept.
+    """Return what a sender is told whose token the authorization server did not accept.
 
     A Prometheus drops its samples on most 4xx statuses and keeps them on 429 and 5xx, so a server
     that is only busy or down must not become a 401.
@@ -374,7 +374,7 @@ def _decompressed(body: bytes, limit: int) -> bytes:
 
 
 def _written_by(headers: Headers) -> dict[str, str]:
-    """What an upstream says it has written of a 2.0 request; what it does not name is nothing."""
+    """Return what an upstream says it has written of a 2.0 request: 0 of what it does not name."""
     said = {name: headers.getRawHeaders(name.encode(), [b""])[0] for name in _WRITTEN}
     return {
         name: count.decode() if count.isdigit() and len(count) <= _MOST_DIGITS else "0"

@@ -11,7 +11,7 @@ from telemeter.web.site.routing import Route
 
 
 def reload_route(reload: Callable[[], Awaitable[None]]) -> Route:
-    """The route.
+    """Return the route.
 
     Args:
         reload: does it; raises ValueError with the reason why the old configuration stays.

@@ -110,13 +110,13 @@ class Upload:
             raise too_large("--limit-bytes", self._limit, f"{size} {what} or more")
 
     def take_body(self) -> bytes:
-        """The body as it arrived; it is not kept here any longer."""
+        """Return the body as it arrived; it is not kept here any longer."""
         body, self._body = self._body, BytesIO()
         return body.getvalue()
 
 
 def too_large(flag: str, limit: int, seen: str) -> Refused:
-    """The refusal of a body that is over the limit of a flag."""
+    """Return the refusal of a body that is over the limit of a flag."""
     return Refused(413, f"the body must be under {limit} bytes ({flag}), it has {seen}")
 
 
@@ -185,7 +185,7 @@ class UploadEndpoint:
         return Route("/upload", self.post, ("POST",), "upload", self.gate)
 
     def gate(self, request: IRequest, length: int | None) -> Upload:
-        """Steps 1 and 2: who is it, and is it its turn? Then what the headers say of the body."""
+        """Decide on an upload by its headers: whose it is, whether it may come, in which format."""
         try:
             client = self._verifier.verify(bearer_token(request), self._wall.now())
         except NotAuthorizedError as error:
@@ -212,7 +212,7 @@ class UploadEndpoint:
         return upload
 
     async def post(self, request: IRequest) -> bytes:
-        """Steps 3 to 10."""
+        """Convert and forward the upload."""
         upload = admit(request, self.gate)
         if upload.allowed is not None:
             await upload.allowed

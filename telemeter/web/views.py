@@ -43,7 +43,7 @@ class Views:
         )
 
     async def page(self, query: Query, begin: int, end: int) -> tuple[list[int], int]:
-        """The slots of a page, and how many clusters the query selects.
+        """Return the slots of a page, and how many clusters the query selects.
 
         Args:
             query: what is wanted.

@@ -50,7 +50,7 @@ class AccessToken:
 
 
 def parse_object(what: str, body: bytes) -> dict[str, Any]:
-    """A JSON object; raises `TokenUnavailableError`, which begins with `what`."""
+    """Return a JSON object; raises `TokenUnavailableError`, which begins with `what`."""
     # Not chained: the parser's error holds the whole body, in which a token may be.
     try:
         fields = json.loads(body)

@@ -30,7 +30,7 @@ _PASSING: Final = (408, 429)
 
 
 def check_issuer(value: str) -> str:
-    """The URL of an issuer.
+    """Return the URL of an issuer.
 
     Raises:
         ValueError: it is none: an issuer has neither user, query nor fragment.
@@ -43,7 +43,7 @@ def check_issuer(value: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What we show to the issuer."""
+    """The proof of who we are for the issuer."""
 
     client_id: str
     secret: str = field(repr=False)
@@ -55,7 +55,7 @@ class Credentials:
         return f"Basic {base64.b64encode(pair.encode()).decode()}"
 
     def hide(self, text: str) -> str:
-        """The text without the secret, in whatever way it was sent."""
+        """Return the text without the secret, in whatever way it was sent."""
         encoded = self.basic_header.removeprefix("Basic ")
         for form in (encoded, self.secret, quote_plus(self.secret)):
             if form:
@@ -230,7 +230,7 @@ def _is_https(url: str) -> bool:
 
 
 def _why(body: bytes) -> str:
-    """What the issuer says about a refusal (RFC 6749, section 5.2)."""
+    """Return what the issuer says about a refusal (RFC 6749, section 5.2)."""
     try:
         fields = parse_object("", body)
     except TokenUnavailableError:

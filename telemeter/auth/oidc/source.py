@@ -37,7 +37,7 @@ _T = TypeVar("_T")
 
 
 class TokenSource:
-    """Has an access token ready for everybody, and renews it with one request at a time.
+    """A source of access tokens, which renews them with one request at a time.
 
     The token is renewed when somebody wants it in the last minute of its life, or a little later if
     it is short-lived; until the new one is there, the old one is used. Without a token, everybody
@@ -93,7 +93,7 @@ class TokenSource:
         await self._insist(self._issuer.find_endpoint)
 
     async def token(self, other_than: str = "") -> str:
-        """The current access token, or a new one.
+        """Return the current access token, or a new one.
 
         Args:
             other_than: a token that is of no use, as `invalidate` was told.

@@ -1,4 +1,4 @@
-"""How workers share the connections that come in at their common socket.
+"""The sharing of connections among workers that accept at one socket.
 
 All of them wake up for a connection, and the first takes it. Left to themselves some would have
 most of the connections, and those of remote write last for days. So each knows how many the others
@@ -34,7 +34,7 @@ _AWAY: Final = 2**62
 
 
 class Record(NamedTuple):
-    """What the others know of a worker.
+    """A worker as the others know it.
 
     Attributes:
         held: how many connections it has.
@@ -67,7 +67,7 @@ class Connections:
         self.set(worker, Record(_AWAY, 0))
 
     def records(self) -> list[Record]:
-        """What is known of each."""
+        """Return what is known of each."""
         return [Record(*values) for values in _RECORD.iter_unpack(self._memory)]
 
 
@@ -121,7 +121,7 @@ class _Share:
         connections.set(worker, self._record)
 
     def _counted(self) -> type[Server]:
-        """What the port makes of a connection."""
+        """Make the transport of a connection, and count it."""
         changed = self._changed
 
         class Counted(Server):
@@ -145,7 +145,7 @@ class _Share:
         return records
 
     def _in_front(self, others: list[Record]) -> dict[int, Record]:
-        """Who should take a connection before this worker does."""
+        """Return the workers that should take a connection before this one."""
         return {
             number: record
             for number, record in enumerate(others)
@@ -153,7 +153,7 @@ class _Share:
         }
 
     def _may_accept(self) -> None:
-        """A connection is waiting."""
+        """Take a connection that is waiting, or leave it to another worker."""
         others = self._others()
         if self._in_front(others):
             self._port.stopReading()

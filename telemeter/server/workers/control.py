@@ -1,4 +1,4 @@
-"""What the parent and a worker say to each other: AMP over a pair of sockets.
+"""The commands between the parent and a worker: AMP over a pair of sockets.
 
 AMP's values have up to 64 KiB, so what is larger goes ahead in pieces.
 """
@@ -71,7 +71,7 @@ class Ready(Command):
 class Check(Command):
     """Ask the authorization server, or the memory of what it said.
 
-    The answer is for how many seconds the yes holds, or with which status it refused, or why
+    The answer is for how many seconds it holds, or with which status it refused, or why
     nobody can say.
     """
 
@@ -94,7 +94,7 @@ class Report(Command):
 
 @dataclass
 class Setup:
-    """What a worker serves with.
+    """The setup of a worker.
 
     Attributes:
         workers: how many there are.
@@ -137,7 +137,7 @@ def encode_files(files: Contents) -> bytes:
 
 
 def decode_files(data: bytes) -> Contents:
-    """The same back."""
+    """Return what was encoded."""
     return _binary(json.loads(data))
 
 
@@ -167,12 +167,12 @@ class Control(AMP):
         return {}
 
     def take_pieces(self) -> bytes:
-        """What the command that has come is about."""
+        """Return what the command that has come is about."""
         data = bytes(self._pieces)
         self._pieces.clear()
         return data
 
 
 def short(text: object) -> str:
-    """A text that AMP takes."""
+    """Return a text that AMP takes."""
     return str(text)[:_MAX_TEXT]

@@ -185,7 +185,7 @@ class Worker:
             self._reactor.stop()
 
     def _stops(self) -> None:
-        """The reactor was told to stop, here or by what cannot go on."""
+        """Take note that the reactor was told to stop, here or by what cannot go on."""
         self._stopping = True
         signal.alarm(_STOP_SECONDS)
 
@@ -236,7 +236,7 @@ class WorkerControl(Control):
         return {}
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The parent is gone."""
+        """Stop, because the parent is gone."""
         super().connectionLost(reason)
         self._worker.parent_is_gone()
 
@@ -250,10 +250,10 @@ class WorkerControl(Control):
         """Ask about a remote-write token.
 
         Returns:
-            For how many seconds the yes holds.
+            For how many seconds the positive answer holds.
 
         Raises:
-            RefusedError: it is a no.
+            RefusedError: the answer is negative.
             UnavailableError: nobody can say at present.
         """
         asked: Deferred[dict[str, Any]] = self.callRemote(Check, question=question)

@@ -132,20 +132,20 @@ class Workers(Service):
         return self._were_ready and any(self._ready())
 
     def pids(self) -> dict[int, int]:
-        """The processes that run, by the numbers of the workers."""
+        """Return the processes that run, by the numbers of the workers."""
         return {slot.number: slot.process.pid for slot in self._slots if slot.process is not None}
 
     def _ready(self) -> Iterator[bool]:
         return (slot.process is not None and slot.process.ready for slot in self._slots)
 
     def readiness_changed(self) -> None:
-        """A worker is ready, or not any more."""
+        """Take note that a worker has become ready, or is ready no longer."""
         ready = list(self._ready())
         WORKERS.set(sum(ready))
         self._were_ready = self._were_ready or all(ready)
 
     def forget(self, number: int) -> None:
-        """A worker has ended: nothing is under way there."""
+        """Forget a worker that has ended: nothing is under way there."""
         self._connections.leave(number)
         mark_process_dead(number, str(self.folder))  # its gauges only; counters go on
         self.readiness_changed()
@@ -300,7 +300,7 @@ class _Slot:
         self.start()
 
     def process_ended(self, process: _Process, reason: Failure) -> None:
-        """The process is no more."""
+        """Take note of the end of the process."""
         how = "it ended by itself"
         if isinstance(reason.value, ProcessTerminated):
             error = reason.value
@@ -341,7 +341,7 @@ class _Slot:
         return succeed(None) if self.process is None else self.process.stop()
 
     def gone(self) -> Deferred[None]:
-        """Fires when there is no process; may be cancelled."""
+        """Return a Deferred that fires when there is no process; it may be cancelled."""
         if self.process is None:
             return succeed(None)
         waiting: Deferred[None] = Deferred(self._waiting.remove)
@@ -356,7 +356,7 @@ class _Slot:
 
 
 def pause_after(early_ends: int) -> float:
-    """How many seconds to wait after so many processes in a row that did not last."""
+    """Return the seconds to wait after so many processes in a row that did not last."""
     if early_ends <= 1:
         return 0.0
     return float(min(MAX_PAUSE, 2.0 ** (min(early_ends, 30) - 2)))
@@ -440,7 +440,7 @@ class _Process(ProcessProtocol):
     # --- What it says ---------------------------------------------------------------------------
 
     def is_ready(self, ready: bool) -> None:
-        """It wants requests, or not any more."""
+        """Take note that the worker wants requests, or wants them no longer."""
         self.ready = ready
         self._workers.readiness_changed()
 

@@ -257,7 +257,7 @@ class _Connection(ProtocolWrapper):
         super().connectionLost(reason)
 
     def getPeer(self) -> IAddress:
-        """The client, as far as the header names it."""
+        """Return the client, as far as the header names it."""
         source = None if self._header is None else self._header.source
         return self.transport.getPeer() if source is None else source
 

@@ -50,7 +50,7 @@ class Route:
 
 
 def make_resource(routes: Iterable[Route]) -> IResource:
-    """A Klein resource that serves routes, and answers everything else in plain text."""
+    """Return a Klein resource that serves routes, and answers everything else in plain text."""
     app = Klein()
     app.url_map.merge_slashes = False
     for route in routes:
@@ -80,7 +80,7 @@ def make_resource(routes: Iterable[Route]) -> IResource:
 
 
 def _endpoint(handler: Callable[[IRequest], Any]) -> Callable[..., Any]:
-    """A handler as Klein calls it, whose answer tells its length."""
+    """Return a handler as Klein calls it, whose answer tells its length."""
 
     async def endpoint(request: IRequest, *_: Any) -> bytes:
         try:

@@ -85,7 +85,7 @@ class Admission(Protocol):
         """
 
     def abandoned(self) -> None:
-        """The sender went away before the body was complete: undo what admitting it did."""
+        """Undo what admitting the request did: its sender left before the body was complete."""
 
 
 class Gate(Protocol):
@@ -105,7 +105,7 @@ class Gate(Protocol):
 
 
 class SiteRoute(Protocol):
-    """What the site needs to know of a route."""
+    """A route as the site sees it."""
 
     @property
     def path(self) -> str: ...
@@ -121,7 +121,7 @@ _Admitted = TypeVar("_Admitted", bound=Admission)
 
 
 def admit(request: IRequest, gate: Callable[[IRequest, int | None], _Admitted]) -> _Admitted:
-    """The admission of a request whose body is complete.
+    """Return the admission of a request whose body is complete.
 
     The site has asked the gate already, unless there was no body to guard against (or another site
     serves the resource, as in tests); then the gate is asked now.
@@ -203,7 +203,7 @@ class Request(server.Request):
         """No route uses cookies."""
 
     def getHeader(self, key: AnyStr) -> AnyStr | None:
-        """The last value of a header; what is not UTF-8 in it is replaced."""
+        """Return the last value of a header; what is not UTF-8 in it is replaced."""
         name = key.encode() if isinstance(key, str) else key
         value = super().getHeader(name)
         if value is None or isinstance(key, bytes):
@@ -215,7 +215,7 @@ class Request(server.Request):
         super().setResponseCode(code, message or _PHRASES.get(code))
 
     def gotLength(self, length: int | None) -> None:
-        """The headers are complete: decide whether a body may come."""
+        """Decide whether a body may come, now that the headers are complete."""
         self._began = self.site.reactor.seconds()
         self.site.active.add(self)
         self.content = BytesIO()
@@ -238,7 +238,7 @@ class Request(server.Request):
             allowed.addCallbacks(self._allowed, self._not_allowed)
 
     def _allowed(self, result: None) -> None:
-        """The answer that the body had to wait for is there."""
+        """Read the body on: the answer that it had to wait for is there."""
         if not self._complete and not self._refused and not self._gone:
             self.channel.release()
 
@@ -279,7 +279,7 @@ class Request(server.Request):
         return not_found()
 
     def handleContentChunk(self, data: bytes) -> None:
-        """A piece of the body."""
+        """Take a piece of the body."""
         self.body_size += len(data)
         if self._refused:
             return
@@ -306,7 +306,7 @@ class Request(server.Request):
         self.finish()
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """The request is complete: let the resource answer it."""
+        """Let the resource answer the request, which is complete."""
         self._complete = True
         self.process()
 
@@ -351,7 +351,7 @@ class Request(server.Request):
         super().connectionLost(reason)
 
     def rejected(self, code: int, reason: str) -> None:
-        """The channel has answered already, because the body cannot be read on."""
+        """Take note that the channel has answered, because the body cannot be read on."""
         note(self, reason=reason)
         self._account(code)
 
@@ -389,7 +389,7 @@ class Request(server.Request):
 
 @lru_cache(1024)
 def _meters(code: int, handler: str, method: str) -> tuple[Counter, Histogram, Histogram]:
-    """What counts requests of a kind; to look that up in each metric takes its time."""
+    """Return what counts requests of a kind; to look that up in each metric takes its time."""
     labels = (str(code), handler, method)
     return REQUESTS.labels(*labels), DURATION.labels(*labels), SIZE.labels(*labels)
 
@@ -401,12 +401,12 @@ def _level_of(code: int) -> Any:
 
 
 def not_found() -> Refused:
-    """The refusal of a path that nothing is at."""
+    """Return the refusal of a path that nothing is at."""
     return Refused(404, "not found")
 
 
 def method_not_allowed(methods: tuple[str, ...]) -> Refused:
-    """The refusal of a method that a path does not take."""
+    """Return the refusal of a method that a path does not take."""
     allowed = ", ".join(methods)
     return Refused(405, f"this path takes {allowed} only", {"Allow": allowed})
 
@@ -435,14 +435,14 @@ class Channel(HTTPChannel):
         super().connectionMade()
 
     def request_line(self) -> tuple[bytes, bytes, bytes]:
-        """The method, URI and version of the request whose headers are complete.
+        """Return the method, URI and version of the request whose headers are complete.
 
         Twisted tells a request these only together with its whole body.
         """
         return self._command, self._path, self._version
 
     def lineLengthExceeded(self, line: bytes) -> None:
-        """A line is longer than anything may be: say so, which Twisted would not."""
+        """Answer a line that is longer than any may be, which Twisted would not."""
         if self.requests:
             self._reject(431, _LONG_HEADERS)
         else:
@@ -584,14 +584,14 @@ class Site(server.Site):
         self._idle: list[Deferred[None]] = []
 
     def route_at(self, path: bytes) -> SiteRoute | None:
-        """The route of a path, if there is one."""
+        """Return the route of a path, if there is one."""
         route = self.routes.get(path)
         if route is None and self.branches:
             return next((each for below, each in self.branches if path.startswith(below)), None)
         return route
 
     def acceptableProtocols(self) -> list[bytes]:
-        """What clients are told over TLS that we speak: never HTTP/2, which has no gates.
+        """Return what clients are told over TLS that we speak: never HTTP/2, which has no gates.
 
         Twisted offers HTTP/2 too wherever the package `h2` happens to be installed.
         """
@@ -621,7 +621,7 @@ class Site(server.Site):
         self._idle.remove(waiting)
 
     def channel_closed(self, channel: Channel) -> None:
-        """A connection is gone."""
+        """Forget a connection that is gone."""
         self.channels.discard(channel)
         if self.stopping and not self.channels:
             waiting, self._idle = self._idle, []

@@ -62,7 +62,7 @@ class Stream:
         self._stalled = self._clock.callLater(_STALLED_SECONDS, self._hang_up)
 
     def stopProducing(self) -> None:
-        """The connection is gone."""
+        """Stop, because the connection is gone."""
         self._forget_calls()
 
     def _turn(self) -> None:
@@ -83,7 +83,7 @@ class Stream:
             self.done.callback(None)
 
     def _some(self) -> tuple[bytes, bool]:
-        """A part of the body, and whether there is more."""
+        """Return a part of the body, and whether there is more."""
         end = self._clock.seconds() + _TURN_SECONDS
         made: list[bytes] = []
         size = 0
