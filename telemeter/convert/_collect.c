@@ -1766,7 +1766,7 @@ struct __pyx_obj_9telemeter_7convert_8_collect_Output {
  * 
  * 
  * cdef class Plan:             # <<<<<<<<<<<<<<
- *     """What is done with every collection, prepared.
+ *     """The transforms of every collection, prepared.
  * 
 */
 struct __pyx_obj_9telemeter_7convert_8_collect_Plan {
@@ -1843,7 +1843,7 @@ static CYTHON_INLINE void __pyx_f_9telemeter_7convert_8_collect_6Output_put_numb
  * 
  * 
  * cdef class Plan:             # <<<<<<<<<<<<<<
- *     """What is done with every collection, prepared.
+ *     """The transforms of every collection, prepared.
  * 
 */
 
@@ -14373,7 +14373,7 @@ static CYTHON_INLINE int __pyx_f_9telemeter_7convert_8_collect_take_text(struct 
  * 
  * 
  * cdef inline Py_ssize_t text_size(Span text) noexcept:             # <<<<<<<<<<<<<<
- *     """How many bytes it takes as a field; none, if it was not there."""
+ *     """Return how many bytes it takes as a field; none if it was not there."""
  *     return 0 if text.size < 0 else 1 + number_size(text.size) + text.size
 */
 
@@ -14384,7 +14384,7 @@ static CYTHON_INLINE Py_ssize_t __pyx_f_9telemeter_7convert_8_collect_text_size(
 
   /* "telemeter/convert/_collect.pyx":401
  * cdef inline Py_ssize_t text_size(Span text) noexcept:
- *     """How many bytes it takes as a field; none, if it was not there."""
+ *     """Return how many bytes it takes as a field; none if it was not there."""
  *     return 0 if text.size < 0 else 1 + number_size(text.size) + text.size             # <<<<<<<<<<<<<<
  * 
  * 
@@ -14408,7 +14408,7 @@ static CYTHON_INLINE Py_ssize_t __pyx_f_9telemeter_7convert_8_collect_text_size(
  * 
  * 
  * cdef inline Py_ssize_t text_size(Span text) noexcept:             # <<<<<<<<<<<<<<
- *     """How many bytes it takes as a field; none, if it was not there."""
+ *     """Return how many bytes it takes as a field; none if it was not there."""
  *     return 0 if text.size < 0 else 1 + number_size(text.size) + text.size
 */
 
@@ -16307,7 +16307,7 @@ static PyMethodDef __pyx_methods_9telemeter_7convert_8_collect_Plan[] = {
 #if CYTHON_USE_TYPE_SPECS
 static PyType_Slot __pyx_type_9telemeter_7convert_8_collect_Plan_slots[] = {
   {Py_tp_dealloc, (void *)__pyx_tp_dealloc_9telemeter_7convert_8_collect_Plan},
-  {Py_tp_doc, (void *)PyDoc_STR("What is done with every collection, prepared.\n\n    Args:\n        added: names and values of the labels to add; no name empty or `__name__`, nothing too long.\n        renames: new names of families by old ones.\n        anonymized: names of the labels whose values are replaced by their hashes.\n        anonymous: makes the hash of a value.\n    ")},
+  {Py_tp_doc, (void *)PyDoc_STR("The transforms of every collection, prepared.\n\n    Args:\n        added: names and values of the labels to add; no name empty or `__name__`, nothing too long.\n        renames: new names of families by old ones.\n        anonymized: names of the labels whose values are replaced by their hashes.\n        anonymous: makes the hash of a value.\n    ")},
   {Py_tp_traverse, (void *)__pyx_tp_traverse_9telemeter_7convert_8_collect_Plan},
   {Py_tp_clear, (void *)__pyx_tp_clear_9telemeter_7convert_8_collect_Plan},
   {Py_tp_methods, (void *)__pyx_methods_9telemeter_7convert_8_collect_Plan},
@@ -16350,7 +16350,7 @@ static PyTypeObject __pyx_type_9telemeter_7convert_8_collect_Plan = {
   0, /*tp_setattro*/
   0, /*tp_as_buffer*/
   Py_TPFLAGS_DEFAULT|Py_TPFLAGS_HAVE_VERSION_TAG|Py_TPFLAGS_BASETYPE|Py_TPFLAGS_HAVE_GC, /*tp_flags*/
-  PyDoc_STR("What is done with every collection, prepared.\n\n    Args:\n        added: names and values of the labels to add; no name empty or `__name__`, nothing too long.\n        renames: new names of families by old ones.\n        anonymized: names of the labels whose values are replaced by their hashes.\n        anonymous: makes the hash of a value.\n    "), /*tp_doc*/
+  PyDoc_STR("The transforms of every collection, prepared.\n\n    Args:\n        added: names and values of the labels to add; no name empty or `__name__`, nothing too long.\n        renames: new names of families by old ones.\n        anonymized: names of the labels whose values are replaced by their hashes.\n        anonymous: makes the hash of a value.\n    "), /*tp_doc*/
   __pyx_tp_traverse_9telemeter_7convert_8_collect_Plan, /*tp_traverse*/
   __pyx_tp_clear_9telemeter_7convert_8_collect_Plan, /*tp_clear*/
   0, /*tp_richcompare*/

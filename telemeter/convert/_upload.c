@@ -1942,7 +1942,7 @@ struct __pyx_obj_9telemeter_7convert_7_upload_Rules {
  * 
  * @cython.final             # <<<<<<<<<<<<<<
  * cdef class Plan:
- *     """What is done with every upload, prepared.
+ *     """The rules for every upload, prepared.
 */
 struct __pyx_obj_9telemeter_7convert_7_upload_Plan {
   PyObject_HEAD
@@ -26603,7 +26603,7 @@ static PyMethodDef __pyx_methods_9telemeter_7convert_7_upload_Plan[] = {
 #if CYTHON_USE_TYPE_SPECS
 static PyType_Slot __pyx_type_9telemeter_7convert_7_upload_Plan_slots[] = {
   {Py_tp_dealloc, (void *)__pyx_tp_dealloc_9telemeter_7convert_7_upload_Plan},
-  {Py_tp_doc, (void *)PyDoc_STR("What is done with every upload, prepared.\n\n    Args:\n        rules: what may pass, see `Rules`.\n        added: names and values of the labels to add.\n        elided: names of the labels to remove.\n    ")},
+  {Py_tp_doc, (void *)PyDoc_STR("The rules for every upload, prepared.\n\n    Args:\n        rules: what may pass, see `Rules`.\n        added: names and values of the labels to add.\n        elided: names of the labels to remove.\n    ")},
   {Py_tp_traverse, (void *)__pyx_tp_traverse_9telemeter_7convert_7_upload_Plan},
   {Py_tp_clear, (void *)__pyx_tp_clear_9telemeter_7convert_7_upload_Plan},
   {Py_tp_methods, (void *)__pyx_methods_9telemeter_7convert_7_upload_Plan},
@@ -26646,7 +26646,7 @@ static PyTypeObject __pyx_type_9telemeter_7convert_7_upload_Plan = {
   0, /*tp_setattro*/
   0, /*tp_as_buffer*/
   Py_TPFLAGS_DEFAULT|Py_TPFLAGS_HAVE_VERSION_TAG|Py_TPFLAGS_HAVE_GC, /*tp_flags*/
-  PyDoc_STR("What is done with every upload, prepared.\n\n    Args:\n        rules: what may pass, see `Rules`.\n        added: names and values of the labels to add.\n        elided: names of the labels to remove.\n    "), /*tp_doc*/
+  PyDoc_STR("The rules for every upload, prepared.\n\n    Args:\n        rules: what may pass, see `Rules`.\n        added: names and values of the labels to add.\n        elided: names of the labels to remove.\n    "), /*tp_doc*/
   __pyx_tp_traverse_9telemeter_7convert_7_upload_Plan, /*tp_traverse*/
   __pyx_tp_clear_9telemeter_7convert_7_upload_Plan, /*tp_clear*/
   0, /*tp_richcompare*/

@@ -2106,7 +2106,7 @@ struct __pyx_obj_9telemeter_7convert_6_write_Rules {
  * 
  * @cython.final             # <<<<<<<<<<<<<<
  * cdef class Plan:
- *     """What is demanded of every series, and done with it, prepared.
+ *     """The demands on every series, and the changes to it, prepared.
 */
 struct __pyx_obj_9telemeter_7convert_6_write_Plan {
   PyObject_HEAD
@@ -28853,7 +28853,7 @@ static CYTHON_INLINE int __pyx_f_9telemeter_7convert_6_write_cut(struct __pyx_t_
  * 
  * 
  * cdef inline Py_ssize_t sample_size(Span sample, Shape* shape) except -1:             # <<<<<<<<<<<<<<
- *     """How much of a sample passes: all of it, if it has value and timestamp and nothing else."""
+ *     """Return how much of a sample passes: all, if it has value and timestamp and nothing else."""
  *     cdef const uint8_t* p = sample.start
 */
 
@@ -28874,7 +28874,7 @@ static CYTHON_INLINE Py_ssize_t __pyx_f_9telemeter_7convert_6_write_sample_size(
 
   /* "telemeter/convert/_write.pyx":632
  * cdef inline Py_ssize_t sample_size(Span sample, Shape* shape) except -1:
- *     """How much of a sample passes: all of it, if it has value and timestamp and nothing else."""
+ *     """Return how much of a sample passes: all, if it has value and timestamp and nothing else."""
  *     cdef const uint8_t* p = sample.start             # <<<<<<<<<<<<<<
  *     cdef const uint8_t* end = p + sample.size
  *     cdef uint64_t value
@@ -28884,7 +28884,7 @@ static CYTHON_INLINE Py_ssize_t __pyx_f_9telemeter_7convert_6_write_sample_size(
   __pyx_v_p = __pyx_t_1;
 
   /* "telemeter/convert/_write.pyx":633
- *     """How much of a sample passes: all of it, if it has value and timestamp and nothing else."""
+ *     """Return how much of a sample passes: all, if it has value and timestamp and nothing else."""
  *     cdef const uint8_t* p = sample.start
  *     cdef const uint8_t* end = p + sample.size             # <<<<<<<<<<<<<<
  *     cdef uint64_t value
@@ -29040,7 +29040,7 @@ static CYTHON_INLINE Py_ssize_t __pyx_f_9telemeter_7convert_6_write_sample_size(
  * 
  * 
  * cdef inline Py_ssize_t sample_size(Span sample, Shape* shape) except -1:             # <<<<<<<<<<<<<<
- *     """How much of a sample passes: all of it, if it has value and timestamp and nothing else."""
+ *     """Return how much of a sample passes: all, if it has value and timestamp and nothing else."""
  *     cdef const uint8_t* p = sample.start
 */
 
@@ -32818,7 +32818,7 @@ static PyMethodDef __pyx_methods_9telemeter_7convert_6_write_Plan[] = {
 #if CYTHON_USE_TYPE_SPECS
 static PyType_Slot __pyx_type_9telemeter_7convert_6_write_Plan_slots[] = {
   {Py_tp_dealloc, (void *)__pyx_tp_dealloc_9telemeter_7convert_6_write_Plan},
-  {Py_tp_doc, (void *)PyDoc_STR("What is demanded of every series, and done with it, prepared.\n\n    Args:\n        rules: what may pass, see `Rules`.\n        elided: names of the labels to remove.\n        partition: the name of the label that every series must carry.\n    ")},
+  {Py_tp_doc, (void *)PyDoc_STR("The demands on every series, and the changes to it, prepared.\n\n    Args:\n        rules: what may pass, see `Rules`.\n        elided: names of the labels to remove.\n        partition: the name of the label that every series must carry.\n    ")},
   {Py_tp_traverse, (void *)__pyx_tp_traverse_9telemeter_7convert_6_write_Plan},
   {Py_tp_clear, (void *)__pyx_tp_clear_9telemeter_7convert_6_write_Plan},
   {Py_tp_methods, (void *)__pyx_methods_9telemeter_7convert_6_write_Plan},
@@ -32861,7 +32861,7 @@ static PyTypeObject __pyx_type_9telemeter_7convert_6_write_Plan = {
   0, /*tp_setattro*/
   0, /*tp_as_buffer*/
   Py_TPFLAGS_DEFAULT|Py_TPFLAGS_HAVE_VERSION_TAG|Py_TPFLAGS_HAVE_GC, /*tp_flags*/
-  PyDoc_STR("What is demanded of every series, and done with it, prepared.\n\n    Args:\n        rules: what may pass, see `Rules`.\n        elided: names of the labels to remove.\n        partition: the name of the label that every series must carry.\n    "), /*tp_doc*/
+  PyDoc_STR("The demands on every series, and the changes to it, prepared.\n\n    Args:\n        rules: what may pass, see `Rules`.\n        elided: names of the labels to remove.\n        partition: the name of the label that every series must carry.\n    "), /*tp_doc*/
   __pyx_tp_traverse_9telemeter_7convert_6_write_Plan, /*tp_traverse*/
   __pyx_tp_clear_9telemeter_7convert_6_write_Plan, /*tp_clear*/
   0, /*tp_richcompare*/

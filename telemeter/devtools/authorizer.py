@@ -24,7 +24,9 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
 
 
 class _Question:
-    """Takes the body of a question."""
+    """The body of a question."""
+
+    allowed = None  # nothing to wait for
 
     def __init__(self) -> None:
         self.body = BytesIO()

@@ -4245,7 +4245,7 @@ static PyObject *__pyx_f_9telemeter_5store_7records__read_one(PyObject *__pyx_v_
  * 
  * 
  * def _value_of(label: bytes) -> bytes:             # <<<<<<<<<<<<<<
- *     """The metric name in the label that holds it."""
+ *     """Return the metric name in the label that holds it."""
  *     size, at = read_size(label, 11, len(label))
 */
 
@@ -4265,7 +4265,7 @@ static PyObject *__pyx_f_9telemeter_5store_7records__value_of(PyObject *__pyx_v_
 
   /* "telemeter/store/records.py":109
  * def _value_of(label: bytes) -> bytes:
- *     """The metric name in the label that holds it."""
+ *     """Return the metric name in the label that holds it."""
  *     size, at = read_size(label, 11, len(label))             # <<<<<<<<<<<<<<
  *     return label[at : at + size]
  * 
@@ -4286,7 +4286,7 @@ static PyObject *__pyx_f_9telemeter_5store_7records__value_of(PyObject *__pyx_v_
 
 
   /* "telemeter/store/records.py":110
- *     """The metric name in the label that holds it."""
+ *     """Return the metric name in the label that holds it."""
  *     size, at = read_size(label, 11, len(label))
  *     return label[at : at + size]             # <<<<<<<<<<<<<<
  * 
@@ -4313,7 +4313,7 @@ static PyObject *__pyx_f_9telemeter_5store_7records__value_of(PyObject *__pyx_v_
  * 
  * 
  * def _value_of(label: bytes) -> bytes:             # <<<<<<<<<<<<<<
- *     """The metric name in the label that holds it."""
+ *     """Return the metric name in the label that holds it."""
  *     size, at = read_size(label, 11, len(label))
 */
 
@@ -5192,7 +5192,7 @@ static PyObject *__pyx_pf_9telemeter_5store_7records_4_read_histogram(CYTHON_UNU
  * 
  * 
  * def read_size(data: bytes, at: int, end: int) -> tuple[int, int]:             # <<<<<<<<<<<<<<
- *     """A size at a position, and the position behind it; `BadInputError` if it reaches too far."""
+ *     """Return the size at a position, and the position behind it; raises `BadInputError`."""
  *     size = 0
 */
 
@@ -5225,7 +5225,7 @@ static __pyx_ctuple_Py_ssize_t__and_Py_ssize_t __pyx_f_9telemeter_5store_7record
 
   /* "telemeter/store/records.py":143
  * def read_size(data: bytes, at: int, end: int) -> tuple[int, int]:
- *     """A size at a position, and the position behind it; `BadInputError` if it reaches too far."""
+ *     """Return the size at a position, and the position behind it; raises `BadInputError`."""
  *     size = 0             # <<<<<<<<<<<<<<
  *     shift = 0
  *     while at < end and shift < _MOST_BITS:
@@ -5233,7 +5233,7 @@ static __pyx_ctuple_Py_ssize_t__and_Py_ssize_t __pyx_f_9telemeter_5store_7record
   __pyx_v_size = 0;
 
   /* "telemeter/store/records.py":144
- *     """A size at a position, and the position behind it; `BadInputError` if it reaches too far."""
+ *     """Return the size at a position, and the position behind it; raises `BadInputError`."""
  *     size = 0
  *     shift = 0             # <<<<<<<<<<<<<<
  *     while at < end and shift < _MOST_BITS:
@@ -5415,7 +5415,7 @@ static __pyx_ctuple_Py_ssize_t__and_Py_ssize_t __pyx_f_9telemeter_5store_7record
  * 
  * 
  * def read_size(data: bytes, at: int, end: int) -> tuple[int, int]:             # <<<<<<<<<<<<<<
- *     """A size at a position, and the position behind it; `BadInputError` if it reaches too far."""
+ *     """Return the size at a position, and the position behind it; raises `BadInputError`."""
  *     size = 0
 */
 
@@ -5444,7 +5444,7 @@ PyObject *const *__pyx_args, Py_ssize_t __pyx_nargs, PyObject *__pyx_kwds
 PyObject *__pyx_args, PyObject *__pyx_kwds
 #endif
 ); /*proto*/
-PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_6read_size, "A size at a position, and the position behind it; `BadInputError` if it reaches too far.");
+PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_6read_size, "Return the size at a position, and the position behind it; raises `BadInputError`.");
 static PyMethodDef __pyx_mdef_9telemeter_5store_7records_7read_size = {"read_size", (PyCFunction)(void(*)(void))(__Pyx_PyCFunction_FastCallWithKeywords)__pyx_pw_9telemeter_5store_7records_7read_size, __Pyx_METH_FASTCALL|METH_KEYWORDS, __pyx_doc_9telemeter_5store_7records_6read_size};
 static PyObject *__pyx_pw_9telemeter_5store_7records_7read_size(PyObject *__pyx_self, 
 #if CYTHON_VECTORCALL
@@ -5589,7 +5589,7 @@ static PyObject *__pyx_pf_9telemeter_5store_7records_6read_size(CYTHON_UNUSED Py
  * 
  * 
  * def _skip(data: bytes, at: int, end: int) -> int:             # <<<<<<<<<<<<<<
- *     """The position behind a field that is not for the store."""
+ *     """Return the position behind a field that is not for the store."""
  *     tag, at = read_varint(data, at, end)
 */
 
@@ -5601,7 +5601,7 @@ PyObject *const *__pyx_args, Py_ssize_t __pyx_nargs, PyObject *__pyx_kwds
 PyObject *__pyx_args, PyObject *__pyx_kwds
 #endif
 ); /*proto*/
-PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_8_skip, "The position behind a field that is not for the store.");
+PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_8_skip, "Return the position behind a field that is not for the store.");
 static PyMethodDef __pyx_mdef_9telemeter_5store_7records_9_skip = {"_skip", (PyCFunction)(void(*)(void))(__Pyx_PyCFunction_FastCallWithKeywords)__pyx_pw_9telemeter_5store_7records_9_skip, __Pyx_METH_FASTCALL|METH_KEYWORDS, __pyx_doc_9telemeter_5store_7records_8_skip};
 static PyObject *__pyx_pw_9telemeter_5store_7records_9_skip(PyObject *__pyx_self, 
 #if CYTHON_VECTORCALL
@@ -5721,7 +5721,7 @@ static PyObject *__pyx_pf_9telemeter_5store_7records_8_skip(CYTHON_UNUSED PyObje
 
   /* "telemeter/store/records.py":159
  * def _skip(data: bytes, at: int, end: int) -> int:
- *     """The position behind a field that is not for the store."""
+ *     """Return the position behind a field that is not for the store."""
  *     tag, at = read_varint(data, at, end)             # <<<<<<<<<<<<<<
  *     kind = tag & 7
  *     if kind == 2:
@@ -5805,7 +5805,7 @@ static PyObject *__pyx_pf_9telemeter_5store_7records_8_skip(CYTHON_UNUSED PyObje
   __pyx_t_2 = 0;
 
   /* "telemeter/store/records.py":160
- *     """The position behind a field that is not for the store."""
+ *     """Return the position behind a field that is not for the store."""
  *     tag, at = read_varint(data, at, end)
  *     kind = tag & 7             # <<<<<<<<<<<<<<
  *     if kind == 2:
@@ -6079,7 +6079,7 @@ static PyObject *__pyx_pf_9telemeter_5store_7records_8_skip(CYTHON_UNUSED PyObje
  * 
  * 
  * def _skip(data: bytes, at: int, end: int) -> int:             # <<<<<<<<<<<<<<
- *     """The position behind a field that is not for the store."""
+ *     """Return the position behind a field that is not for the store."""
  *     tag, at = read_varint(data, at, end)
 */
 
@@ -6603,7 +6603,7 @@ static PyObject *__pyx_pf_9telemeter_5store_7records_12_is_stale_histogram(CYTHO
  * 
  * 
  * def time_of(tail: bytes) -> int:             # <<<<<<<<<<<<<<
- *     """The time of a sample."""
+ *     """Return the time of a sample."""
  *     if tail[0] == 0x20:
 */
 
@@ -6615,7 +6615,7 @@ PyObject *const *__pyx_args, Py_ssize_t __pyx_nargs, PyObject *__pyx_kwds
 PyObject *__pyx_args, PyObject *__pyx_kwds
 #endif
 ); /*proto*/
-PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_14time_of, "The time of a sample.");
+PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_14time_of, "Return the time of a sample.");
 static PyMethodDef __pyx_mdef_9telemeter_5store_7records_15time_of = {"time_of", (PyCFunction)(void(*)(void))(__Pyx_PyCFunction_FastCallWithKeywords)__pyx_pw_9telemeter_5store_7records_15time_of, __Pyx_METH_FASTCALL|METH_KEYWORDS, __pyx_doc_9telemeter_5store_7records_14time_of};
 static PyObject *__pyx_pw_9telemeter_5store_7records_15time_of(PyObject *__pyx_self, 
 #if CYTHON_VECTORCALL
@@ -6714,7 +6714,7 @@ static PyObject *__pyx_pf_9telemeter_5store_7records_14time_of(CYTHON_UNUSED PyO
 
   /* "telemeter/store/records.py":186
  * def time_of(tail: bytes) -> int:
- *     """The time of a sample."""
+ *     """Return the time of a sample."""
  *     if tail[0] == 0x20:             # <<<<<<<<<<<<<<
  *         at = 9
  *     else:
@@ -6727,7 +6727,7 @@ static PyObject *__pyx_pf_9telemeter_5store_7records_14time_of(CYTHON_UNUSED PyO
 
 
     /* "telemeter/store/records.py":187
- *     """The time of a sample."""
+ *     """Return the time of a sample."""
  *     if tail[0] == 0x20:
  *         at = 9             # <<<<<<<<<<<<<<
  *     else:
@@ -6738,7 +6738,7 @@ static PyObject *__pyx_pf_9telemeter_5store_7records_14time_of(CYTHON_UNUSED PyO
 
     /* "telemeter/store/records.py":186
  * def time_of(tail: bytes) -> int:
- *     """The time of a sample."""
+ *     """Return the time of a sample."""
  *     if tail[0] == 0x20:             # <<<<<<<<<<<<<<
  *         at = 9
  *     else:
@@ -6900,7 +6900,7 @@ static PyObject *__pyx_pf_9telemeter_5store_7records_14time_of(CYTHON_UNUSED PyO
  * 
  * 
  * def time_of(tail: bytes) -> int:             # <<<<<<<<<<<<<<
- *     """The time of a sample."""
+ *     """Return the time of a sample."""
  *     if tail[0] == 0x20:
 */
 
@@ -6925,7 +6925,7 @@ static PyObject *__pyx_pf_9telemeter_5store_7records_14time_of(CYTHON_UNUSED PyO
  * 
  * 
  * def histogram_of(tail: bytes) -> remote_pb2.Histogram:             # <<<<<<<<<<<<<<
- *     """The native histogram that a sample is."""
+ *     """Return the native histogram that a sample is."""
  *     _, at = read_varint(tail, 0, len(tail))
 */
 
@@ -6937,7 +6937,7 @@ PyObject *const *__pyx_args, Py_ssize_t __pyx_nargs, PyObject *__pyx_kwds
 PyObject *__pyx_args, PyObject *__pyx_kwds
 #endif
 ); /*proto*/
-PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_16histogram_of, "The native histogram that a sample is.");
+PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_16histogram_of, "Return the native histogram that a sample is.");
 static PyMethodDef __pyx_mdef_9telemeter_5store_7records_17histogram_of = {"histogram_of", (PyCFunction)(void(*)(void))(__Pyx_PyCFunction_FastCallWithKeywords)__pyx_pw_9telemeter_5store_7records_17histogram_of, __Pyx_METH_FASTCALL|METH_KEYWORDS, __pyx_doc_9telemeter_5store_7records_16histogram_of};
 static PyObject *__pyx_pw_9telemeter_5store_7records_17histogram_of(PyObject *__pyx_self, 
 #if CYTHON_VECTORCALL
@@ -7035,7 +7035,7 @@ static PyObject *__pyx_pf_9telemeter_5store_7records_16histogram_of(CYTHON_UNUSE
 
   /* "telemeter/store/records.py":196
  * def histogram_of(tail: bytes) -> remote_pb2.Histogram:
- *     """The native histogram that a sample is."""
+ *     """Return the native histogram that a sample is."""
  *     _, at = read_varint(tail, 0, len(tail))             # <<<<<<<<<<<<<<
  *     return remote_pb2.Histogram.FromString(tail[at + 8 :])
  * 
@@ -7124,7 +7124,7 @@ static PyObject *__pyx_pf_9telemeter_5store_7records_16histogram_of(CYTHON_UNUSE
   __pyx_t_5 = 0;
 
   /* "telemeter/store/records.py":197
- *     """The native histogram that a sample is."""
+ *     """Return the native histogram that a sample is."""
  *     _, at = read_varint(tail, 0, len(tail))
  *     return remote_pb2.Histogram.FromString(tail[at + 8 :])             # <<<<<<<<<<<<<<
  * 
@@ -7167,7 +7167,7 @@ static PyObject *__pyx_pf_9telemeter_5store_7records_16histogram_of(CYTHON_UNUSE
  * 
  * 
  * def histogram_of(tail: bytes) -> remote_pb2.Histogram:             # <<<<<<<<<<<<<<
- *     """The native histogram that a sample is."""
+ *     """Return the native histogram that a sample is."""
  *     _, at = read_varint(tail, 0, len(tail))
 */
 
@@ -7192,7 +7192,7 @@ static PyObject *__pyx_pf_9telemeter_5store_7records_16histogram_of(CYTHON_UNUSE
  * 
  * 
  * def pack(records: Sequence[Record]) -> bytes:             # <<<<<<<<<<<<<<
- *     """The segment of sorted records."""
+ *     """Return the segment of sorted records."""
  *     parts: list[bytes] = []
 */
 
@@ -7229,7 +7229,7 @@ static PyObject *__pyx_f_9telemeter_5store_7records_pack(PyObject *__pyx_v_recor
 
   /* "telemeter/store/records.py":205
  * def pack(records: Sequence[Record]) -> bytes:
- *     """The segment of sorted records."""
+ *     """Return the segment of sorted records."""
  *     parts: list[bytes] = []             # <<<<<<<<<<<<<<
  *     for name, labels, tail in records:
  *         parts.append(write_size(len(name)))
@@ -7240,7 +7240,7 @@ static PyObject *__pyx_f_9telemeter_5store_7records_pack(PyObject *__pyx_v_recor
   __pyx_t_1 = 0;
 
   /* "telemeter/store/records.py":206
- *     """The segment of sorted records."""
+ *     """Return the segment of sorted records."""
  *     parts: list[bytes] = []
  *     for name, labels, tail in records:             # <<<<<<<<<<<<<<
  *         parts.append(write_size(len(name)))
@@ -7481,7 +7481,7 @@ static PyObject *__pyx_f_9telemeter_5store_7records_pack(PyObject *__pyx_v_recor
 
 
     /* "telemeter/store/records.py":206
- *     """The segment of sorted records."""
+ *     """Return the segment of sorted records."""
  *     parts: list[bytes] = []
  *     for name, labels, tail in records:             # <<<<<<<<<<<<<<
  *         parts.append(write_size(len(name)))
@@ -7514,7 +7514,7 @@ static PyObject *__pyx_f_9telemeter_5store_7records_pack(PyObject *__pyx_v_recor
  * 
  * 
  * def pack(records: Sequence[Record]) -> bytes:             # <<<<<<<<<<<<<<
- *     """The segment of sorted records."""
+ *     """Return the segment of sorted records."""
  *     parts: list[bytes] = []
 */
 
@@ -7546,7 +7546,7 @@ PyObject *const *__pyx_args, Py_ssize_t __pyx_nargs, PyObject *__pyx_kwds
 PyObject *__pyx_args, PyObject *__pyx_kwds
 #endif
 ); /*proto*/
-PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_18pack, "The segment of sorted records.");
+PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_18pack, "Return the segment of sorted records.");
 static PyMethodDef __pyx_mdef_9telemeter_5store_7records_19pack = {"pack", (PyCFunction)(void(*)(void))(__Pyx_PyCFunction_FastCallWithKeywords)__pyx_pw_9telemeter_5store_7records_19pack, __Pyx_METH_FASTCALL|METH_KEYWORDS, __pyx_doc_9telemeter_5store_7records_18pack};
 static PyObject *__pyx_pw_9telemeter_5store_7records_19pack(PyObject *__pyx_self, 
 #if CYTHON_VECTORCALL
@@ -7660,7 +7660,7 @@ static PyObject *__pyx_pf_9telemeter_5store_7records_18pack(CYTHON_UNUSED PyObje
  * 
  * 
  * def write_size(size: int) -> bytes:             # <<<<<<<<<<<<<<
- *     """A size as a varint."""
+ *     """Return a size as a varint."""
  *     return bytes((size,)) if size < 0x80 else write_varint(size)
 */
 
@@ -7672,7 +7672,7 @@ PyObject *const *__pyx_args, Py_ssize_t __pyx_nargs, PyObject *__pyx_kwds
 PyObject *__pyx_args, PyObject *__pyx_kwds
 #endif
 ); /*proto*/
-PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_20write_size, "A size as a varint.");
+PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_20write_size, "Return a size as a varint.");
 static PyMethodDef __pyx_mdef_9telemeter_5store_7records_21write_size = {"write_size", (PyCFunction)(void(*)(void))(__Pyx_PyCFunction_FastCallWithKeywords)__pyx_pw_9telemeter_5store_7records_21write_size, __Pyx_METH_FASTCALL|METH_KEYWORDS, __pyx_doc_9telemeter_5store_7records_20write_size};
 static PyObject *__pyx_pw_9telemeter_5store_7records_21write_size(PyObject *__pyx_self, 
 #if CYTHON_VECTORCALL
@@ -7766,7 +7766,7 @@ static PyObject *__pyx_pf_9telemeter_5store_7records_20write_size(CYTHON_UNUSED 
 
   /* "telemeter/store/records.py":217
  * def write_size(size: int) -> bytes:
- *     """A size as a varint."""
+ *     """Return a size as a varint."""
  *     return bytes((size,)) if size < 0x80 else write_varint(size)             # <<<<<<<<<<<<<<
  * 
  * 
@@ -7833,7 +7833,7 @@ static PyObject *__pyx_pf_9telemeter_5store_7records_20write_size(CYTHON_UNUSED 
  * 
  * 
  * def write_size(size: int) -> bytes:             # <<<<<<<<<<<<<<
- *     """A size as a varint."""
+ *     """Return a size as a varint."""
  *     return bytes((size,)) if size < 0x80 else write_varint(size)
 */
 
@@ -7855,7 +7855,7 @@ static PyObject *__pyx_pf_9telemeter_5store_7records_20write_size(CYTHON_UNUSED 
  * 
  * 
  * def unpack(segment: bytes) -> list[Record]:             # <<<<<<<<<<<<<<
- *     """The records of a segment."""
+ *     """Return the records of a segment."""
  *     records: list[Record] = []
 */
 
@@ -7890,7 +7890,7 @@ static PyObject *__pyx_f_9telemeter_5store_7records_unpack(PyObject *__pyx_v_seg
 
   /* "telemeter/store/records.py":222
  * def unpack(segment: bytes) -> list[Record]:
- *     """The records of a segment."""
+ *     """Return the records of a segment."""
  *     records: list[Record] = []             # <<<<<<<<<<<<<<
  *     at = 0
  *     end = len(segment)
@@ -7901,7 +7901,7 @@ static PyObject *__pyx_f_9telemeter_5store_7records_unpack(PyObject *__pyx_v_seg
   __pyx_t_1 = 0;
 
   /* "telemeter/store/records.py":223
- *     """The records of a segment."""
+ *     """Return the records of a segment."""
  *     records: list[Record] = []
  *     at = 0             # <<<<<<<<<<<<<<
  *     end = len(segment)
@@ -8094,7 +8094,7 @@ static PyObject *__pyx_f_9telemeter_5store_7records_unpack(PyObject *__pyx_v_seg
  * 
  * 
  * def unpack(segment: bytes) -> list[Record]:             # <<<<<<<<<<<<<<
- *     """The records of a segment."""
+ *     """Return the records of a segment."""
  *     records: list[Record] = []
 */
 
@@ -8125,7 +8125,7 @@ PyObject *const *__pyx_args, Py_ssize_t __pyx_nargs, PyObject *__pyx_kwds
 PyObject *__pyx_args, PyObject *__pyx_kwds
 #endif
 ); /*proto*/
-PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_22unpack, "The records of a segment.");
+PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_22unpack, "Return the records of a segment.");
 static PyMethodDef __pyx_mdef_9telemeter_5store_7records_23unpack = {"unpack", (PyCFunction)(void(*)(void))(__Pyx_PyCFunction_FastCallWithKeywords)__pyx_pw_9telemeter_5store_7records_23unpack, __Pyx_METH_FASTCALL|METH_KEYWORDS, __pyx_doc_9telemeter_5store_7records_22unpack};
 static PyObject *__pyx_pw_9telemeter_5store_7records_23unpack(PyObject *__pyx_self, 
 #if CYTHON_VECTORCALL
@@ -8249,7 +8249,7 @@ static PyObject *__pyx_pf_9telemeter_5store_7records_22unpack(CYTHON_UNUSED PyOb
  * 
  * 
  * def read_size_of_sample(segment: bytes, at: int, end: int) -> tuple[int, int]:             # <<<<<<<<<<<<<<
- *     """The size of a sample, and where it begins."""
+ *     """Return the size of a sample, and where it begins."""
  *     if segment[at] == 0x20:
 */
 
@@ -8284,7 +8284,7 @@ static __pyx_ctuple_Py_ssize_t__and_Py_ssize_t __pyx_f_9telemeter_5store_7record
 
   /* "telemeter/store/records.py":240
  * def read_size_of_sample(segment: bytes, at: int, end: int) -> tuple[int, int]:
- *     """The size of a sample, and where it begins."""
+ *     """Return the size of a sample, and where it begins."""
  *     if segment[at] == 0x20:             # <<<<<<<<<<<<<<
  *         return 16, at + 1
  *     size, at = read_varint(segment, at, end)
@@ -8297,7 +8297,7 @@ static __pyx_ctuple_Py_ssize_t__and_Py_ssize_t __pyx_f_9telemeter_5store_7record
 
 
     /* "telemeter/store/records.py":241
- *     """The size of a sample, and where it begins."""
+ *     """Return the size of a sample, and where it begins."""
  *     if segment[at] == 0x20:
  *         return 16, at + 1             # <<<<<<<<<<<<<<
  *     size, at = read_varint(segment, at, end)
@@ -8312,7 +8312,7 @@ static __pyx_ctuple_Py_ssize_t__and_Py_ssize_t __pyx_f_9telemeter_5store_7record
 
     /* "telemeter/store/records.py":240
  * def read_size_of_sample(segment: bytes, at: int, end: int) -> tuple[int, int]:
- *     """The size of a sample, and where it begins."""
+ *     """Return the size of a sample, and where it begins."""
  *     if segment[at] == 0x20:             # <<<<<<<<<<<<<<
  *         return 16, at + 1
  *     size, at = read_varint(segment, at, end)
@@ -8430,7 +8430,7 @@ static __pyx_ctuple_Py_ssize_t__and_Py_ssize_t __pyx_f_9telemeter_5store_7record
  * 
  * 
  * def read_size_of_sample(segment: bytes, at: int, end: int) -> tuple[int, int]:             # <<<<<<<<<<<<<<
- *     """The size of a sample, and where it begins."""
+ *     """Return the size of a sample, and where it begins."""
  *     if segment[at] == 0x20:
 */
 
@@ -8459,7 +8459,7 @@ PyObject *const *__pyx_args, Py_ssize_t __pyx_nargs, PyObject *__pyx_kwds
 PyObject *__pyx_args, PyObject *__pyx_kwds
 #endif
 ); /*proto*/
-PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_24read_size_of_sample, "The size of a sample, and where it begins.");
+PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_24read_size_of_sample, "Return the size of a sample, and where it begins.");
 static PyMethodDef __pyx_mdef_9telemeter_5store_7records_25read_size_of_sample = {"read_size_of_sample", (PyCFunction)(void(*)(void))(__Pyx_PyCFunction_FastCallWithKeywords)__pyx_pw_9telemeter_5store_7records_25read_size_of_sample, __Pyx_METH_FASTCALL|METH_KEYWORDS, __pyx_doc_9telemeter_5store_7records_24read_size_of_sample};
 static PyObject *__pyx_pw_9telemeter_5store_7records_25read_size_of_sample(PyObject *__pyx_self, 
 #if CYTHON_VECTORCALL
@@ -8604,7 +8604,7 @@ static PyObject *__pyx_pf_9telemeter_5store_7records_24read_size_of_sample(CYTHO
  * 
  * 
  * def first_key(segment: bytes) -> Key:             # <<<<<<<<<<<<<<
- *     """The key of the first record."""
+ *     """Return the key of the first record."""
  *     end = len(segment)
 */
 
@@ -8634,7 +8634,7 @@ static PyObject *__pyx_f_9telemeter_5store_7records_first_key(PyObject *__pyx_v_
 
   /* "telemeter/store/records.py":248
  * def first_key(segment: bytes) -> Key:
- *     """The key of the first record."""
+ *     """Return the key of the first record."""
  *     end = len(segment)             # <<<<<<<<<<<<<<
  *     size, at = read_size(segment, 0, end)
  *     name = segment[at : at + size]
@@ -8647,7 +8647,7 @@ static PyObject *__pyx_f_9telemeter_5store_7records_first_key(PyObject *__pyx_v_
   __pyx_v_end = __pyx_t_1;
 
   /* "telemeter/store/records.py":249
- *     """The key of the first record."""
+ *     """Return the key of the first record."""
  *     end = len(segment)
  *     size, at = read_size(segment, 0, end)             # <<<<<<<<<<<<<<
  *     name = segment[at : at + size]
@@ -8739,7 +8739,7 @@ static PyObject *__pyx_f_9telemeter_5store_7records_first_key(PyObject *__pyx_v_
  * 
  * 
  * def first_key(segment: bytes) -> Key:             # <<<<<<<<<<<<<<
- *     """The key of the first record."""
+ *     """Return the key of the first record."""
  *     end = len(segment)
 */
 
@@ -8767,7 +8767,7 @@ PyObject *const *__pyx_args, Py_ssize_t __pyx_nargs, PyObject *__pyx_kwds
 PyObject *__pyx_args, PyObject *__pyx_kwds
 #endif
 ); /*proto*/
-PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_26first_key, "The key of the first record.");
+PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_26first_key, "Return the key of the first record.");
 static PyMethodDef __pyx_mdef_9telemeter_5store_7records_27first_key = {"first_key", (PyCFunction)(void(*)(void))(__Pyx_PyCFunction_FastCallWithKeywords)__pyx_pw_9telemeter_5store_7records_27first_key, __Pyx_METH_FASTCALL|METH_KEYWORDS, __pyx_doc_9telemeter_5store_7records_26first_key};
 static PyObject *__pyx_pw_9telemeter_5store_7records_27first_key(PyObject *__pyx_self, 
 #if CYTHON_VECTORCALL
@@ -8891,7 +8891,7 @@ static PyObject *__pyx_pf_9telemeter_5store_7records_26first_key(CYTHON_UNUSED P
  * 
  * 
  * def first_name(segment: bytes) -> bytes:             # <<<<<<<<<<<<<<
- *     """The metric name of the first record."""
+ *     """Return the metric name of the first record."""
  *     size, at = read_size(segment, 0, len(segment))
 */
 
@@ -8918,7 +8918,7 @@ static PyObject *__pyx_f_9telemeter_5store_7records_first_name(PyObject *__pyx_v
 
   /* "telemeter/store/records.py":258
  * def first_name(segment: bytes) -> bytes:
- *     """The metric name of the first record."""
+ *     """Return the metric name of the first record."""
  *     size, at = read_size(segment, 0, len(segment))             # <<<<<<<<<<<<<<
  *     return segment[at : at + size]
  * 
@@ -8939,7 +8939,7 @@ static PyObject *__pyx_f_9telemeter_5store_7records_first_name(PyObject *__pyx_v
 
 
   /* "telemeter/store/records.py":259
- *     """The metric name of the first record."""
+ *     """Return the metric name of the first record."""
  *     size, at = read_size(segment, 0, len(segment))
  *     return segment[at : at + size]             # <<<<<<<<<<<<<<
  * 
@@ -8966,7 +8966,7 @@ static PyObject *__pyx_f_9telemeter_5store_7records_first_name(PyObject *__pyx_v
  * 
  * 
  * def first_name(segment: bytes) -> bytes:             # <<<<<<<<<<<<<<
- *     """The metric name of the first record."""
+ *     """Return the metric name of the first record."""
  *     size, at = read_size(segment, 0, len(segment))
 */
 
@@ -8991,7 +8991,7 @@ PyObject *const *__pyx_args, Py_ssize_t __pyx_nargs, PyObject *__pyx_kwds
 PyObject *__pyx_args, PyObject *__pyx_kwds
 #endif
 ); /*proto*/
-PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_28first_name, "The metric name of the first record.");
+PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_28first_name, "Return the metric name of the first record.");
 static PyMethodDef __pyx_mdef_9telemeter_5store_7records_29first_name = {"first_name", (PyCFunction)(void(*)(void))(__Pyx_PyCFunction_FastCallWithKeywords)__pyx_pw_9telemeter_5store_7records_29first_name, __Pyx_METH_FASTCALL|METH_KEYWORDS, __pyx_doc_9telemeter_5store_7records_28first_name};
 static PyObject *__pyx_pw_9telemeter_5store_7records_29first_name(PyObject *__pyx_self, 
 #if CYTHON_VECTORCALL
@@ -9115,7 +9115,7 @@ static PyObject *__pyx_pf_9telemeter_5store_7records_28first_name(CYTHON_UNUSED 
  * 
  * 
  * def names(segment: bytes) -> list[bytes]:             # <<<<<<<<<<<<<<
- *     """The metric names in a segment, sorted."""
+ *     """Return the metric names in a segment, sorted."""
  *     found: list[bytes] = []
 */
 
@@ -9148,7 +9148,7 @@ static PyObject *__pyx_f_9telemeter_5store_7records_names(PyObject *__pyx_v_segm
 
   /* "telemeter/store/records.py":264
  * def names(segment: bytes) -> list[bytes]:
- *     """The metric names in a segment, sorted."""
+ *     """Return the metric names in a segment, sorted."""
  *     found: list[bytes] = []             # <<<<<<<<<<<<<<
  *     last = b""
  *     at = 0
@@ -9159,7 +9159,7 @@ static PyObject *__pyx_f_9telemeter_5store_7records_names(PyObject *__pyx_v_segm
   __pyx_t_1 = 0;
 
   /* "telemeter/store/records.py":265
- *     """The metric names in a segment, sorted."""
+ *     """Return the metric names in a segment, sorted."""
  *     found: list[bytes] = []
  *     last = b""             # <<<<<<<<<<<<<<
  *     at = 0
@@ -9349,7 +9349,7 @@ static PyObject *__pyx_f_9telemeter_5store_7records_names(PyObject *__pyx_v_segm
  * 
  * 
  * def names(segment: bytes) -> list[bytes]:             # <<<<<<<<<<<<<<
- *     """The metric names in a segment, sorted."""
+ *     """Return the metric names in a segment, sorted."""
  *     found: list[bytes] = []
 */
 
@@ -9378,7 +9378,7 @@ PyObject *const *__pyx_args, Py_ssize_t __pyx_nargs, PyObject *__pyx_kwds
 PyObject *__pyx_args, PyObject *__pyx_kwds
 #endif
 ); /*proto*/
-PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_30names, "The metric names in a segment, sorted.");
+PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_30names, "Return the metric names in a segment, sorted.");
 static PyMethodDef __pyx_mdef_9telemeter_5store_7records_31names = {"names", (PyCFunction)(void(*)(void))(__Pyx_PyCFunction_FastCallWithKeywords)__pyx_pw_9telemeter_5store_7records_31names, __Pyx_METH_FASTCALL|METH_KEYWORDS, __pyx_doc_9telemeter_5store_7records_30names};
 static PyObject *__pyx_pw_9telemeter_5store_7records_31names(PyObject *__pyx_self, 
 #if CYTHON_VECTORCALL
@@ -9502,7 +9502,7 @@ static PyObject *__pyx_pf_9telemeter_5store_7records_30names(CYTHON_UNUSED PyObj
  * 
  * 
  * def name_after(segment: bytes, name: bytes) -> bytes | None:             # <<<<<<<<<<<<<<
- *     """The first metric name in a segment that comes after a name, if there is one."""
+ *     """Return the first metric name in a segment that comes after a name, if there is one."""
  *     at = 0
 */
 
@@ -9531,7 +9531,7 @@ static PyObject *__pyx_f_9telemeter_5store_7records_name_after(PyObject *__pyx_v
 
   /* "telemeter/store/records.py":283
  * def name_after(segment: bytes, name: bytes) -> bytes | None:
- *     """The first metric name in a segment that comes after a name, if there is one."""
+ *     """Return the first metric name in a segment that comes after a name, if there is one."""
  *     at = 0             # <<<<<<<<<<<<<<
  *     end = len(segment)
  *     while at < end:
@@ -9539,7 +9539,7 @@ static PyObject *__pyx_f_9telemeter_5store_7records_name_after(PyObject *__pyx_v
   __pyx_v_at = 0;
 
   /* "telemeter/store/records.py":284
- *     """The first metric name in a segment that comes after a name, if there is one."""
+ *     """Return the first metric name in a segment that comes after a name, if there is one."""
  *     at = 0
  *     end = len(segment)             # <<<<<<<<<<<<<<
  *     while at < end:
@@ -9704,7 +9704,7 @@ static PyObject *__pyx_f_9telemeter_5store_7records_name_after(PyObject *__pyx_v
  * 
  * 
  * def name_after(segment: bytes, name: bytes) -> bytes | None:             # <<<<<<<<<<<<<<
- *     """The first metric name in a segment that comes after a name, if there is one."""
+ *     """Return the first metric name in a segment that comes after a name, if there is one."""
  *     at = 0
 */
 
@@ -9730,7 +9730,7 @@ PyObject *const *__pyx_args, Py_ssize_t __pyx_nargs, PyObject *__pyx_kwds
 PyObject *__pyx_args, PyObject *__pyx_kwds
 #endif
 ); /*proto*/
-PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_32name_after, "The first metric name in a segment that comes after a name, if there is one.");
+PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_32name_after, "Return the first metric name in a segment that comes after a name, if there is one.");
 static PyMethodDef __pyx_mdef_9telemeter_5store_7records_33name_after = {"name_after", (PyCFunction)(void(*)(void))(__Pyx_PyCFunction_FastCallWithKeywords)__pyx_pw_9telemeter_5store_7records_33name_after, __Pyx_METH_FASTCALL|METH_KEYWORDS, __pyx_doc_9telemeter_5store_7records_32name_after};
 static PyObject *__pyx_pw_9telemeter_5store_7records_33name_after(PyObject *__pyx_self, 
 #if CYTHON_VECTORCALL
@@ -10381,7 +10381,7 @@ static PyObject *__pyx_pf_9telemeter_5store_7records_34locate(CYTHON_UNUSED PyOb
  * 
  * 
  * def count(segment: bytes) -> int:             # <<<<<<<<<<<<<<
- *     """How many records a segment has."""
+ *     """Return how many records a segment has."""
  *     number = 0
 */
 
@@ -10411,7 +10411,7 @@ static Py_ssize_t __pyx_f_9telemeter_5store_7records_count(PyObject *__pyx_v_seg
 
   /* "telemeter/store/records.py":328
  * def count(segment: bytes) -> int:
- *     """How many records a segment has."""
+ *     """Return how many records a segment has."""
  *     number = 0             # <<<<<<<<<<<<<<
  *     at = 0
  *     end = len(segment)
@@ -10420,7 +10420,7 @@ static Py_ssize_t __pyx_f_9telemeter_5store_7records_count(PyObject *__pyx_v_seg
   __pyx_v_number = __pyx_mstate_global->__pyx_int_0;
 
   /* "telemeter/store/records.py":329
- *     """How many records a segment has."""
+ *     """Return how many records a segment has."""
  *     number = 0
  *     at = 0             # <<<<<<<<<<<<<<
  *     end = len(segment)
@@ -10542,7 +10542,7 @@ static Py_ssize_t __pyx_f_9telemeter_5store_7records_count(PyObject *__pyx_v_seg
  * 
  * 
  * def count(segment: bytes) -> int:             # <<<<<<<<<<<<<<
- *     """How many records a segment has."""
+ *     """Return how many records a segment has."""
  *     number = 0
 */
 
@@ -10569,7 +10569,7 @@ PyObject *const *__pyx_args, Py_ssize_t __pyx_nargs, PyObject *__pyx_kwds
 PyObject *__pyx_args, PyObject *__pyx_kwds
 #endif
 ); /*proto*/
-PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_36count, "How many records a segment has.");
+PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_36count, "Return how many records a segment has.");
 static PyMethodDef __pyx_mdef_9telemeter_5store_7records_37count = {"count", (PyCFunction)(void(*)(void))(__Pyx_PyCFunction_FastCallWithKeywords)__pyx_pw_9telemeter_5store_7records_37count, __Pyx_METH_FASTCALL|METH_KEYWORDS, __pyx_doc_9telemeter_5store_7records_36count};
 static PyObject *__pyx_pw_9telemeter_5store_7records_37count(PyObject *__pyx_self, 
 #if CYTHON_VECTORCALL
@@ -11165,7 +11165,7 @@ PyObject *const *__pyx_args, Py_ssize_t __pyx_nargs, PyObject *__pyx_kwds
 PyObject *__pyx_args, PyObject *__pyx_kwds
 #endif
 ); /*proto*/
-PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_38choose, "The series of a metric name in a segment.\n\n    Args:\n        segment: the segment.\n        name: the metric name.\n        after: only series with greater labels than this.\n        passes: decides on a series by its labels, encoded.\n\n    Returns:\n        Of each series its labels, each encoded as a field of a series, and its sample; and the\n        labels of the last series of that name, or `after`.\n    ");
+PyDoc_STRVAR(__pyx_doc_9telemeter_5store_7records_38choose, "Return the series of a metric name in a segment.\n\n    Args:\n        segment: the segment.\n        name: the metric name.\n        after: only series with greater labels than this.\n        passes: decides on a series by its labels, encoded.\n\n    Returns:\n        Of each series its labels, each encoded as a field of a series, and its sample; and the\n        labels of the last series of that name, or `after`.\n    ");
 static PyMethodDef __pyx_mdef_9telemeter_5store_7records_39choose = {"choose", (PyCFunction)(void(*)(void))(__Pyx_PyCFunction_FastCallWithKeywords)__pyx_pw_9telemeter_5store_7records_39choose, __Pyx_METH_FASTCALL|METH_KEYWORDS, __pyx_doc_9telemeter_5store_7records_38choose};
 static PyObject *__pyx_pw_9telemeter_5store_7records_39choose(PyObject *__pyx_self, 
 #if CYTHON_VECTORCALL
@@ -12341,7 +12341,7 @@ __Pyx_RefNannySetupContext("PyInit_records", 0);
  * 
  * 
  * def read_size(data: bytes, at: int, end: int) -> tuple[int, int]:             # <<<<<<<<<<<<<<
- *     """A size at a position, and the position behind it; `BadInputError` if it reaches too far."""
+ *     """Return the size at a position, and the position behind it; raises `BadInputError`."""
  *     size = 0
 */
   __pyx_t_6 = __Pyx_PyDict_NewPresized(3); if (unlikely(!__pyx_t_6)) __PYX_ERR(0, 141, __pyx_L1_error)
@@ -12363,7 +12363,7 @@ __Pyx_RefNannySetupContext("PyInit_records", 0);
  * 
  * 
  * def _skip(data: bytes, at: int, end: int) -> int:             # <<<<<<<<<<<<<<
- *     """The position behind a field that is not for the store."""
+ *     """Return the position behind a field that is not for the store."""
  *     tag, at = read_varint(data, at, end)
 */
   __pyx_t_4 = __Pyx_PyDict_NewPresized(4); if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 157, __pyx_L1_error)
@@ -12427,7 +12427,7 @@ __Pyx_RefNannySetupContext("PyInit_records", 0);
  * 
  * 
  * def time_of(tail: bytes) -> int:             # <<<<<<<<<<<<<<
- *     """The time of a sample."""
+ *     """Return the time of a sample."""
  *     if tail[0] == 0x20:
 */
   __pyx_t_6 = __Pyx_PyDict_NewPresized(2); if (unlikely(!__pyx_t_6)) __PYX_ERR(0, 184, __pyx_L1_error)
@@ -12448,7 +12448,7 @@ __Pyx_RefNannySetupContext("PyInit_records", 0);
  * 
  * 
  * def histogram_of(tail: bytes) -> remote_pb2.Histogram:             # <<<<<<<<<<<<<<
- *     """The native histogram that a sample is."""
+ *     """Return the native histogram that a sample is."""
  *     _, at = read_varint(tail, 0, len(tail))
 */
   __pyx_t_4 = __Pyx_PyDict_NewPresized(2); if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 194, __pyx_L1_error)
@@ -12469,7 +12469,7 @@ __Pyx_RefNannySetupContext("PyInit_records", 0);
  * 
  * 
  * def pack(records: Sequence[Record]) -> bytes:             # <<<<<<<<<<<<<<
- *     """The segment of sorted records."""
+ *     """Return the segment of sorted records."""
  *     parts: list[bytes] = []
 */
   __pyx_t_6 = __Pyx_PyDict_NewPresized(1); if (unlikely(!__pyx_t_6)) __PYX_ERR(0, 203, __pyx_L1_error)
@@ -12489,7 +12489,7 @@ __Pyx_RefNannySetupContext("PyInit_records", 0);
  * 
  * 
  * def write_size(size: int) -> bytes:             # <<<<<<<<<<<<<<
- *     """A size as a varint."""
+ *     """Return a size as a varint."""
  *     return bytes((size,)) if size < 0x80 else write_varint(size)
 */
   __pyx_t_4 = __Pyx_PyDict_NewPresized(2); if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 215, __pyx_L1_error)
@@ -12510,7 +12510,7 @@ __Pyx_RefNannySetupContext("PyInit_records", 0);
  * 
  * 
  * def unpack(segment: bytes) -> list[Record]:             # <<<<<<<<<<<<<<
- *     """The records of a segment."""
+ *     """Return the records of a segment."""
  *     records: list[Record] = []
 */
   __pyx_t_6 = __Pyx_PyDict_NewPresized(1); if (unlikely(!__pyx_t_6)) __PYX_ERR(0, 220, __pyx_L1_error)
@@ -12530,7 +12530,7 @@ __Pyx_RefNannySetupContext("PyInit_records", 0);
  * 
  * 
  * def read_size_of_sample(segment: bytes, at: int, end: int) -> tuple[int, int]:             # <<<<<<<<<<<<<<
- *     """The size of a sample, and where it begins."""
+ *     """Return the size of a sample, and where it begins."""
  *     if segment[at] == 0x20:
 */
   __pyx_t_4 = __Pyx_PyDict_NewPresized(3); if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 238, __pyx_L1_error)
@@ -12552,7 +12552,7 @@ __Pyx_RefNannySetupContext("PyInit_records", 0);
  * 
  * 
  * def first_key(segment: bytes) -> Key:             # <<<<<<<<<<<<<<
- *     """The key of the first record."""
+ *     """Return the key of the first record."""
  *     end = len(segment)
 */
   __pyx_t_6 = __Pyx_PyDict_NewPresized(1); if (unlikely(!__pyx_t_6)) __PYX_ERR(0, 246, __pyx_L1_error)
@@ -12572,7 +12572,7 @@ __Pyx_RefNannySetupContext("PyInit_records", 0);
  * 
  * 
  * def first_name(segment: bytes) -> bytes:             # <<<<<<<<<<<<<<
- *     """The metric name of the first record."""
+ *     """Return the metric name of the first record."""
  *     size, at = read_size(segment, 0, len(segment))
 */
   __pyx_t_4 = __Pyx_PyDict_NewPresized(1); if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 256, __pyx_L1_error)
@@ -12592,7 +12592,7 @@ __Pyx_RefNannySetupContext("PyInit_records", 0);
  * 
  * 
  * def names(segment: bytes) -> list[bytes]:             # <<<<<<<<<<<<<<
- *     """The metric names in a segment, sorted."""
+ *     """Return the metric names in a segment, sorted."""
  *     found: list[bytes] = []
 */
   __pyx_t_6 = __Pyx_PyDict_NewPresized(1); if (unlikely(!__pyx_t_6)) __PYX_ERR(0, 262, __pyx_L1_error)
@@ -12612,7 +12612,7 @@ __Pyx_RefNannySetupContext("PyInit_records", 0);
  * 
  * 
  * def name_after(segment: bytes, name: bytes) -> bytes | None:             # <<<<<<<<<<<<<<
- *     """The first metric name in a segment that comes after a name, if there is one."""
+ *     """Return the first metric name in a segment that comes after a name, if there is one."""
  *     at = 0
 */
   __pyx_t_4 = __Pyx_PyDict_NewPresized(2); if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 281, __pyx_L1_error)
@@ -12655,7 +12655,7 @@ __Pyx_RefNannySetupContext("PyInit_records", 0);
  * 
  * 
  * def count(segment: bytes) -> int:             # <<<<<<<<<<<<<<
- *     """How many records a segment has."""
+ *     """Return how many records a segment has."""
  *     number = 0
 */
   __pyx_t_4 = __Pyx_PyDict_NewPresized(1); if (unlikely(!__pyx_t_4)) __PYX_ERR(0, 326, __pyx_L1_error)

@@ -1,16 +1,13 @@
-"""Tells the record of the fleet what requests came to."""
+"""The observer of a site that tells the record of the fleet what became of requests."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.web.http_headers import Headers
 
-from telemeter.convert.upload import Converted
-from telemeter.convert.write import Written
 from telemeter.fleet.attempt import (
     MAX_AGENT,
     MAX_EXAMPLE,
@@ -21,18 +18,13 @@ from telemeter.fleet.attempt import (
     Path,
     clip,
 )
-from telemeter.loop.clocks import NO_DATE, Moment, Wall, WallClock, moment
-from telemeter.web.site.site import Request
+from telemeter.loop.clocks import Moment, Wall, WallClock, moment
+from telemeter.observe.outcome import Outcome
 
 _PATHS: Final = {path.name.lower(): path for path in Path}
 _AUTHORIZE: Final = Path.AUTHORIZE
 #: So much of a header is looked at: a character more than is shown may be cut in two.
 _MAX_RAW_AGENT: Final = MAX_AGENT + 4
-#: Of a request: when it was over, its handler, the status, how many seconds it took, its notes, its
-#: facts and its headers.
-_Over: TypeAlias = tuple[Moment, str, int, float, Mapping[str, object], Mapping[str, Any], Headers]
-
-
 #: For how many seconds a request waits for others.
 _WAIT: Final = 0.5
 
@@ -62,24 +54,14 @@ class AttemptObserver:
         self._clock = clock
         self._wall = wall
         self._most = most
-        self._over: list[_Over] = []
+        self._over: list[tuple[Moment, Outcome]] = []
         self._call: IDelayedCall | None = None
 
-    def __call__(self, request: Request, code: int, seconds: float) -> None:
-        """Take note of a request that is over; it is handed on within half a second."""
-        if request.route is None:
+    def __call__(self, outcome: Outcome) -> None:
+        """Take the outcome of a request that is over; it is handed on within half a second."""
+        if not outcome.path:
             return
-        self._over.append(
-            (
-                moment(self._clock, self._wall),
-                request.route.name,
-                code,
-                seconds,
-                request.notes,
-                request.facts,
-                request.requestHeaders,
-            )
-        )
+        self._over.append((moment(self._clock, self._wall), outcome))
         if len(self._over) >= self._most:
             self.send()
         elif self._call is None:
@@ -104,35 +86,32 @@ class AttemptObserver:
         self.send()
 
 
-def _attempt_of(
-    over: Moment,
-    handler: str,
-    code: int,
-    seconds: float,
-    notes: Mapping[str, object],
-    facts: Mapping[str, Any],
-    headers: Headers,
-) -> Attempt | None:
-    """Return what was attempted, if it was; see `_Over`."""
-    path = _PATHS.get(handler)
-    if path is None or (code < 400 and path is _AUTHORIZE):
+def _attempt_of(over: Moment, outcome: Outcome) -> Attempt | None:
+    """Return what was attempted, if it was something that the record shows.
+
+    Args:
+        over: when the request was over.
+        outcome: what became of it.
+    """
+    path = _PATHS.get(outcome.path)
+    if path is None or (outcome.status < 400 and path is _AUTHORIZE):
         return None
-    cluster = str(notes.get("cluster", "")).encode("utf-8", "replace")
-    agent = headers.getRawHeaders(b"user-agent")
+    cluster = (outcome.cluster or "").encode("utf-8", "replace")
+    headers = outcome.headers
+    agent = None if headers is None else headers.getRawHeaders(b"user-agent")
     attempt = Attempt(
         cluster if len(cluster) <= MAX_ID else b"",
         over.elapsed,
         path,
-        code,
-        seconds,
-        "verified" in facts,
-        b"" if code < 400 else clip(str(notes.get("reason", "")), MAX_REASON),
+        outcome.status,
+        outcome.seconds,
+        outcome.verified,
+        b"" if outcome.status < 400 else clip(outcome.reason, MAX_REASON),
         _clipped_agent(agent[-1][:_MAX_RAW_AGENT]) if agent else b"",
-        facts.get("expires", NO_DATE),
+        outcome.expires,
     )
-    result = facts.get("result")
-    if result is not None:
-        _measure(attempt, result, Wall(over.wall - seconds))
+    if outcome.received is not None:
+        _measure(attempt, outcome, outcome.received, Wall(over.wall - outcome.seconds))
     return attempt
 
 
@@ -142,16 +121,16 @@ def _clipped_agent(header: bytes) -> bytes:
     return clip(header.decode("utf-8", "replace"), MAX_AGENT)
 
 
-def _measure(attempt: Attempt, result: Converted | Written, began: Wall) -> None:
+def _measure(attempt: Attempt, outcome: Outcome, received: int, began: Wall) -> None:
     """Take over the counts of a conversion, of a request that began then."""
     attempt.measured = True
-    attempt.received = result.received
-    attempt.kept = result.series
-    attempt.dropped = result.dropped
-    attempt.duplicates = result.duplicates
-    if isinstance(result, Converted) and result.newest_ms:
-        attempt.drift = round(result.newest_ms / 1000 - began)
-    if result.dropped_examples:
-        attempt.examples = tuple(
-            each for each in result.dropped_examples if len(each) <= MAX_EXAMPLE
-        )[:MAX_EXAMPLES]
+    attempt.received = received
+    attempt.kept = outcome.kept
+    attempt.dropped = outcome.dropped
+    attempt.duplicates = outcome.duplicates
+    if outcome.newest_ms:
+        attempt.drift = round(outcome.newest_ms / 1000 - began)
+    if outcome.examples:
+        attempt.examples = tuple(each for each in outcome.examples if len(each) <= MAX_EXAMPLE)[
+            :MAX_EXAMPLES
+        ]

@@ -21,7 +21,7 @@ from telemeter.samples.family import label_fault
 from telemeter.web.credentials import bearer_token
 from telemeter.web.site.refused import Refused
 from telemeter.web.site.routing import Route
-from telemeter.web.site.site import admit, note, request_number
+from telemeter.web.site.site import admit, outcome_of, request_number
 
 _BODY_LIMIT = 4 * 1024
 _MAX_FIELDS = 100
@@ -34,7 +34,9 @@ log = Logger()
 
 
 class _Form:
-    """Takes the body of a request, which may be a form."""
+    """The body of a request, which may be a form."""
+
+    allowed = None  # nothing to wait for
 
     def __init__(self, length: int | None) -> None:
         if length is not None and length > _BODY_LIMIT:
@@ -91,7 +93,7 @@ class Authorize:
     async def post(self, request: IRequest) -> bytes:
         form = admit(request, self.gate)
         cluster = _cluster_id(request, form.data)
-        note(request, cluster=cluster)
+        outcome_of(request).cluster = cluster
         token = bearer_token(request)
         account = await self._account(token, cluster)
         labels = {self._partition_label: cluster, **self._required_labels}

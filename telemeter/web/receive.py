@@ -26,7 +26,7 @@ from telemeter.samples.errors import BadInputError, TooLargeError
 from telemeter.samples.format import split_content_type
 from telemeter.web.site.refused import Refused
 from telemeter.web.site.routing import Route
-from telemeter.web.site.site import admit, note, remember
+from telemeter.web.site.site import admit, outcome_of
 from telemeter.web.upload import too_large
 
 FORWARDED: Final = Counter(
@@ -190,9 +190,8 @@ class ReceiveEndpoint:
             token = parse_composite(request.getHeader("Authorization"), self._settings.tenant_key)
         except MalformedTokenError as error:
             raise _refused("token", Refused(400, str(error))) from None
-        note(request, cluster=token.cluster)
-        if token.tenant:
-            note(request, tenant=token.tenant)
+        outcome = outcome_of(request)
+        outcome.cluster, outcome.tenant = token.cluster, token.tenant
         write = Write(token, _version_of(request), self._settings.limit_bytes)
         if write.version == 2:
             _tell_written(request, dict.fromkeys(_WRITTEN, 0))
@@ -203,15 +202,12 @@ class ReceiveEndpoint:
     async def post(self, request: IRequest) -> bytes:
         write = admit(request, self.gate)
         await write.allowed
-        remember(request, verified=True)
+        outcome = outcome_of(request)
+        outcome.verified = True
         written = await self._sifted(write)
-        note(
-            request,
-            received=written.received,
-            forwarded=0,
-            dropped=written.dropped,
-        )
-        remember(request, result=written)
+        outcome.received, outcome.kept = written.received, written.series
+        outcome.dropped, outcome.duplicates = written.dropped, written.duplicates
+        outcome.examples = written.dropped_examples
         SERIES.inc(written.series)
         DROPPED.inc(written.dropped)
         DUPLICATES.inc(written.duplicates)
@@ -226,7 +222,7 @@ class ReceiveEndpoint:
         if not written.series:
             raise _refused("nothing_left", Refused(400, _nothing_left(write, written)))
         sent = await self._forward(write, written)
-        note(request, forwarded=written.series)
+        outcome.forwarded = written.series
         if write.version == 2:
             _tell_written(request, self._accepted(written, sent))
         # 2.0 asks for 204 of a receiver; a sender of 1.0 is told what the upstream said.

@@ -26,7 +26,7 @@ from telemeter.samples.format import EXPECTED, Decoder, decoder_for
 from telemeter.web.credentials import bearer_token, unauthorized
 from telemeter.web.site.refused import Refused
 from telemeter.web.site.routing import Route
-from telemeter.web.site.site import admit, note, remember
+from telemeter.web.site.site import admit, outcome_of
 
 RECEIVED = Counter("telemeter_v1_received_samples_total", "Metrics that valid uploads held.")
 OVERWRITTEN = Counter(
@@ -197,8 +197,8 @@ class UploadEndpoint:
                 f"Not authorized: the token carries no label {self._partition_label}, "
                 "which this server tells clusters apart by; ask /authorize for a new one",
             )
-        note(request, cluster=cluster)
-        remember(request, verified=True, expires=client.expires)
+        outcome = outcome_of(request)
+        outcome.cluster, outcome.verified, outcome.expires = cluster, True, client.expires
         try:
             slot = self._limiter.take(cluster, elapsed(self._clock))
         except RateLimitedError as error:
@@ -223,20 +223,17 @@ class UploadEndpoint:
         except Exception:
             upload.slot.give_back()
             raise
-        note(
-            request,
-            received=converted.received,
-            forwarded=0,
-            dropped=converted.dropped,
-        )
-        remember(request, result=converted)
+        outcome = outcome_of(request)
+        outcome.received, outcome.kept = converted.received, converted.series
+        outcome.dropped, outcome.duplicates = converted.dropped, converted.duplicates
+        outcome.examples, outcome.newest_ms = converted.dropped_examples, converted.newest_ms
         if converted.series:
             try:
                 await self._forward(upload.cluster, converted)
             except Exception:
                 upload.slot.give_back()
                 raise
-            note(request, forwarded=converted.series)
+            outcome.forwarded = converted.series
         return b""
 
     async def _converted(self, upload: Upload) -> Converted:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.web.http_headers import Headers
 
 from telemeter.config.server import Options
-from telemeter.convert.upload import Converted
 from telemeter.fleet.attempt import Attempt, Path, decode_attempts, encode_attempts
 from telemeter.loop.clocks import Elapsed
+from telemeter.observe.outcome import Outcome
 from telemeter.server.fleet_pages import ATTEMPTS, Fleet, reporter
 from telemeter.server.workers.control import MAX_REPORT
 from telemeter.web.site.routing import make_site
@@ -50,14 +47,19 @@ def test_silent_is_who_misses_several_intervals(clock: Clock) -> None:
         assert record.recent == minutes
 
 
-def requests(count: int, reason: str = "") -> list[Any]:
+def outcomes(count: int, status: int = 200, reason: str = "") -> list[Outcome]:
     """Uploads of as many clusters that are over."""
     return [
-        SimpleNamespace(
-            route=SimpleNamespace(name="upload"),
-            notes={"cluster": f"c{number}", "reason": reason},
-            facts={"verified": True, "result": Converted(dropped_examples=(b"x" * 512,) * 3)},
-            requestHeaders=Headers(),
+        Outcome(
+            cluster=f"c{number}",
+            verified=True,
+            received=0,
+            examples=(b"x" * 512,) * 3,
+            reason=reason,
+            path="upload",
+            status=status,
+            seconds=0.1,
+            headers=Headers(),
         )
         for number in range(count)
     ]
@@ -79,8 +81,8 @@ class Parent:
 def test_attempts_are_reported_together(clock: Clock) -> None:
     parent, here = Parent(), fleet(clock)
     observe = reporter(parent.report, clock, FakeWall(clock))
-    for request in requests(5):
-        observe(request, 200, 0.1)
+    for outcome in outcomes(5):
+        observe(outcome)
     assert parent.reports == []
     clock.advance(1)
     (report,) = parent.reports
@@ -96,13 +98,13 @@ def test_attempts_are_recorded_together_and_soon(clock: Clock) -> None:
     here = fleet(clock)
     assert here.observer is not None
     assert here.record is not None
-    for request in requests(5):
-        here.observer(request, 200, 0.1)
+    for outcome in outcomes(5):
+        here.observer(outcome)
     assert len(here.record) == 0
     clock.advance(0.5)
     assert len(here.record) == 5
-    for request in requests(200):
-        here.observer(request, 200, 0.1)
+    for outcome in outcomes(200):
+        here.observer(outcome)
     assert 100 < len(here.record) < 200
     here.stop()
     assert len(here.record) == 200
@@ -114,7 +116,7 @@ def test_who_asks_is_told_of_the_last_attempt_too(clock: Clock, path: str) -> No
     here = fleet(clock)
     site = make_site(here.routes(["/"]), clock)
     assert here.observer is not None
-    here.observer(requests(1)[0], 200, 0.1)
+    here.observer(outcomes(1)[0])
     answer = ask(site, "GET", path)
     assert answer.status == 200
     assert answer.json.get("clusters", 1) == 1
@@ -124,8 +126,8 @@ def test_who_asks_is_told_of_the_last_attempt_too(clock: Clock, path: str) -> No
 def test_many_large_ones_fit(clock: Clock) -> None:
     parent = Parent()
     observe = reporter(parent.report, clock, FakeWall(clock))
-    for request in requests(300, "r" * 200):
-        observe(request, 400, 0.1)
+    for outcome in outcomes(300, 400, "r" * 200):
+        observe(outcome)
     observe.stop()
     assert len(parent.reports) > 3
     assert sum(len(decode_attempts(report)) for report in parent.reports) == 300
@@ -134,6 +136,6 @@ def test_many_large_ones_fit(clock: Clock) -> None:
 
 def test_what_cannot_be_reported_is_forgotten(clock: Clock, log: Log) -> None:
     observe = reporter(lambda kind, body: fail(ValueError("busy")), clock, FakeWall(clock))
-    observe(requests(1)[0], 200, 0.1)
+    observe(outcomes(1)[0])
     clock.advance(1)
     assert any("busy" in line for line in log.lines)

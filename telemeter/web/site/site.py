@@ -20,13 +20,15 @@ from prometheus_client import Counter, Histogram
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import connectionDone
-from twisted.logger import Logger, LogLevel
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import HTTPChannel, datetimeToString
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
 
+from telemeter.observe.outcome import Outcome
+from telemeter.web.site.access_log import CLIENT_WENT_AWAY, log_request
 from telemeter.web.site.paths import clean, moved
 from telemeter.web.site.refused import Refused
 
@@ -58,7 +60,6 @@ _IGNORED_BODY = 65536
 IDLE_SECONDS: Final = 75.0
 #: For how many seconds a request that has begun may be silent.
 _PAUSE_SECONDS: Final = 60.0
-_CLIENT_WENT_AWAY = 499
 _LONG_HEADERS: Final = (
     f"the headers may have {HTTPChannel.totalHeadersSize} bytes, and be {HTTPChannel.maxHeaders}: "
     "these limits are fixed, and there is more"
@@ -71,11 +72,16 @@ log = Logger()
 
 
 class Admission(Protocol):
-    """A request that was admitted by its headers, and takes its body.
+    """A request that was admitted by its headers, and takes its body."""
 
-    It may have an attribute `allowed`, a Deferred: then no more of the body is read before that has
-    fired, and its failure, `Refused`, is the answer.
-    """
+    @property
+    def allowed(self) -> Deferred[None] | None:
+        """Return what the body has to wait for: no more of it is read before that has fired.
+
+        It fires with None, or fails with `Refused`, which is the answer then. None: the body need
+        not wait.
+        """
+        ...
 
     def write(self, data: bytes) -> None:
         """Take a piece of the body.
@@ -134,25 +140,18 @@ def admit(request: IRequest, gate: Callable[[IRequest, int | None], _Admitted]) 
     return admission
 
 
-def note(request: IRequest, **fields: object) -> None:
-    """Remember something about a request for its line in the log."""
-    notes: dict[str, object] | None = getattr(request, "notes", None)
-    if notes is not None:
-        notes.update(fields)
-
-
-def remember(request: IRequest, **facts: object) -> None:
-    """As `note`, for the observers of the site only."""
-    remembered: dict[str, Any] | None = getattr(request, "facts", None)
-    if remembered is not None:
-        remembered.update(facts)
+def outcome_of(request: IRequest) -> Outcome:
+    """Return the outcome of a request, to fill in; under another site, nobody will look at it."""
+    outcome: Outcome | None = getattr(request, "outcome", None)
+    return Outcome() if outcome is None else outcome
 
 
 def answer_refused(request: IRequest, refused: Refused) -> bytes:
     """Fill in an answer from a refusal, and return its body."""
-    note(request, reason=refused.reason)
+    outcome = outcome_of(request)
+    outcome.reason = refused.reason
     if refused.detail:
-        note(request, detail=refused.detail)
+        outcome.detail = refused.detail
     request.setResponseCode(refused.status)
     request.setHeader("Content-Type", TEXT)
     for name, value in refused.headers.items():
@@ -189,8 +188,7 @@ class Request(server.Request):
     def __init__(self, channel: HTTPChannel, *args: Any, **kwargs: Any) -> None:
         super().__init__(channel, *args, **kwargs)
         self.site = self.channel.site
-        self.notes: dict[str, object] = {}
-        self.facts: dict[str, Any] = {}
+        self.outcome = Outcome()
         self.route: SiteRoute | None = None
         self._meant: SiteRoute | None = None  # by a path that has to be cleaned
         self.body_size = 0
@@ -231,7 +229,7 @@ class Request(server.Request):
         except Exception:
             self._refuse_early(_broken(Failure()))
             return
-        allowed: Deferred[None] | None = getattr(self.admission, "allowed", None)
+        allowed = None if self.admission is None else self.admission.allowed
         if allowed is not None:
             if not allowed.called:
                 self.channel.hold()
@@ -347,12 +345,12 @@ class Request(server.Request):
         self._gone = True
         if not self._complete and self.admission is not None and not self._refused:
             self.admission.abandoned()
-        self._account(_CLIENT_WENT_AWAY)
+        self._account(CLIENT_WENT_AWAY)
         super().connectionLost(reason)
 
     def rejected(self, code: int, reason: str) -> None:
         """Take note that the channel has answered, because the body cannot be read on."""
-        note(self, reason=reason)
+        self.outcome.reason = reason
         self._account(code)
 
     def _account(self, code: int) -> None:
@@ -369,20 +367,20 @@ class Request(server.Request):
             count.inc()
             duration.observe(took)
             size.observe(self.body_size)
-        log.emit(
-            _level_of(code),
-            "request",
-            method=self.method.decode("latin-1"),
-            path=self.path.decode("latin-1"),
-            status=code,
-            seconds=f"{took:.4f}",
-            bytes=self.body_size,
-            peer=getattr(self.client, "host", ""),
-            **self.notes,
+        outcome = self.outcome
+        outcome.status, outcome.seconds = code, took
+        log_request(
+            outcome,
+            self.method.decode("latin-1"),
+            self.path.decode("latin-1"),
+            self.body_size,
+            getattr(self.client, "host", ""),
         )
+        if self.route is not None:
+            outcome.path, outcome.headers = self.route.name, self.requestHeaders
         for observe in self.site.observers:
             try:
-                observe(self, code, took)
+                observe(outcome)
             except Exception:
                 log.failure("an observer of requests failed")
 
@@ -392,12 +390,6 @@ def _meters(code: int, handler: str, method: str) -> tuple[Counter, Histogram, H
     """Return what counts requests of a kind; to look that up in each metric takes its time."""
     labels = (str(code), handler, method)
     return REQUESTS.labels(*labels), DURATION.labels(*labels), SIZE.labels(*labels)
-
-
-def _level_of(code: int) -> Any:
-    if code >= 500 and code != _CLIENT_WENT_AWAY:
-        return LogLevel.warn
-    return LogLevel.info if code >= 400 else LogLevel.debug
 
 
 def not_found() -> Refused:
@@ -552,8 +544,7 @@ class Site(server.Site):
         routes: by path, without the query.
         branches: the routes that everything below their paths belongs to, unless it has a route of
             its own; the longest paths first.
-        observers: called with each request when it is over, its status, and how many seconds it
-            took.
+        observers: called with the outcome of each request when it is over.
         active: the requests that are under way.
         over: how many are no longer.
         channels: the connections that are open.
@@ -576,7 +567,7 @@ class Site(server.Site):
         self.idle_seconds = idle_seconds
         self.routes = routes
         self.branches = [(each.path.rstrip("/").encode() + b"/", each) for each in branches]
-        self.observers: list[Callable[[Request, int, float], None]] = []
+        self.observers: list[Callable[[Outcome], None]] = []
         self.active: set[Request] = set()
         self.over = 0
         self.channels: set[Channel] = set()

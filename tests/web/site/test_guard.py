@@ -34,6 +34,8 @@ class Gatekeeper:
         limit: at how many bytes it refuses.
     """
 
+    allowed: Deferred[None] | None = None
+
     def __init__(self) -> None:
         self.asked: list[int | None] = []
         self.written: list[bytes] = []
@@ -384,17 +386,18 @@ class Waiting(Gatekeeper):
     """A gatekeeper whose admissions wait for somebody's answer.
 
     Attributes:
-        allowed: fires with the answer.
+        answered: fires with the answer.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.allowed: Deferred[None] = Deferred()
+        self.answered: Deferred[None] = Deferred()
+        self.allowed = self.answered
         self.limit = 1000
 
     async def answer(self, request: IRequest) -> bytes:
         admit(request, self)
-        await self.allowed
+        await self.answered
         return b"fine"
 
 
@@ -416,7 +419,7 @@ def test_no_more_is_read_until_the_answer_is_there(waited: Waited) -> None:
     waited.wire.send(head_of("POST", "/", CHUNKED) + chunk(b"abc"))
     assert waited.wire.is_paused()
     assert waited.wire.written == b""
-    waited.gate.allowed.callback(None)
+    waited.gate.answered.callback(None)
     assert not waited.wire.is_paused()
     waited.wire.send(chunk(b"def"), chunk(b""))
     assert waited.wire.answer.body == b"fine"
@@ -427,14 +430,14 @@ def test_a_body_that_was_there_already_waits_too(waited: Waited) -> None:
     waited.wire.send(request_of("POST", "/", body=b"abc"))
     assert waited.wire.is_paused()
     assert waited.wire.written == b""
-    waited.gate.allowed.callback(None)
+    waited.gate.answered.callback(None)
     assert waited.wire.answer.body == b"fine"
     waited.wire.send(request_of("POST", "/", body=b"abc"))
     assert [answer.status for answer in waited.wire.answers] == [200, 200]
 
 
 def test_an_answer_that_is_there_already(waited: Waited) -> None:
-    waited.gate.allowed.callback(None)
+    waited.gate.answered.callback(None)
     waited.wire.send(request_of("POST", "/", body=b"abc"))
     assert not waited.wire.is_paused()
     assert waited.wire.answer.body == b"fine"
@@ -444,11 +447,11 @@ def test_an_answer_that_is_there_already(waited: Waited) -> None:
 def test_a_refusal_in_the_middle_of_a_body(waited: Waited, early: bool) -> None:
     refused = Refused(403, "no")
     if early:
-        waited.gate.allowed.errback(refused)
+        waited.gate.answered.errback(refused)
     waited.wire.send(head_of("POST", "/", CHUNKED) + chunk(b"abc"))
     if not early:
         assert waited.wire.written == b""
-        waited.gate.allowed.errback(refused)
+        waited.gate.answered.errback(refused)
     assert (waited.wire.answer.status, waited.wire.answer.text) == (403, "no\n")
     assert not waited.wire.is_paused()
     waited.wire.send(chunk(b"def"), chunk(b""))
@@ -458,14 +461,14 @@ def test_a_refusal_in_the_middle_of_a_body(waited: Waited, early: bool) -> None:
 
 def test_a_refusal_behind_a_body(waited: Waited) -> None:
     waited.wire.send(request_of("POST", "/", body=b"abc"))
-    waited.gate.allowed.errback(Refused(403, "no"))
+    waited.gate.answered.errback(Refused(403, "no"))
     assert (waited.wire.answer.status, waited.wire.answer.text) == (403, "no\n")
     assert not waited.wire.is_closed()
 
 
 def test_a_check_that_breaks_is_500_and_a_number(waited: Waited, log: Log) -> None:
     waited.wire.send(head_of("POST", "/", CHUNKED))
-    waited.gate.allowed.errback(KeyError("secret"))
+    waited.gate.answered.errback(KeyError("secret"))
     (event,) = log.of("internal server error")
     text = f"Internal server error, requestid={event['requestid']}\n"
     assert (waited.wire.answer.status, waited.wire.answer.text) == (500, text)
@@ -478,9 +481,9 @@ def test_an_answer_for_a_sender_that_is_gone(waited: Waited, refused: bool) -> N
     waited.wire.vanish()
     assert waited.gate.abandoned_times == 1
     if refused:
-        waited.gate.allowed.errback(Refused(403, "no"))
+        waited.gate.answered.errback(Refused(403, "no"))
     else:
-        waited.gate.allowed.callback(None)
+        waited.gate.answered.callback(None)
     assert waited.wire.written == b""
 
 
@@ -497,9 +500,9 @@ def test_an_answer_for_a_body_that_was_too_long(waited: Waited, refused: bool) -
     assert waited.wire.answer.status == 413
     assert not waited.wire.is_paused()
     if refused:
-        waited.gate.allowed.errback(Refused(403, "no"))
+        waited.gate.answered.errback(Refused(403, "no"))
     else:
-        waited.gate.allowed.callback(None)
+        waited.gate.answered.callback(None)
     assert waited.wire.answer.status == 413
 
 

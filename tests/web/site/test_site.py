@@ -698,7 +698,7 @@ def test_a_request_is_logged_in_one_line(toy: Toy, log: Log, clock: Clock) -> No
     line = logfmt(event)
     assert line is not None
     fields = (
-        "level=debug component=telemeter.web.site.site msg=request method=POST path=/slow "
+        "level=debug component=telemeter.web.site msg=request method=POST path=/slow "
         "status=200 seconds=1.5000 bytes=5 peer=192.0.2.7\n"
     )
     assert line.endswith(fields)
