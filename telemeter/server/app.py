@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -70,7 +71,7 @@ def build(
     return ParentOfWorkers(config, reactor, wall, reader, pass_on)
 
 
-class ServerApp:
+class ServerApp(ABC):
     """A server: what it consists of, and how it takes up another configuration.
 
     Attributes:
@@ -116,8 +117,9 @@ class ServerApp:
         await self.reload(config)
         return {"whitelist_rules": len(config.samples.whitelist.selectors)}
 
+    @abstractmethod
     async def _reload_certificates(self) -> None:
-        raise NotImplementedError
+        """Read the certificates of the listeners again, and show them; raises `UsageError`."""
 
     def _internal_listener(self, metrics: Collector, more: Sequence[Route] = ()) -> IService:
         """Return the listener for operators."""
