@@ -86,7 +86,16 @@ class Signals:
             self._told(_early.pop(), None)
         self._take_stops(signal.SIG_DFL)
         # The reactor sets handlers of its own when it begins to run.
-        self._reactor.callWhenRunning(lambda: self._take_stops(self._reactor.sigInt))
+        self._reactor.callWhenRunning(self._take_over)
+
+    def _take_over(self) -> None:
+        """Take over from the reactor, which has just set up its own handling of signals."""
+        self._take_stops(self._reactor.sigInt)
+        # Each signal writes a byte that wakes the reactor. When a burst has filled the buffer, it
+        # will wake up anyway; Python would print that each further byte is lost.
+        descriptor = signal.set_wakeup_fd(-1)
+        if descriptor != -1:
+            signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
 
     def stop(self) -> None:
         """Call nothing any more, and leave SIGHUP and SIGUSR1 without effect until the end.

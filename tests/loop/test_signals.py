@@ -256,3 +256,36 @@ def test_what_is_held_back_waits_in_a_new_process() -> None:
         output, _ = child.communicate(b"\n")
     assert output == b"alive 0\n"
     assert child.returncode == 0
+
+
+def test_a_burst_that_fills_the_wakeup_buffer_prints_nothing() -> None:
+    """The reactor wakes up anyway; by itself, Python prints a traceback for each signal more."""
+    code = """
+import os, signal
+from telemeter.loop.signals import Signals
+from tests.loop.test_signals import FakeReactor
+
+reading, writing = os.pipe()
+for end in (reading, writing):
+    os.set_blocking(end, False)
+try:
+    while True:
+        os.write(writing, b"x" * 4096)
+except BlockingIOError:
+    pass
+signal.set_wakeup_fd(writing)
+reactor = FakeReactor()
+signals = Signals(reactor)
+signals.start()
+TAKE_OVER
+os.kill(os.getpid(), signal.SIGHUP)
+"""
+    for take_over, expected in (("reactor.run()", False), ("", True)):
+        done = subprocess.run(
+            [sys.executable, "-c", code.replace("TAKE_OVER", take_over)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert ("Traceback" in done.stderr or "wakeup fd" in done.stderr) is expected, done.stderr
