@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,22 @@ def test_every_link_to_a_heading_leads_somewhere(page: Path) -> None:
     for name, part in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text()):
         target = page.parent / name if name else page
         assert part in map(anchor, headings(target)), f"{name}#{part}"
+
+
+def test_every_metric_that_the_page_lists_is_declared_by_its_daemon() -> None:
+    """Dashboards and alerts go by these names."""
+    server, agent = (ROOT / "docs" / "metrics.md").read_text().split("## Agent")
+    for page, module in ((server, "telemeter.tap.server"), (agent, "telemeter.tap.client")):
+        rows = re.findall(r"^\| (`.+?) \| .*\|$", page, re.MULTILINE)
+        cells = " ".join(row.split(" | ")[0] for row in rows)
+        listed = set(re.findall(r"`([a-z_0-9]+)`", cells))
+        code = f"""
+import {module}
+from prometheus_client import REGISTRY
+print(*REGISTRY._names_to_collectors)
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+        )
+        assert len(listed) > 8
+        assert listed - set(done.stdout.split()) == set()

@@ -10,6 +10,7 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from telemeter.auth.oidc import TokenSource, TokenUnavailableError
 from telemeter.web.health import Health
@@ -50,12 +51,17 @@ class Discovery(Service):
         super().startService()
         self._health.ready = False
         self._under_way = Deferred.fromCoroutine(self._discover())
+        self._under_way.addErrback(self._failed)
 
     def stopService(self) -> None:
         super().stopService()
         if self._under_way is not None:
-            self._under_way.addErrback(lambda _: None)
             self._under_way.cancel()
+
+    def _failed(self, failure: Failure) -> None:
+        """Log a fault of ours, which leaves the server not ready; a stop is none."""
+        if self.running:
+            log.failure("the issuer of --oidc-issuer cannot be looked for", failure)
 
     async def _discover(self) -> None:
         try:

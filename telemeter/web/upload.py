@@ -46,7 +46,7 @@ DUPLICATES = Counter(
     "telemeter_v1_forward_duplicate_series_total",
     "Series of /upload left out because an earlier one of the same upload had the same labels.",
 )
-TRANSCODER = Info("telemeter_converter", "Which code converts the usual request.")
+TRANSCODER = Info("telemeter_transcoder", "Which code converts the usual request.")
 TRANSCODER.info({"kind": KIND})
 for _tense in ("past", "present", "future"):
     OVERWRITTEN.labels(_tense)

@@ -53,3 +53,15 @@ def test_a_worker_that_comes_later_serves_without_the_issuer(log: Log) -> None:
     (event,) = log.of("serving without the issuer of --oidc-issuer for now")
     assert (event["log_level"].name, event["reason"]) == ("warn", "it is down")
     assert not reactor.hasStopped
+
+
+def test_a_fault_of_ours_is_logged_and_the_server_is_not_ready(log: Log) -> None:
+    log.errors_are_fine = True
+    source, health = Slow(), Health()
+    discovery = Discovery(FakeReactor(), source, health, "program")
+    discovery.startService()
+    source.found.errback(ZeroDivisionError())
+    assert not is_ready(health)
+    assert len(log.errors) == 1
+    discovery.stopService()
+    assert len(log.errors) == 1
