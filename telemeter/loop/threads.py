@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from twisted.internet.threads import deferToThreadPool
 
@@ -96,6 +96,11 @@ class ThreadPolicy:
         if size <= self.reference:
             return convert(*arguments)
         return await run(convert, *arguments)
+
+
+#: The sizes of uploads and remote writes, decompressed, that are converted at once: compiled code
+#: takes some milliseconds for 4 MiB, the reference a millisecond for 4 KiB.
+CONVERTED_HERE: Final = ThreadPolicy(compiled=4 << 20, reference=4096)
 
 
 def run_if_large(run: Runner, size: int, most: int) -> Runner:

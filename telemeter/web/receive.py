@@ -19,7 +19,7 @@ from telemeter.auth.authorization_server import RefusedError, UnavailableError
 from telemeter.auth.composite import CompositeToken, MalformedTokenError, parse_composite
 from telemeter.convert.engine import WriteConverter
 from telemeter.convert.write import ForeignIdError, MissingLabelError, WriteRules, Written
-from telemeter.loop.threads import Runner, ThreadPolicy
+from telemeter.loop.threads import CONVERTED_HERE, Runner
 from telemeter.net.upstream import V1, V2, ForwardError, Sent, Upstream
 from telemeter.samples.compression import block_size, decompress_block
 from telemeter.samples.errors import BadInputError, TooLargeError
@@ -88,8 +88,6 @@ _WRITTEN: Final = tuple(
 _MOST_DIGITS = 18
 _BUSY_SECONDS = 60
 _DOWN_SECONDS = 30
-#: The sizes, decompressed, up to which requests are converted without a thread.
-_CONVERTED_HERE = ThreadPolicy(compiled=4 << 20, reference=4096)
 #: snappy stores at best 64 bytes in 3: a block that declares more than this is lying.
 _MOST_COMPRESSION = 32
 
@@ -249,11 +247,11 @@ class ReceiveEndpoint:
         converter, limit = self._converter, self._settings.limit_bytes
         cluster = None if self._settings.foreign_ids else write.token.cluster
         body = write.take_body()
-        if block_size(body) > _CONVERTED_HERE.compiled:
+        if block_size(body) > CONVERTED_HERE.compiled:
             large: Written = await self._run(sift, body, write.version, cluster, converter, limit)
             return large
         plain = _decompressed(body, limit)
-        written: Written = await _CONVERTED_HERE.convert(
+        written: Written = await CONVERTED_HERE.convert(
             self._run, len(plain), converter, plain, write.version, cluster
         )
         return written

@@ -18,7 +18,7 @@ from telemeter.convert.upload import Converted, UploadRules
 from telemeter.limits.ratelimit import RateLimitedError, RateLimiter, Slot
 from telemeter.limits.replicas import Replicas, SharedSlot
 from telemeter.loop.clocks import WallClock, elapsed, milliseconds
-from telemeter.loop.threads import Runner, ThreadPolicy
+from telemeter.loop.threads import CONVERTED_HERE, Runner
 from telemeter.net.upstream import REQUESTS, ForwardError, Upstream
 from telemeter.samples.compression import decompress_framed, max_framed_size
 from telemeter.samples.errors import BadInputError, BecomesTooLargeError, TooLargeError
@@ -53,8 +53,6 @@ for _tense in ("past", "present", "future"):
 
 #: Bodies of up to so many bytes, compressed, are decompressed without a thread.
 _DECOMPRESSED_HERE: Final = 512 * 1024
-#: The sizes, decompressed, up to which bodies are converted without a thread.
-_CONVERTED_HERE: Final = ThreadPolicy(compiled=4 << 20, reference=4096)
 
 
 class Upload:
@@ -258,7 +256,7 @@ class UploadEndpoint:
                 body = await self._run(decompress_framed, body, self._limit)
             else:
                 body = decompress_framed(body, self._limit)
-        converted: Converted = await _CONVERTED_HERE.convert(
+        converted: Converted = await CONVERTED_HERE.convert(
             self._run, len(body), self._converter, body, upload.decode, upload.client.labels, now_ms
         )
         return converted

@@ -334,7 +334,7 @@ class TestForwarding:
 
     def test_large_bodies_are_sifted_elsewhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
         small = ThreadPolicy(len(LARGE_BODY), 4096)
-        monkeypatch.setattr(receive, "_CONVERTED_HERE", small)
+        monkeypatch.setattr(receive, "CONVERTED_HERE", small)
         ran: list[int] = []
 
         def run(function: Callable[..., Any], body: bytes, *more: Any) -> Deferred[Any]:
@@ -1242,7 +1242,7 @@ class TestSendersThatVanish:
 
     def test_while_it_is_sifted(self, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
         small = ThreadPolicy(len(LARGE_BODY), 4096)
-        monkeypatch.setattr(receive, "_CONVERTED_HERE", small)
+        monkeypatch.setattr(receive, "CONVERTED_HERE", small)
         sifting: Deferred[Any] = Deferred()
         server = Server(run=lambda *_: sifting)
         wire = server.begin(len(LARGE_BODY))
