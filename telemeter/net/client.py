@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
-from twisted.web.client import HTTPConnectionPool, _RetryingHTTP11ClientProtocol
+from twisted.web.client import HTTPConnectionPool
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
 from telemeter import __version__
-from telemeter.net.body import BytesBody
+from telemeter.loop.twisted_private import ConnectionPool
 from telemeter.net.connection import ConnectionFactory
 from telemeter.net.proxy import Proxies
 from telemeter.net.route import RoutingAgent
@@ -41,43 +40,25 @@ _IDLE_SECONDS = 30
 _MAX_IDLE_PER_HOST = 32
 
 
-class _Retrying(_RetryingHTTP11ClientProtocol):
-    """A connection from the pool; if it turns out to be closed, another takes its place."""
-
-    def _shouldRetry(
-        self, method: bytes, exception: Exception, bodyProducer: IBodyProducer | None
-    ) -> bool:
-        """Whether a failed request is made again: if nothing of an answer has come.
-
-        Twisted does that for GET and the like only. All that we POST may come twice without harm.
-        """
-        again = bodyProducer is None or isinstance(bodyProducer, BytesBody)
-        return again and bool(super()._shouldRetry(b"GET", exception, None))
-
-
-class _Pool(HTTPConnectionPool):
-    """Connections that are used again; one that the server has closed meanwhile harms nobody.
+class _Pool(ConnectionPool):
+    """Connections that are used again.
 
     What comes over them is held against HTTP/1.1, and bounded: see `telemeter.net.connection`.
+    Nothing is asked again here: that is decided in one place, `telemeter.net.exchange`.
     """
 
-    _factory = ConnectionFactory
+    retryAutomatically = False
 
-    def getConnection(self, key: Hashable, endpoint: IStreamClientEndpoint) -> Deferred[Any]:
-        return super().getConnection(key, endpoint).addCallback(_made_to_retry)
-
-
-def _made_to_retry(connection: Any) -> Any:
-    if isinstance(connection, _RetryingHTTP11ClientProtocol):
-        return _Retrying(connection._clientProtocol, connection._newConnection)
-    return connection
+    def connectionFactory(self, quiescent: Any, metadata: Any) -> ConnectionFactory:
+        # Where one has turned out to be closed, the others probably are too.
+        return ConnectionFactory(quiescent, self.closeCachedConnections)
 
 
 def make_pool(reactor: Any) -> HTTPConnectionPool:
     """Return a pool of persistent connections.
 
     A connection is let go after 30 idle seconds: sooner than common servers do, so that a request
-    seldom meets one that is just being closed. If it does, it is made again with a new one.
+    seldom meets one that is just being closed. If it does, `exchange` makes it again.
     """
     pool = _Pool(reactor, persistent=True)
     pool.maxPersistentPerHost = _MAX_IDLE_PER_HOST

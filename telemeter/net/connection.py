@@ -7,26 +7,22 @@ seen.
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import connectionDone
+from twisted.internet.protocol import Factory, connectionDone
 from twisted.python.failure import Failure
-from twisted.web._newclient import (
-    BODY,
-    HEADER,
-    STATUS,
-    HTTP11ClientProtocol,
-    HTTPClientParser,
-    Request,
-    TransportProxyProducer,
+from twisted.web.client import (
+    RequestTransmissionFailed,
+    ResponseFailed,
+    ResponseNeverReceived,
 )
-from twisted.web.client import ResponseFailed, _HTTP11ClientFactory
-from twisted.web.http import _IdentityTransferDecoder
 from twisted.web.iweb import IResponse
 
+from telemeter.loop.twisted_private import AnswerParser, ClientConnection, Request, RequestNotSent
 from telemeter.net.errors import ExplainedError
 
 #: How many bytes all headers of an answer may have, with its status line and interim answers.
@@ -50,7 +46,14 @@ class HeadTooLongError(ExplainedError):
     """The headers of an answer are over their limit."""
 
 
-class _Parser(HTTPClientParser):
+class StaleConnectionError(ResponseNeverReceived):
+    """A connection that had been used before was closed before anything of an answer came.
+
+    Servers close connections that are idle, and may do so just when the next request is sent.
+    """
+
+
+class _Parser(AnswerParser):
     """A parser of one answer."""
 
     MAX_LENGTH = HEAD_LIMIT
@@ -64,9 +67,9 @@ class _Parser(HTTPClientParser):
         if self._room < 0 or self._lines > LINES_LIMIT:
             raise self._too_long(len(line))
         text = line.removesuffix(b"\r")
-        if self.state == HEADER and text:
+        if self.is_in_headers() and text:
             if text[0] in b" \t":
-                if self._partialHeader is None:
+                if not self.has_header():
                     raise MalformedAnswerError(f"the first header is malformed: {_shown(text)}")
             elif b":" not in text:
                 raise MalformedAnswerError(f"a header without a colon: {_shown(text)}")
@@ -137,90 +140,91 @@ class _Parser(HTTPClientParser):
             return []
         return [each.strip(b" \t").lower() for each in b",".join(fields).split(b",")]
 
-    def _finished(self, rest: bytes) -> None:
+    def answerReceived(self, rest: bytes) -> None:
         if rest:
             # Whatever this is, it must not be taken for the answer to the next request.
             self.connHeaders.setRawHeaders(b"Connection", [b"close"])
-            decoder = self.bodyDecoder
-            self._excess = isinstance(decoder, _IdentityTransferDecoder) and rest.strip() != b""
-        super()._finished(rest)
+            self._excess = self.has_length() and rest.strip() != b""
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         reason = reason or connectionDone
-        decoder = self.bodyDecoder
         if self._excess:
             excess = Failure(MalformedAnswerError("the body goes on after its Content-Length"))
-            self.response._bodyDataFinished(Failure(ResponseFailed([excess], self.response)))
-        elif (
-            self.state == BODY
-            and isinstance(decoder, _IdentityTransferDecoder)
-            and decoder.contentLength is None
-            and not reason.check(ConnectionDone)
-        ):
+            self.end_body(Failure(ResponseFailed([excess], self.response)))
+        elif self.ends_with_connection() and not reason.check(ConnectionDone):
             # Without a length, only an orderly end is one: over TLS that is its closing alert
             # (RFC 9112, section 9.8), which Twisted has told us by this reason.
-            self.response._bodyDataFinished(Failure(ResponseFailed([reason], self.response)))
+            self.end_body(Failure(ResponseFailed([reason], self.response)))
         else:
             super().connectionLost(reason)
 
 
-class _Transport(TransportProxyProducer):
-    """The connection as the reader of a body sees it."""
-
-    def abortConnection(self) -> None:
-        """End the connection at once, whatever the other side does."""
-        if self._producer is not None:
-            self._producer.abortConnection()
-
-
-class Connection(HTTP11ClientProtocol):
+class Connection(ClientConnection):
     """A connection that one request after the other is made over."""
 
+    parserClass = _Parser
+
+    def __init__(
+        self, quiescent: Callable[[Any], None], stale: Callable[[], object] = lambda: None
+    ) -> None:
+        """Make it; see `ConnectionFactory`."""
+        super().__init__(quiescent)
+        self._stale = stale
+        self._was_used = False
+
     def request(self, request: Request) -> Deferred[IResponse]:
-        answered: Deferred[IResponse] = super().request(request)
-        # Twisted lets nobody choose these classes. Nothing has been received yet.
-        if isinstance(self._parser, HTTPClientParser):
-            self._parser.__class__ = _Parser
-        if isinstance(self._transportProxy, TransportProxyProducer):
-            self._transportProxy.__class__ = _Transport
+        """Make a request.
+
+        Returns:
+            Fires with the answer. Fails with `StaleConnectionError` if it was not the connection's
+            first, and nothing of an answer has come: then it may be made once more.
+        """
+        answered = super().request(request)
+        if self._was_used:
+            answered.addErrback(self._unanswered)
+        self._was_used = True
         return answered
 
+    def _unanswered(self, failure: Failure) -> Failure:
+        """Tell a connection that was closed while it was idle from other failures."""
+        error = failure.value
+        if not isinstance(
+            error, RequestNotSent | RequestTransmissionFailed | ResponseNeverReceived
+        ):
+            return failure
+        reasons: list[Failure] = getattr(error, "reasons", [failure])
+        if any(reason.check(CancelledError) for reason in reasons):
+            return failure
+        self._stale()
+        return Failure(StaleConnectionError(reasons))
+
     def dataReceived(self, data: bytes) -> None:
-        while len(data) > _PIECE and self._parser is not None and self._is_in_head():
+        while len(data) > _PIECE and self.parser is not None and self.parser.is_before_body():
             super().dataReceived(data[:_PIECE])
             data = data[_PIECE:]
-        if self._parser is not None:
+        if self.parser is not None:
             super().dataReceived(data)
-        elif self._state == "QUIESCENT":
-            # Bytes that nobody asked for: the pool must not give out this connection again.
-            self._state = "UNASKED"
-            self._abort()
-
-    def _is_in_head(self) -> bool:
-        return self._parser is not None and self._parser.state in (STATUS, HEADER)
-
-    def _giveUp(self, reason: Failure) -> None:
-        if reason.check(ConnectionDone):
-            super()._giveUp(reason)  # the orderly end after an answer
-            return
-        # Over TLS an orderly end would wait for the other side, which may go on sending.
-        self._abort()
-        self._disconnectParser(reason)
-
-    def _abort(self) -> None:
-        self.transport.abortConnection()  # type: ignore[union-attr]
-
-    def _connectionLost_UNASKED(self, reason: Failure) -> None:
-        self._state = "CONNECTION_LOST"
+        elif self.state == "QUIESCENT":
+            self.refuse_unasked()
 
 
-class ConnectionFactory(_HTTP11ClientFactory):
+class ConnectionFactory(Factory):
     """A factory of a pool's connections."""
 
     noisy = False
 
+    def __init__(self, quiescent: Callable[[Any], None], stale: Callable[[], object]) -> None:
+        """Make it.
+
+        Args:
+            quiescent: to be called with a connection that may make another request.
+            stale: to be called when one turns out to be closed.
+        """
+        self._quiescent = quiescent
+        self._stale = stale
+
     def buildProtocol(self, addr: IAddress | None) -> Connection:
-        return Connection(self._quiescentCallback)
+        return Connection(self._quiescent, self._stale)
 
 
 def _shown(value: bytes) -> str:

@@ -14,9 +14,14 @@ from twisted.internet.error import (
     ConnectionLost,
     DNSLookupError,
 )
-from twisted.web._newclient import RequestGenerationFailed, RequestTransmissionFailed
-from twisted.web.client import ResponseFailed, ResponseNeverReceived
-from twisted.web.http import _DataLoss, _MalformedChunkedDataError
+from twisted.web.client import (
+    RequestGenerationFailed,
+    RequestTransmissionFailed,
+    ResponseFailed,
+    ResponseNeverReceived,
+)
+
+from telemeter.loop.twisted_private import DataLoss, MalformedChunks
 
 
 class ExplainedError(Exception):
@@ -43,7 +48,7 @@ def explain(error: BaseException) -> str:
     reasons = getattr(error, "reasons", None)
     if isinstance(error, _WRAPPERS) and reasons:
         # That something is missing is said already; why is the question.
-        told = [reason for reason in reasons if not reason.check(_DataLoss)] or reasons
+        told = [reason for reason in reasons if not reason.check(DataLoss)] or reasons
         inner = "; ".join(dict.fromkeys(explain(reason.value) for reason in told))
         return f"no complete answer: {inner}"
     if isinstance(error, defer.TimeoutError | defer.CancelledError | ConnectingCancelledError):
@@ -56,7 +61,7 @@ def explain(error: BaseException) -> str:
         return "the connection was lost"
     if isinstance(error, ConnectionDone):
         return "the connection was closed before its end"
-    if isinstance(error, _MalformedChunkedDataError):
+    if isinstance(error, MalformedChunks):
         return f"malformed chunks: {error}"
     if isinstance(error, VerificationError):
         return "wrong name: the certificate is for another host"

@@ -17,13 +17,13 @@ from typing import Any, Final, TypeVar
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionClosed
 from twisted.internet.interfaces import IReactorTime
-from twisted.web._newclient import RequestTransmissionFailed
-from twisted.web.client import ResponseNeverReceived
+from twisted.web.client import RequestTransmissionFailed, ResponseNeverReceived
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
 
 from telemeter.net.body import BodyReader, BytesBody
 from telemeter.net.coding import ACCEPTED, CodingError, Gunzip, decoder_for
+from telemeter.net.connection import StaleConnectionError
 from telemeter.net.errors import ExplainedError
 from telemeter.net.redirect import MOST_REDIRECTS, RedirectError, is_redirect, redirect_target
 
@@ -123,7 +123,9 @@ async def exchange(
 ) -> Answer:
     """Make a request, and read its answer.
 
-    Redirects are followed as `redirect_target` says; a POST is confidential for its body.
+    Redirects are followed as `redirect_target` says; a POST is confidential for its body. What
+    fails in transport is repeated here and nowhere else, once at most: always if the connection had
+    been kept from an earlier request, and was closed before anything of an answer came.
 
     Args:
         agent: makes the requests.
@@ -134,8 +136,8 @@ async def exchange(
         body: of the request.
         timeout: how many seconds it may take in all.
         limit: how many bytes the body may have, decoded. What comes after them is not read.
-        may_repeat: whether the request is made once more when its connection is closed before an
-            answer, as a server may close one just when it is used again. It may come twice then.
+        may_repeat: whether it is repeated as well when a new connection is closed before an answer.
+            It may come twice then.
 
     Returns:
         The answer. Its status counts as soon as it is there: a body that is cut off, damaged, over
@@ -156,15 +158,15 @@ async def exchange(
         return deadline.watch(agent.request(verb, url.encode("ascii"), headers, producer))
 
     try:
-        redirects = 0
+        redirects, repeated = 0, False
         while True:
             try:
                 response = await ask()
             except (ResponseNeverReceived, RequestTransmissionFailed) as error:
-                closed = any(reason.check(ConnectionClosed) for reason in error.reasons)
-                if not may_repeat or not closed:
+                if repeated or not _is_worth_repeating(error, may_repeat):
                     raise
-                response = await ask()
+                repeated = True
+                continue
             status = response.code
             locations = response.headers.getRawHeaders(b"Location", ())
             if not locations or not is_redirect(status):
@@ -180,6 +182,14 @@ async def exchange(
         raise
     finally:
         deadline.end()
+
+
+def _is_worth_repeating(
+    error: ResponseNeverReceived | RequestTransmissionFailed, may_repeat: bool
+) -> bool:
+    if isinstance(error, StaleConnectionError):
+        return True
+    return may_repeat and any(reason.check(ConnectionClosed) for reason in error.reasons)
 
 
 async def _read(response: IResponse, deadline: _Deadline, url: str, limit: int) -> Answer:

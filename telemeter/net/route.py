@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import (
     IDelayedCall,
     IOpenSSLClientConnectionCreator,
@@ -30,6 +29,7 @@ from twisted.web.iweb import (
 )
 from zope.interface import implementer
 
+from telemeter.loop.twisted_private import NamedEndpoint
 from telemeter.net.body import read_body
 from telemeter.net.proxy import Proxies, Proxy
 from telemeter.net.tunnel import ProxyEndpoint, TunnelEndpoint, refusal
@@ -48,12 +48,13 @@ class _TLSConnection(BufferingTLSTransport):
     Twisted waits for the other side's closing alert without a limit.
     """
 
+    factory: _TLSFactory
     _end: IDelayedCall | None = None
 
     def loseConnection(self) -> None:
         super().loseConnection()
         if self.connected and self._end is None:
-            self._end = self.factory._clock.callLater(_CLOSE_SECONDS, self.abortConnection)
+            self._end = self.factory.clock.callLater(_CLOSE_SECONDS, self.abortConnection)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._end is not None and self._end.active():
@@ -63,6 +64,10 @@ class _TLSConnection(BufferingTLSTransport):
 
 class _TLSFactory(TLSMemoryBIOFactory):
     protocol = _TLSConnection
+
+    def __init__(self, creator: Any, factory: IProtocolFactory, clock: IReactorTime) -> None:
+        super().__init__(creator, True, factory, clock=clock)
+        self.clock = clock
 
 
 @implementer(IStreamClientEndpoint)
@@ -81,25 +86,21 @@ class _TLSEndpoint:
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         _make_quiet(protocolFactory)
-        factory = _TLSFactory(self._creator, True, protocolFactory, clock=self._clock)
+        factory = _TLSFactory(self._creator, protocolFactory, self._clock)
         connecting: Deferred[Any] = self._endpoint.connect(factory)
         return connecting.addCallback(lambda tls: tls.wrappedProtocol)
 
 
 @implementer(IStreamClientEndpoint)
-class _TCPEndpoint(HostnameEndpoint):
+class _TCPEndpoint(NamedEndpoint):
     """Connects by name, without a word in the log about every connection.
 
     The name may have underscores, which Twisted refuses: names of containers often have them.
     """
 
-    @staticmethod
-    def _hostAsBytesAndText(host: bytes | str) -> tuple[bool, bytes, str]:
-        """Whether a host is malformed, and it as bytes and as text: what Twisted asks itself."""
-        if isinstance(host, str) and len(host) <= _LONGEST_NAME and _NAME.fullmatch(host):
-            return False, host.encode("ascii"), host
-        answer: tuple[bool, bytes, str] = HostnameEndpoint._hostAsBytesAndText(host)
-        return answer
+    @classmethod
+    def is_good_name(cls, host: str) -> bool:
+        return len(host) <= _LONGEST_NAME and _NAME.fullmatch(host) is not None
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         _make_quiet(protocolFactory)

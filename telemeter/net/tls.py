@@ -7,13 +7,13 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL, crypto
-from twisted.internet._sslverify import IOpenSSLTrustRoot
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import CertificateOptions, TLSVersion
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
+from telemeter.loop.twisted_private import TrustRoot
 from telemeter.net.handshake import Peer, WatchedConnection, note_request
 
 
@@ -59,8 +59,7 @@ def server_options(certificates: bytes, key: bytes) -> CertificateOptions:
     return _options(certificates, key)
 
 
-@implementer(IOpenSSLTrustRoot)
-class SystemAndMore:
+class SystemAndMore(TrustRoot):
     """Trusts the system's certificate authorities, and some others.
 
     What is trusted need not be a root: a chain may end at an intermediate authority, or at the
@@ -70,8 +69,7 @@ class SystemAndMore:
     def __init__(self, authorities: list[crypto.X509]) -> None:
         self._authorities = authorities
 
-    def _addCACertsToContext(self, context: SSL.Context) -> None:
-        """Add the authorities to a context, while it may still be changed."""
+    def add_to(self, context: SSL.Context) -> None:
         context.set_default_verify_paths()
         store = context.get_cert_store()
         assert store is not None

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from twisted.internet import threads
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.web.http_headers import Headers
 
 from telemeter.net import route
@@ -476,6 +476,61 @@ async def test_a_request_that_may_be_repeated() -> None:
         assert len(server.asked) == 1
     async with serving(lost) as server:
         assert "closed" in await failure_of(server, may_repeat=True)
+        assert len(server.asked) == 2
+
+
+KEPT = Script(response(BODY), End.STAY)
+RESET = Script(b"", End.RESET)
+
+
+@pytest.mark.parametrize("may_repeat", [False, True])
+@pytest.mark.parametrize("end", [End.CLOSE, End.RESET])
+@in_reactor
+async def test_a_kept_connection_that_is_closed_meanwhile(end: End, may_repeat: bool) -> None:
+    """What it was used for is asked once more, over a new one."""
+    pool = make_pool(reactor)
+    async with serving(KEPT, Script(b"", end), response(BODY)) as server:
+        via = agent(pool=pool)
+        await ask(server, via=via)
+        answer = await ask(server, via=via, method="POST", body=b"sent", may_repeat=may_repeat)
+        assert answer.body == BODY
+        assert (len(server.asked), server.made) == (3, 2)
+        await pool.closeCachedConnections()
+
+
+@pytest.mark.parametrize("may_repeat", [False, True])
+@in_reactor
+async def test_a_request_is_sent_twice_at_most(may_repeat: bool) -> None:
+    """Also where all connections have been kept, and are all closed by now."""
+    pool = make_pool(reactor)
+    kept = 4
+    async with serving(*[KEPT] * kept, RESET) as server:
+        via = agent(pool=pool)
+        await gatherResults([Deferred.fromCoroutine(ask(server, via=via)) for _ in range(kept)])
+        assert server.made == kept
+        failure = await failure_of(server, via=via, may_repeat=may_repeat)
+        assert failure == "no complete answer: the connection was lost"
+        assert (len(server.asked), server.made) == (kept + 2, kept + 1)
+
+
+@in_reactor
+async def test_a_kept_connection_that_answers_in_part() -> None:
+    """Its server has taken the request: it is not asked again."""
+    pool = make_pool(reactor)
+    async with serving(KEPT, b"HTTP/1.1 200 OK\r\nA: b", response(BODY)) as server:
+        via = agent(pool=pool)
+        await ask(server, via=via)
+        assert "no complete answer" in await failure_of(server, via=via)
+        assert len(server.asked) == 2
+
+
+@in_reactor
+async def test_what_is_late_is_not_asked_again() -> None:
+    pool = make_pool(reactor)
+    async with serving(KEPT, Script(b"", End.STAY), response(BODY)) as server:
+        via = agent(pool=pool)
+        await ask(server, via=via)
+        assert await failure_of(server, via=via, timeout=0.1) == "no answer in time"
         assert len(server.asked) == 2
 
 

@@ -27,6 +27,7 @@ from twisted.web.http import HTTPChannel, datetimeToString
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
 
+from telemeter.loop.twisted_private import ServerChannel
 from telemeter.observe.outcome import Outcome
 from telemeter.web.site.access_log import CLIENT_WENT_AWAY, log_request
 from telemeter.web.site.paths import clean, moved
@@ -403,7 +404,7 @@ def method_not_allowed(methods: tuple[str, ...]) -> Refused:
     return Refused(405, f"this path takes {allowed} only", {"Allow": allowed})
 
 
-class Channel(HTTPChannel):
+class Channel(ServerChannel):
     """A connection. It can go on reading a body that nobody wants, for a while.
 
     Closing at once would reset the connection while the sender is still writing, and the sender
@@ -426,13 +427,6 @@ class Channel(HTTPChannel):
         self.site.channels.add(self)
         super().connectionMade()
 
-    def request_line(self) -> tuple[bytes, bytes, bytes]:
-        """Return the method, URI and version of the request whose headers are complete.
-
-        Twisted tells a request these only together with its whole body.
-        """
-        return self._command, self._path, self._version
-
     def lineLengthExceeded(self, line: bytes) -> None:
         """Answer a line that is longer than any may be, which Twisted would not."""
         if self.requests:
@@ -440,12 +434,9 @@ class Channel(HTTPChannel):
         else:
             self._reject(414, f"the request line may have {self.MAX_LENGTH} bytes: {_FIXED}")
 
-    def _respondToBadRequestAndDisconnect(self) -> None:
+    def malformedReceived(self) -> None:
         """Twisted cannot make a request of what it read: say why, which Twisted would not."""
-        if (
-            self._receivedHeaderSize > self.totalHeadersSize
-            or self._receivedHeaderCount > self.maxHeaders
-        ):
+        if self.are_headers_too_many():
             self._reject(431, _LONG_HEADERS)
         else:
             self._reject(400, "this is no well-formed HTTP request")
