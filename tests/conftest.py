@@ -17,7 +17,7 @@ from twisted.logger import globalLogPublisher
 
 from telemeter.net import client
 from telemeter.upstream import forwarder
-from telemeter.web.site import site
+from telemeter.web.site import request
 from tests.fakes import Log, clock_at
 
 # A busy machine is no reason to fail.
@@ -49,7 +49,7 @@ def log() -> Iterator[Log]:
 
 
 #: Metrics of many samples. What former modules left there only makes reading them slow.
-HISTOGRAMS = (site.DURATION, site.SIZE, client.DURATION, forwarder.DURATION)
+HISTOGRAMS = (request.DURATION, request.SIZE, client.DURATION, forwarder.DURATION)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -57,7 +57,7 @@ def collected() -> Iterator[None]:
     """Fail a module that leaves a Deferred with an error that nobody handled."""
     for histogram in HISTOGRAMS:
         histogram.clear()
-    site._meters.cache_clear()
+    request._meters.cache_clear()
     gc.collect()
     events = Log()
     yield

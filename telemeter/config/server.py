@@ -54,7 +54,7 @@ from telemeter.samples.whitelist import Whitelist
 from telemeter.store.settings import StoreSettings
 from telemeter.upstream.batch import BatchLimits
 from telemeter.upstream.settings import ForwardSettings
-from telemeter.web.site.site import IDLE_SECONDS
+from telemeter.web.site.channel import IDLE_SECONDS
 
 #: The most processes that answer clients.
 MAX_WORKERS: Final = 256

@@ -14,9 +14,9 @@ from twisted.web.iweb import IRequest
 
 from telemeter.auth.fnv import fnv1a_base32
 from telemeter.samples.family import is_utf8
+from telemeter.web.site.admission import admit
 from telemeter.web.site.refused import Refused
 from telemeter.web.site.routing import Route
-from telemeter.web.site.site import admit
 
 _BODY_LIMIT = 32 * 1024
 _MAX_SEEN = 100_000

@@ -19,9 +19,10 @@ from telemeter.auth.token import TokenIssuer
 from telemeter.loop.clocks import WallClock
 from telemeter.samples.family import label_fault
 from telemeter.web.credentials import bearer_token
+from telemeter.web.site.admission import admit
+from telemeter.web.site.answers import outcome_of, request_number
 from telemeter.web.site.refused import Refused
 from telemeter.web.site.routing import Route
-from telemeter.web.site.site import admit, outcome_of, request_number
 
 _BODY_LIMIT = 4 * 1024
 _MAX_FIELDS = 100

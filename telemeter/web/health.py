@@ -10,9 +10,9 @@ from prometheus_client.registry import Collector
 from twisted.web.iweb import IRequest
 
 from telemeter.observe.registry import metrics_page
+from telemeter.web.site.answers import TEXT
 from telemeter.web.site.refused import Refused
 from telemeter.web.site.routing import Route
-from telemeter.web.site.site import TEXT
 
 
 class Health:

@@ -24,9 +24,10 @@ from telemeter.net.upstream import V1, V2, ForwardError, Sent, Upstream
 from telemeter.samples.compression import block_size, decompress_block
 from telemeter.samples.errors import BadInputError, TooLargeError
 from telemeter.samples.format import split_content_type
+from telemeter.web.site.admission import admit
+from telemeter.web.site.answers import outcome_of
 from telemeter.web.site.refused import Refused
 from telemeter.web.site.routing import Route
-from telemeter.web.site.site import admit, outcome_of
 from telemeter.web.upload import too_large
 
 FORWARDED: Final = Counter(

@@ -24,9 +24,10 @@ from telemeter.samples.compression import decompress_framed, max_framed_size
 from telemeter.samples.errors import BadInputError, BecomesTooLargeError, TooLargeError
 from telemeter.samples.format import EXPECTED, Decoder, decoder_for
 from telemeter.web.credentials import bearer_token, unauthorized
+from telemeter.web.site.admission import admit
+from telemeter.web.site.answers import outcome_of
 from telemeter.web.site.refused import Refused
 from telemeter.web.site.routing import Route
-from telemeter.web.site.site import admit, outcome_of
 
 RECEIVED = Counter("telemeter_v1_received_samples_total", "Metrics that valid uploads held.")
 OVERWRITTEN = Counter(

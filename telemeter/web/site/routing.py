@@ -15,16 +15,16 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from telemeter.web.site.refused import Refused
-from telemeter.web.site.site import (
-    IDLE_SECONDS,
-    Gate,
-    Site,
+from telemeter.web.site.admission import Gate
+from telemeter.web.site.answers import (
     answer_failure,
     answer_refused,
     method_not_allowed,
     not_found,
 )
+from telemeter.web.site.channel import IDLE_SECONDS
+from telemeter.web.site.refused import Refused
+from telemeter.web.site.site import Site
 
 
 @dataclass(frozen=True, slots=True)

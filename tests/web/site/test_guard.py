@@ -12,9 +12,9 @@ from twisted.web.iweb import IRequest
 
 from telemeter.samples.compression import compress_framed
 from telemeter.samples.family import encode_families
+from telemeter.web.site.admission import admit
 from telemeter.web.site.refused import Refused
 from telemeter.web.site.routing import Route, make_site
-from telemeter.web.site.site import admit
 from tests.fakes import Growth, Log, Wire, ask, chunk, head_of, request_of
 from tests.web.server import CLUSTER, Server, agent_headers, up
 
