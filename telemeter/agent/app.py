@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from twisted.application.service import IService
 from twisted.logger import Logger
@@ -33,8 +33,6 @@ from telemeter.web.reload import reload_route
 from telemeter.web.site.routing import make_site
 
 log = Logger()
-
-_INDEX: Final = ("/", "/metrics", "/debug/", "/healthz", "/healthz/ready", "/federate", "/-/reload")
 
 
 def build(
@@ -79,14 +77,13 @@ class AgentApp:
         self.services: Sequence[IService] = [agent, self.reloader]
         if config.listen:
             routes = [
-                index_route(_INDEX),
-                *Health().routes(),
                 metrics_route(),
                 *debug_routes(reactor),
+                *Health().routes(),
                 federate_route(lambda: agent.last),
                 reload_route(self.reloader.reload),
             ]
-            site = make_site(routes, reactor)
+            site = make_site([index_route(routes), *routes], reactor)
             listener = plain_listener(reactor, site, config.listen, config.program)
             self.services = [*self.services, listener]
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from io import BytesIO
 from typing import Any
 
 from twisted.web.iweb import IRequest
@@ -15,6 +14,7 @@ from twisted.web.iweb import IRequest
 from telemeter.auth.fnv import fnv1a_base32
 from telemeter.samples.family import is_utf8
 from telemeter.web.site.admission import admit
+from telemeter.web.site.body import BoundedBody
 from telemeter.web.site.refused import Refused
 from telemeter.web.site.routing import Route
 
@@ -23,24 +23,13 @@ _MAX_SEEN = 100_000
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
 
 
-class _Question:
+class _Question(BoundedBody):
     """The body of a question."""
 
-    allowed = None  # nothing to wait for
-
-    def __init__(self) -> None:
-        self.body = BytesIO()
-
-    def write(self, data: bytes) -> None:
-        self.body.write(data)
-        if self.body.tell() > _BODY_LIMIT:
-            size = self.body.tell()
-            raise Refused(
-                413, f"a question may have {_BODY_LIMIT} bytes (fixed), this has {size} or more"
-            )
-
-    def abandoned(self) -> None:
-        """There is nothing to undo."""
+    def too_large(self, size: int) -> Refused:
+        return Refused(
+            413, f"a question may have {_BODY_LIMIT} bytes (fixed), this has {size} or more"
+        )
 
 
 class StubAuthorizer:
@@ -55,7 +44,7 @@ class StubAuthorizer:
         return Route("/", self.answer, _METHODS, gate=self.gate, branch=True)
 
     def gate(self, request: IRequest, length: int | None) -> _Question:
-        return _Question()
+        return _Question(_BODY_LIMIT)
 
     def answer(self, request: IRequest) -> bytes:
         status, answer = self._judge(request)
@@ -73,7 +62,7 @@ class StubAuthorizer:
                 "Only requests with Content-Type application/json are accepted.",
             )
         try:
-            asked: Any = json.loads(question.body.getvalue())
+            asked: Any = json.loads(question.take_body())
             if not isinstance(asked, dict):
                 raise ValueError("expected an object")
             cluster, token = asked.get("cluster_id", ""), asked.get("authorization_token", "")

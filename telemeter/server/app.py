@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from prometheus_client import REGISTRY
 from prometheus_client.registry import Collector
@@ -37,14 +37,12 @@ from telemeter.server.workers.supervisor import Workers
 from telemeter.store.cluster_series import StoreSeries
 from telemeter.web.debug import debug_routes
 from telemeter.web.federate import federate_route
-from telemeter.web.health import Health, metrics_route
+from telemeter.web.health import Health, index_route, metrics_route
 from telemeter.web.reload import reload_route
 from telemeter.web.site.listener import Listening
 from telemeter.web.site.routing import Route, make_site
 
 log = Logger()
-
-_INTERNAL_INDEX: Final = ("/", "/metrics", "/debug/", "/healthz", "/healthz/ready", "/-/reload")
 
 
 def build(
@@ -124,13 +122,14 @@ class ServerApp(ABC):
     def _internal_listener(self, metrics: Collector, more: Sequence[Route] = ()) -> IService:
         """Return the listener for operators."""
         routes = [
-            *self.fleet.routes((*_INTERNAL_INDEX, *(route.path for route in more))),
-            *self.health.routes(),
             metrics_route(metrics),
-            reload_route(self.reloader.reload),
             *debug_routes(self._reactor),
+            *self.health.routes(),
+            reload_route(self.reloader.reload),
             *more,
+            *self.fleet.routes(),
         ]
+        routes.insert(0, index_route(routes, self.fleet.page()))
         settings = self.config.listen_internal
         site = make_site(routes, self._reactor, idle_seconds=self.config.idle_seconds)
         endpoint = endpoint_maker(settings.address)(self._reactor)

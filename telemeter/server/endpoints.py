@@ -166,12 +166,12 @@ class Endpoints:
     def routes(self) -> list[Route]:
         """Return the routes that clients see."""
         routes = [
-            *self.health.routes(),
             self._authorize.route(),
             self._upload.route(),
+            *self.health.routes(),
             self._receive.route(),
         ]
-        return [index_route(_INDEX), *routes]
+        return [index_route(routes), *routes]
 
     def helpers(self) -> list[IService]:
         """Return the services that the endpoints need, in start order."""
@@ -212,16 +212,6 @@ class Endpoints:
 
     def _verifier(self, config: ServerConfig) -> TokenVerifier:
         return TokenVerifier(self._keys(config))
-
-
-_INDEX: Final = (
-    "/",
-    "/authorize",
-    "/upload",
-    "/healthz",
-    "/healthz/ready",
-    "/metrics/v1/receive",
-)
 
 
 def _upload_rules(config: ServerConfig) -> UploadRules:

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.iweb import IRequest
 
 from telemeter.config.server import ServerConfig
 from telemeter.fleet.attempt import Attempt, decode_attempts, encode_attempts
@@ -19,8 +20,7 @@ from telemeter.samples.whitelist import Whitelist
 from telemeter.server.workers.control import MAX_REPORT
 from telemeter.web.attempts import AttemptObserver
 from telemeter.web.events import Events
-from telemeter.web.fleet import CLUSTERS, FLEET, FleetApi
-from telemeter.web.health import index_route
+from telemeter.web.fleet import FleetApi
 from telemeter.web.page import html_sender, page_routes
 from telemeter.web.site.routing import Route
 
@@ -89,16 +89,15 @@ class Fleet:
             self.observer.stop()
             self._events.stop()
 
-    def routes(self, paths: Sequence[str]) -> list[Route]:
-        """Return the index with these paths and ours; page and API."""
+    def routes(self) -> list[Route]:
+        """Return the routes of what the page consists of, and of its API."""
         if self.record is None:
-            return [index_route(paths)]
-        return [
-            index_route([*paths, FLEET, CLUSTERS], html_sender()),
-            *page_routes(),
-            *self._api.routes(),
-            self._events.route(),
-        ]
+            return []
+        return [*self._api.routes(), self._events.route(), *page_routes()]
+
+    def page(self) -> Callable[[IRequest], bytes] | None:
+        """Return what answers with the page; None: there is none."""
+        return None if self.record is None else html_sender()
 
 
 def reporter(

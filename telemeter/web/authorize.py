@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from io import BytesIO
-from urllib.parse import parse_qsl
 
 from twisted.logger import Logger
 from twisted.web.iweb import IRequest
@@ -21,6 +19,8 @@ from telemeter.samples.family import label_fault
 from telemeter.web.credentials import bearer_token
 from telemeter.web.site.admission import admit
 from telemeter.web.site.answers import outcome_of, request_number
+from telemeter.web.site.body import BoundedBody
+from telemeter.web.site.query import parse_fields, query_of
 from telemeter.web.site.refused import Refused
 from telemeter.web.site.routing import Route
 
@@ -28,39 +28,17 @@ _BODY_LIMIT = 4 * 1024
 _MAX_FIELDS = 100
 _BUSY_SECONDS = 300
 _DOWN_SECONDS = 30
-_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _FORM = "application/x-www-form-urlencoded"
 
 log = Logger()
 
 
-class _Form:
+class _Form(BoundedBody):
     """The body of a request, which may be a form."""
 
-    allowed = None  # nothing to wait for
-
-    def __init__(self, length: int | None) -> None:
-        if length is not None and length > _BODY_LIMIT:
-            raise _too_long(length)
-        self._body = BytesIO()
-
-    @property
-    def data(self) -> bytes:
-        """The body."""
-        return self._body.getvalue()
-
-    def write(self, data: bytes) -> None:
-        size = self._body.tell() + len(data)
-        if size > _BODY_LIMIT:
-            raise _too_long(size)
-        self._body.write(data)
-
-    def abandoned(self) -> None:
-        """There is nothing to undo."""
-
-
-def _too_long(size: int) -> Refused:
-    return Refused(400, f"the body may have {_BODY_LIMIT} bytes (fixed), it has {size} or more")
+    def too_large(self, size: int) -> Refused:
+        return Refused(400, f"the body may have {_BODY_LIMIT} bytes (fixed), it has {size} or more")
 
 
 class Authorize:
@@ -89,11 +67,13 @@ class Authorize:
 
     def gate(self, request: IRequest, length: int | None) -> _Form:
         """Take a body that is shorter than headers may be: what it says comes before the token."""
-        return _Form(length)
+        form = _Form(_BODY_LIMIT)
+        form.expect(length)
+        return form
 
     async def post(self, request: IRequest) -> bytes:
         form = admit(request, self.gate)
-        cluster = _cluster_id(request, form.data)
+        cluster = _cluster_id(request, form.take_body())
         outcome_of(request).cluster = cluster
         token = bearer_token(request)
         account = await self._account(token, cluster)
@@ -129,7 +109,7 @@ def _cluster_id(request: IRequest, body: bytes) -> str:
     content_type = (request.getHeader("Content-Type") or "").partition(";")[0].strip().lower()
     if content_type == _FORM:
         fields += _parse_form(body, "the form")
-    fields += _parse_form(request.uri.partition(b"?")[2], "the query")
+    fields += _parse_form(query_of(request), "the query")
     cluster = next((value for name, value in fields if name == "id"), "")
     if not cluster:
         raise Refused(
@@ -142,13 +122,11 @@ def _cluster_id(request: IRequest, body: bytes) -> str:
 
 def _parse_form(data: bytes, what: str) -> list[tuple[str, str]]:
     try:
-        text = data.decode("utf-8")
-        if _BAD_ESCAPE.search(text) or ";" in text:
+        if _BAD_ESCAPE.search(data) or b";" in data:
             raise ValueError("a malformed escape or a semicolon")
-        if text.count("&") >= _MAX_FIELDS:
-            raise ValueError(
-                f"it may have {_MAX_FIELDS} fields (fixed), it has {text.count('&') + 1}"
-            )
-        return parse_qsl(text, keep_blank_values=True, errors="strict")
+        fields = data.count(b"&") + 1
+        if fields > _MAX_FIELDS:
+            raise ValueError(f"it may have {_MAX_FIELDS} fields (fixed), it has {fields}")
+        return parse_fields(data)
     except ValueError as error:
         raise Refused(400, f"{what} cannot be parsed: {error}") from None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from urllib.parse import parse_qs
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IRequest
 
 from telemeter.observe.profile import MAX_SECONDS, BusyError, Profiler, stacks
+from telemeter.web.site.query import parse_fields, query_of
 from telemeter.web.site.refused import Refused
 from telemeter.web.site.routing import Route
 
@@ -28,9 +28,9 @@ def debug_routes(clock: IReactorTime) -> list[Route]:
         return stacks().encode()
 
     async def profile(request: IRequest) -> bytes:
-        query = parse_qs(request.uri.partition(b"?")[2].decode("latin-1"))
+        given = dict(parse_fields(query_of(request), errors="replace"))
         try:
-            seconds = float(query.get("seconds", ["5"])[0])
+            seconds = float(given.get("seconds") or "5")
         except ValueError:
             seconds = math.nan
         if not 0 < seconds <= MAX_SECONDS:
@@ -42,6 +42,6 @@ def debug_routes(clock: IReactorTime) -> list[Route]:
 
     return [
         Route("/debug/", index),
-        Route("/debug/stacks", show_stacks),
-        Route("/debug/profile", profile),
+        Route("/debug/stacks", show_stacks, listed=False),
+        Route("/debug/profile", profile, listed=False),
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Final
-from urllib.parse import parse_qs
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IRequest
@@ -15,6 +14,7 @@ from telemeter.samples.format import split_content_type
 from telemeter.samples.selector import Selector, parse_selector
 from telemeter.store.federation import Encoding, Federation, Messages, Text
 from telemeter.store.store import Store
+from telemeter.web.site.query import parse_fields, query_of
 from telemeter.web.site.refused import Refused
 from telemeter.web.site.routing import Route
 from telemeter.web.site.stream import Stream
@@ -45,10 +45,9 @@ def federate_route(store: Store, clock: IReactorTime) -> Route:
 
 def read_selectors(request: IRequest) -> list[Selector]:
     """Return what the parameters `match[]` select; raises `Refused`. None at all is no error."""
-    query = request.uri.partition(b"?")[2].decode("latin-1")
     try:
-        given = parse_qs(query, keep_blank_values=True, errors="strict").get("match[]", [])
-        return [parse_selector(text) for text in given]
+        fields = parse_fields(query_of(request))
+        return [parse_selector(text) for name, text in fields if name == "match[]"]
     except UnicodeDecodeError:
         raise Refused(400, "match[]: expected UTF-8") from None
     except BadInputError as error:

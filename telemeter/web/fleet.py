@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Final
-from urllib.parse import parse_qsl, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -19,6 +19,7 @@ from telemeter.fleet.view import SORTS, Query
 from telemeter.loop.clocks import WallClock, moment
 from telemeter.samples.stored_series import SeriesSource, StoredSeries
 from telemeter.samples.whitelist import Whitelist
+from telemeter.web.site.query import parse_fields, query_of
 from telemeter.web.site.refused import Refused
 from telemeter.web.site.routing import Route
 from telemeter.web.views import Views
@@ -76,7 +77,7 @@ class FleetApi:
         return [
             Route(FLEET, self.fleet),
             Route(CLUSTERS, self.clusters),
-            Route(f"{CLUSTERS}/", self.cluster, branch=True),
+            Route(f"{CLUSTERS}/", self.cluster, branch=True, listed=False),
         ]
 
     def fleet(self, request: IRequest) -> bytes:
@@ -160,10 +161,10 @@ def dump(value: object) -> bytes:
 
 
 def _parameters(request: IRequest, known: tuple[str, ...]) -> Mapping[str, str]:
-    query = request.uri.partition(b"?")[2]
+    query = query_of(request)
     if len(query) > _MAX_QUERY:
         raise Refused(414, f"the query may have {_MAX_QUERY} bytes (fixed), it has {len(query)}")
-    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, encoding="utf-8")
+    pairs = parse_fields(query, errors="replace")
     for name, _ in pairs:
         if name not in known:
             raise Refused(400, f"there is no parameter {name[:64]!r}, only {', '.join(known)}")

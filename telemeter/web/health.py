@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 from prometheus_client import REGISTRY
 from prometheus_client.registry import Collector
@@ -73,9 +73,15 @@ def metrics_route(source: Collector = REGISTRY) -> Route:
     return Route("/metrics", metrics)
 
 
-def index_route(paths: Sequence[str], page: Callable[[IRequest], bytes] | None = None) -> Route:
-    """/: which paths there are; or a page, if there is one, for who asks for text/html."""
-    body = json.dumps({"paths": list(paths)}, indent=2).encode()
+def index_route(routes: Iterable[Route], page: Callable[[IRequest], bytes] | None = None) -> Route:
+    """Return the route of /: a list of paths, or a page for who asks for text/html.
+
+    Args:
+        routes: what it lists, besides itself.
+        page: answers with the page; None: there is none.
+    """
+    paths = ["/", *(route.path for route in routes if route.listed)]
+    body = json.dumps({"paths": paths}, indent=2).encode()
 
     def index(request: IRequest) -> bytes:
         if page is not None:

@@ -33,7 +33,9 @@ STATIC: Final = "/static/"
 
 def page_routes() -> list[Route]:
     """Return the routes of what the page consists of, besides its HTML."""
-    return [Route(STATIC + name, _sender(name, kind)) for name, kind in _TYPES.items()]
+    return [
+        Route(STATIC + name, _sender(name, kind), listed=False) for name, kind in _TYPES.items()
+    ]
 
 
 def html_sender() -> Callable[[IRequest], bytes]:

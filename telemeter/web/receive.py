@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Final
 
 from prometheus_client import Counter
@@ -26,6 +25,7 @@ from telemeter.samples.errors import BadInputError, TooLargeError
 from telemeter.samples.format import split_content_type
 from telemeter.web.site.admission import admit
 from telemeter.web.site.answers import outcome_of
+from telemeter.web.site.body import BoundedBody
 from telemeter.web.site.refused import Refused
 from telemeter.web.site.routing import Route
 from telemeter.web.upload import too_large
@@ -101,40 +101,25 @@ def _refused(reason: str, refused: Refused) -> Refused:
     return refused
 
 
-class Write:
+class Write(BoundedBody):
     """A remote-write request: takes the body, once its token has turned out to be good."""
 
     def __init__(self, token: CompositeToken, version: int, limit: int) -> None:
+        super().__init__(limit - 1)
         self.token = token
         self.version = version
         self.allowed: Deferred[None]
         self._limit = limit
-        self._body = BytesIO()
-
-    def expect(self, length: int | None) -> None:
-        """Refuse a length that is over the limit."""
-        if length is not None and length >= self._limit:
-            raise self._too_long(length)
-
-    def write(self, data: bytes) -> None:
-        self._body.write(data)
-        if self._body.tell() >= self._limit:
-            raise self._too_long(self._body.tell())
 
     def abandoned(self) -> None:
         self.allowed.addErrback(lambda _: None)
         self.allowed.cancel()
 
-    def _too_long(self, size: int) -> Refused:
+    def too_large(self, size: int) -> Refused:
         SIZE_LIMITED.inc()
         return _refused(
             "size", too_large("--limit-receive-bytes", self._limit, f"{size} compressed or more")
         )
-
-    def take_body(self) -> bytes:
-        """Return the body as it arrived; it is not kept here any longer."""
-        body, self._body = self._body, BytesIO()
-        return body.getvalue()
 
 
 @dataclass(frozen=True, slots=True)

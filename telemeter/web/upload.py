@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from io import BytesIO
+from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client import Counter, Info
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
@@ -26,6 +25,7 @@ from telemeter.samples.format import EXPECTED, Decoder, decoder_for
 from telemeter.web.credentials import bearer_token, unauthorized
 from telemeter.web.site.admission import admit
 from telemeter.web.site.answers import outcome_of
+from telemeter.web.site.body import BoundedBody
 from telemeter.web.site.refused import Refused
 from telemeter.web.site.routing import Route
 
@@ -56,7 +56,34 @@ for _tense in ("past", "present", "future"):
 _DECOMPRESSED_HERE: Final = 512 * 1024
 
 
-class Upload:
+@dataclass(frozen=True, slots=True)
+class BodyFormat:
+    """The format of a body.
+
+    Attributes:
+        decode: decodes it.
+        is_compressed: whether it is framed snappy.
+    """
+
+    decode: Decoder
+    is_compressed: bool
+
+
+def body_format(content_type: str | None, encoding: str) -> BodyFormat:
+    """Return the format that the headers of an upload name.
+
+    Raises:
+        Refused: 415 for a type or an encoding that we do not speak.
+    """
+    decode = decoder_for(content_type or "")
+    if decode is None:
+        raise Refused(415, f"expected Content-Type {EXPECTED}; saw {content_type or 'none'}")
+    if encoding not in ("", "identity", "snappy"):
+        raise Refused(415, f"expected Content-Encoding snappy (framed) or none; saw {encoding}")
+    return BodyFormat(decode, encoding == "snappy")
+
+
+class Upload(BoundedBody):
     """An upload whose sender is known: takes the body.
 
     Attributes:
@@ -64,54 +91,37 @@ class Upload:
             `Refused`. None: there are none to ask.
     """
 
-    def __init__(self, client: Client, cluster: str, slot: Slot | SharedSlot) -> None:
+    def __init__(
+        self,
+        client: Client,
+        cluster: str,
+        slot: Slot | SharedSlot,
+        body_format: BodyFormat,
+        limit: int,
+    ) -> None:
+        """Make one.
+
+        Args:
+            client: the sender.
+            cluster: whose samples they are.
+            slot: the cluster's turn, which this takes.
+            body_format: of the body.
+            limit: what the decompressed body must stay under, in bytes.
+        """
         self.client = client
         self.cluster = cluster
         self.slot = slot
-        self.allowed: Deferred[None] | None = None
-        self.decode: Decoder
-        self.is_compressed = False
-        self._limit = 0
-        self._room = 0
-        self._body = BytesIO()
-
-    def expect(
-        self, content_type: str | None, encoding: str, length: int | None, limit: int
-    ) -> None:
-        """Learn from the headers what body will come.
-
-        Raises:
-            Refused: 415 for a type or an encoding that we do not speak, 413 for a length that is
-                over the limit.
-        """
-        decode = decoder_for(content_type or "")
-        if decode is None:
-            raise Refused(415, f"expected Content-Type {EXPECTED}; saw {content_type or 'none'}")
-        if encoding not in ("", "identity", "snappy"):
-            raise Refused(415, f"expected Content-Encoding snappy (framed) or none; saw {encoding}")
-        self.decode = decode
-        self.is_compressed = encoding == "snappy"
+        self.decode = body_format.decode
+        self.is_compressed = body_format.is_compressed
         self._limit = limit
-        self._room = max_framed_size(limit) if self.is_compressed else limit
-        if length is not None:
-            self._check(length)
+        super().__init__((max_framed_size(limit) if self.is_compressed else limit) - 1)
 
-    def write(self, data: bytes) -> None:
-        self._body.write(data)
-        self._check(self._body.tell())
+    def too_large(self, size: int) -> Refused:
+        what = "compressed bytes" if self.is_compressed else "bytes"
+        return too_large("--limit-bytes", self._limit, f"{size} {what} or more")
 
     def abandoned(self) -> None:
         self.slot.give_back()
-
-    def _check(self, size: int) -> None:
-        if size >= self._room:
-            what = "compressed bytes" if self.is_compressed else "bytes"
-            raise too_large("--limit-bytes", self._limit, f"{size} {what} or more")
-
-    def take_body(self) -> bytes:
-        """Return the body as it arrived; it is not kept here any longer."""
-        body, self._body = self._body, BytesIO()
-        return body.getvalue()
 
 
 def too_large(flag: str, limit: int, seen: str) -> Refused:
@@ -202,9 +212,10 @@ class UploadEndpoint:
             slot = self._limiter.take(cluster, elapsed(self._clock))
         except RateLimitedError as error:
             raise _too_early(cluster, error) from None
-        upload = Upload(client, cluster, slot)
         encoding = (request.getHeader("Content-Encoding") or "").strip().lower()
-        upload.expect(request.getHeader("Content-Type"), encoding, length, self._limit)
+        of_body = body_format(request.getHeader("Content-Type"), encoding)
+        upload = Upload(client, cluster, slot, of_body, self._limit)
+        upload.expect(length)
         if self._replicas is not None:
             upload.slot = shared = SharedSlot(slot, self._replicas, cluster)
             upload.allowed = shared.allowed.addErrback(_too_early_elsewhere, cluster)

@@ -224,7 +224,17 @@ def test_what_is_inside(method: str, target: str, status: int) -> None:
 def test_the_internal_index_and_metrics() -> None:
     daemon = Daemon()
     paths = daemon.ask("GET", "/", port=INTERNAL).json["paths"]
-    assert {"/", "/metrics", "/debug/", "/healthz", "/healthz/ready"} <= set(paths)
+    assert paths == [
+        "/",
+        "/metrics",
+        "/debug/",
+        "/healthz",
+        "/healthz/ready",
+        "/-/reload",
+        "/federate",
+        "/api/v1/fleet",
+        "/api/v1/clusters",
+    ]
     for path in paths:
         assert daemon.ask("GET", path, port=INTERNAL).status in (200, 405)
     page = daemon.ask("GET", "/metrics", port=INTERNAL).text

@@ -32,12 +32,12 @@ def test_the_flag(clock: Clock) -> None:
     assert small.record is not None
     small.take(0, encode_attempts(attempts(3)))
     assert len(small.record) == 2
-    paths = [route.path for route in small.routes(["/"])]
+    paths = [route.path for route in small.routes()]
     assert "/api/v1/clusters/" in paths
     off = fleet(clock, "--fleet-max-clusters", "0")
     off.take(0, encode_attempts(attempts(3)))
     off.stop()
-    assert [route.path for route in off.routes(["/"])] == ["/"]
+    assert (off.routes(), off.page()) == ([], None)
 
 
 def test_silent_is_who_misses_several_intervals(clock: Clock) -> None:
@@ -114,7 +114,7 @@ def test_attempts_are_recorded_together_and_soon(clock: Clock) -> None:
 @pytest.mark.parametrize("path", ["/api/v1/fleet", "/api/v1/clusters", "/api/v1/clusters/c0"])
 def test_who_asks_is_told_of_the_last_attempt_too(clock: Clock, path: str) -> None:
     here = fleet(clock)
-    site = make_site(here.routes(["/"]), clock)
+    site = make_site(here.routes(), clock)
     assert here.observer is not None
     here.observer(outcomes(1)[0])
     answer = ask(site, "GET", path)

@@ -66,7 +66,7 @@ class Page:
         self.events = Events(self.record, clock, self.wall)
         api = FleetApi(self.record, clock, self.wall, lambda: RULES, store)
         routes = [
-            index_route(["/"], html_sender()),
+            index_route([], html_sender()),
             *page_routes(),
             *api.routes(),
             self.events.route(),

@@ -9,11 +9,11 @@ from prometheus_client.openmetrics.parser import (
 from twisted.internet.task import Clock
 
 from telemeter.web.health import Health, index_route, metrics_route
-from telemeter.web.site.routing import make_site
+from telemeter.web.site.routing import Route, make_site
 from telemeter.web.site.site import Site
 from tests.fakes import ask, parse_samples
 
-PATHS = ["/", "/metrics", "/healthz"]
+PATHS = ["/", "/metrics", "/healthz", "/healthz/ready"]
 
 
 @pytest.fixture
@@ -23,7 +23,9 @@ def health() -> Health:
 
 @pytest.fixture
 def site(clock: Clock, health: Health) -> Site:
-    return make_site([index_route(PATHS), metrics_route(), *health.routes()], clock)
+    hidden = Route("/hidden", lambda request: b"", listed=False)
+    routes = [metrics_route(), *health.routes(), hidden]
+    return make_site([index_route(routes), *routes], clock)
 
 
 @pytest.mark.parametrize("target", ["/healthz", "/healthz/ready"])

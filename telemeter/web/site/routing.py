@@ -39,6 +39,7 @@ class Route:
         name: the value of the label `handler` in the metrics; empty: not counted.
         gate: decides on the headers; None for routes that ignore bodies.
         branch: whether everything below the path belongs to it that has no route of its own.
+        listed: whether it is in the list of paths at /.
     """
 
     path: str
@@ -47,6 +48,7 @@ class Route:
     name: str = ""
     gate: Gate | None = None
     branch: bool = False
+    listed: bool = True
 
 
 def make_resource(routes: Iterable[Route]) -> IResource:
