@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Final, Generic, Protocol, TypeAlias, TypeVar
 
 from prometheus_client import Counter
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from telemeter.auth.authorization_server import Answer, RefusedError
 from telemeter.loop.clocks import LONG_AGO
+from telemeter.loop.waiters import Once
 
 READS: Final = Counter(
     "cache_reads_total",
@@ -127,40 +127,6 @@ class MemoryStore:
         return self._entries.remaining(_key_of(question))
 
 
-class _Once:
-    """Finds an answer once, however many wait for it."""
-
-    def __init__(self) -> None:
-        self._under_way: dict[str, list[Deferred[None]]] = {}
-
-    def find_out(self, key: str, find: Callable[[], Coroutine[Any, Any, None]]) -> Deferred[None]:
-        """Wait for the answer to `key`, and begin to find it unless that is under way.
-
-        Returns:
-            What `find` does. Cancelling it leaves the answer to the others who wait for it.
-        """
-        waiting: Deferred[None] = Deferred(lambda mine: self._forget(key, mine))
-        if key in self._under_way:
-            self._under_way[key].append(waiting)
-            return waiting
-        self._under_way[key] = [waiting]
-        Deferred.fromCoroutine(find()).addBoth(self._tell, key)
-        return waiting
-
-    def _forget(self, key: str, waiting: Deferred[None]) -> None:
-        if waiting in self._under_way.get(key, ()):
-            self._under_way[key].remove(waiting)
-
-    def _tell(self, result: Failure | None, key: str) -> None:
-        for waiting in self._under_way.pop(key):
-            if waiting.called:
-                continue  # cancelled by what another of them did with the answer
-            if isinstance(result, Failure):
-                waiting.errback(result)
-            else:
-                waiting.callback(None)
-
-
 class CachingAsker:
     """Asks only what it does not know, and asks it once however many wait for the answer."""
 
@@ -176,7 +142,7 @@ class CachingAsker:
         self._asker = asker
         self._store = store
         self._refused = refused
-        self._once = _Once()
+        self._once: Once[None] = Once()
 
     def check(self, question: bytes) -> Deferred[None]:
         """Fire with None if the answer to a question is positive.
@@ -186,7 +152,7 @@ class CachingAsker:
             question to the others who wait for its answer.
         """
         key = _key_of(question)
-        return self._once.find_out(key, lambda: self._find_out(key, question))
+        return self._once.find(key, lambda: self._find_out(key, question))
 
     async def _find_out(self, key: str, question: bytes) -> None:
         refused = self._refused.get(key)
@@ -235,7 +201,7 @@ class RemoteAsker:
         """
         self._ask = ask
         self._positive: Expiring[bool] = Expiring(clock, 0, size)
-        self._once = _Once()
+        self._once: Once[None] = Once()
 
     def check(self, question: bytes) -> Deferred[None]:
         """As `CachingAsker.check`."""
@@ -243,7 +209,7 @@ class RemoteAsker:
         if self._positive.get(key):
             READS.labels("hit").inc()
             return succeed(None)
-        return self._once.find_out(key, lambda: self._find_out(key, question))
+        return self._once.find(key, lambda: self._find_out(key, question))
 
     async def _find_out(self, key: str, question: bytes) -> None:
         self._positive.put(key, True, await self._ask(question))

@@ -12,8 +12,8 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 
+from telemeter.loop.turns import turn
 from telemeter.net.upstream import REQUESTS, SAMPLES, V1, ForwardError, Sent, Version
 from telemeter.samples.errors import BadInputError
 from telemeter.store.classic import Origin, left_over, read_origin, stale_tail
@@ -180,7 +180,7 @@ class Store:
             if histograms:
                 were_custom.update((key, None) for key, _ in some if histograms.has(key))
             if len(newest) > _AT_ONCE:
-                await _turn(self._clock)
+                await turn(self._clock)
         return refused, were_custom
 
     async def _end_classic(
@@ -204,9 +204,9 @@ class Store:
             while records := list(islice(ended, _AT_ONCE)):
                 self._merge(name, records)
                 if len(records) == _AT_ONCE:
-                    await _turn(self._clock)
+                    await turn(self._clock)
             if len(some) == _AT_ONCE:
-                await _turn(self._clock)
+                await turn(self._clock)
         cluster = self._clusters.get(name)
         if cluster is not None:
             self._bytes -= cluster.size
@@ -285,7 +285,7 @@ class Store:
             full = (len(last) - 1) // MOST_RECORDS * MOST_RECORDS
             replacement.append(last[:full])
             del last[:full]
-            await _turn(self._clock)
+            await turn(self._clock)
         replacement.append(last)
         return replacement
 
@@ -356,14 +356,9 @@ class _Pieces:
         if self._at >= len(self._payload):
             raise StopAsyncIteration
         if self._at:
-            await _turn(self._clock)
+            await turn(self._clock)
         try:
             records, self._at = read_series(self._payload, self._at, _AT_ONCE)
         except (BadInputError, IndexError) as error:
             raise ForwardError(400, f"the request cannot be stored: {error}") from None
         return records
-
-
-async def _turn(clock: IReactorTime) -> None:
-    """Let others have their turn."""
-    await deferLater(clock, 0)

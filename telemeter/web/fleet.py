@@ -9,7 +9,6 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 from twisted.web.iweb import IRequest
 
 from telemeter.fleet.record import FleetRecord
@@ -17,6 +16,7 @@ from telemeter.fleet.render import detail_value, history_value, row_value, total
 from telemeter.fleet.standing import State
 from telemeter.fleet.view import SORTS, Query
 from telemeter.loop.clocks import WallClock, moment
+from telemeter.loop.turns import turn
 from telemeter.samples.stored_series import SeriesSource, StoredSeries
 from telemeter.samples.whitelist import Whitelist
 from telemeter.web.site.query import parse_fields, query_of
@@ -144,7 +144,7 @@ class FleetApi:
         while some := list(islice(series, min(_AT_ONCE, most - len(found)))):
             found += some
             if len(some) == _AT_ONCE:
-                await deferLater(self._clock, 0)
+                await turn(self._clock)
         return found
 
 

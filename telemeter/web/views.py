@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Final
 
-from twisted.internet.defer import CancelledError, DeferredLock
-from twisted.internet.task import Cooperator
+from twisted.internet.defer import DeferredLock
 
 from telemeter.fleet.record import FleetRecord
 from telemeter.fleet.view import Query, View
 from telemeter.loop.clocks import Elapsed, elapsed
+from telemeter.loop.turns import in_turns
 from telemeter.web.site.refused import Refused
 
 #: For how many seconds a view of a large fleet is shown again before it is made anew.
@@ -36,11 +35,6 @@ class Views:
         self._clock = clock
         self._views: dict[Query, View] = {}
         self._lock = DeferredLock()
-        # One step at a time, with everything else that happens in between.
-        self._cooperator = Cooperator(
-            terminationPredicateFactory=lambda: lambda: True,
-            scheduler=lambda call: clock.callLater(0, call),
-        )
 
     async def page(self, query: Query, begin: int, end: int) -> tuple[list[int], int]:
         """Return the slots of a page, and how many clusters the query selects.
@@ -66,18 +60,10 @@ class Views:
                 for _ in view.prepare(end):
                     pass
             else:
-                await self._in_slices(view.prepare(end))
+                await in_turns(self._clock, view.prepare(end))
             return view.slots(begin, end), view.total
         finally:
             self._lock.release()
-
-    async def _in_slices(self, steps: Iterator[None]) -> None:
-        task = self._cooperator.cooperate(steps)
-        try:
-            await task.whenDone()
-        except CancelledError:
-            task.stop()
-            raise
 
     def _view(self, query: Query) -> View:
         now = elapsed(self._clock)

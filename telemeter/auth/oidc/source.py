@@ -16,6 +16,7 @@ from twisted.web.iweb import IAgent
 from telemeter.auth.oidc.access import AccessToken, TokenUnavailableError
 from telemeter.auth.oidc.issuer import Credentials, Issuer
 from telemeter.loop.clocks import LONG_AGO
+from telemeter.loop.waiters import Waiters
 
 #: What one try may take, in seconds: discovery where it is due, and the grant.
 _TIMEOUT: Final = 10.0
@@ -76,7 +77,7 @@ class TokenSource:
         self._clock = clock
         self._token: AccessToken | None = None
         self._is_asking = False
-        self._waiting: list[Deferred[str | None]] = []
+        self._waiting: Waiters[str | None] = Waiters()
         self._failures = 0
         self._rest_until: float = LONG_AGO
         self._trouble = ""
@@ -110,9 +111,7 @@ class TokenSource:
             return current.value
         if not may_ask and not self._is_asking:
             raise TokenUnavailableError(self._trouble)
-        # Who is cancelled is forgotten with the others, when the renewal ends.
-        waiting: Deferred[str | None] = Deferred()
-        self._waiting.append(waiting)
+        waiting = self._waiting.wait()
         if may_ask:
             self._ask()
         try:
@@ -162,9 +161,7 @@ class TokenSource:
 
     def _tell(self, value: str | None) -> None:
         self._is_asking = False
-        told, self._waiting = self._waiting, []
-        for waiting in told:
-            waiting.callback(value)
+        self._waiting.tell(value)
 
     async def _renew(self) -> str:
         self._token = await self._insist(self._issuer.grant)

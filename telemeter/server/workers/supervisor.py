@@ -31,6 +31,7 @@ from telemeter.config.files import Contents
 from telemeter.limits.ratelimit import shared_memory
 from telemeter.loop.services import GRACE_SECONDS
 from telemeter.loop.signals import held_back
+from telemeter.loop.waiters import Waiters
 from telemeter.server.workers.accept import Connections
 from telemeter.server.workers.control import (
     CONNECTIONS_FD,
@@ -280,7 +281,7 @@ class _Slot:
         self._early_ends = 0
         self._next_start: IDelayedCall | None = None
         self._stopping = False
-        self._waiting: list[Deferred[None]] = []
+        self._waiting: Waiters[None] = Waiters()
 
     def start(self) -> None:
         """Start a process, as soon as that is possible."""
@@ -317,9 +318,7 @@ class _Slot:
         self.process = None
         self._workers.forget(self.number)
         if self._stopping:
-            waiting, self._waiting = self._waiting, []
-            for deferred in waiting:
-                deferred.callback(None)
+            self._waiting.tell(None)
             return
         self._early_ends = self._early_ends + 1 if lasted < STABLE_SECONDS else 0
         pause = pause_after(self._early_ends)
@@ -344,9 +343,7 @@ class _Slot:
         """Return a Deferred that fires when there is no process; it may be cancelled."""
         if self.process is None:
             return succeed(None)
-        waiting: Deferred[None] = Deferred(self._waiting.remove)
-        self._waiting.append(waiting)
-        return waiting
+        return self._waiting.wait()
 
     def kill(self) -> None:
         """End the process, now."""

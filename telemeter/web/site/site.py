@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.web import server
 from twisted.web.resource import IResource
 
+from telemeter.loop.waiters import Waiters
 from telemeter.observe.outcome import Outcome
 from telemeter.web.site.admission import SiteRoute
 from telemeter.web.site.channel import IDLE_SECONDS, Channel
@@ -57,7 +58,7 @@ class Site(server.Site):
         self.over = 0
         self.channels: set[Channel] = set()
         self.stopping = False
-        self._idle: list[Deferred[None]] = []
+        self._idle: Waiters[None] = Waiters()
 
     def route_at(self, path: bytes) -> SiteRoute | None:
         """Return the route of a path, if there is one."""
@@ -89,20 +90,13 @@ class Site(server.Site):
             channel.stop()
         if not self.channels:
             return succeed(None)
-        waiting: Deferred[None] = Deferred(self._idle_cancelled)
-        self._idle.append(waiting)
-        return waiting
-
-    def _idle_cancelled(self, waiting: Deferred[None]) -> None:
-        self._idle.remove(waiting)
+        return self._idle.wait()
 
     def channel_closed(self, channel: Channel) -> None:
         """Forget a connection that is gone."""
         self.channels.discard(channel)
         if self.stopping and not self.channels:
-            waiting, self._idle = self._idle, []
-            for deferred in waiting:
-                deferred.callback(None)
+            self._idle.tell(None)
 
     def abort(self) -> None:
         """Close all connections at once."""

@@ -21,7 +21,7 @@ def test_a_length_that_may_be(length: int | None) -> None:
 
 
 def test_a_length_over_the_limit() -> None:
-    with pytest.raises(Refused, match="^11$"):
+    with pytest.raises(Refused, match=r"^11$"):
         Body(10).expect(11)
 
 
@@ -36,6 +36,6 @@ def test_a_body_in_pieces_is_taken_once() -> None:
 def test_the_piece_over_the_limit_is_not_kept() -> None:
     body = Body(10)
     body.write(b"01234567")
-    with pytest.raises(Refused, match="^11$"):
+    with pytest.raises(Refused, match=r"^11$"):
         body.write(b"890")
     assert body.take_body() == b"01234567"
