@@ -83,7 +83,7 @@ class AgentApp:
                 federate_route(lambda: agent.last),
                 reload_route(self.reloader.reload),
             ]
-            site = make_site([index_route(routes), *routes], reactor)
+            site = make_site([index_route(routes), *routes], reactor, timeouts=config.timeouts)
             listener = plain_listener(reactor, site, config.listen, config.program)
             self.services = [*self.services, listener]
 
@@ -91,7 +91,13 @@ class AgentApp:
 def make_collecting(config: AgentConfig, reactor: Any) -> Collecting:
     """Return what collects and transforms."""
     settings = config.collecting
-    agent = make_agent(reactor, "federate_from", config.program, policy=settings.policy)
+    agent = make_agent(
+        reactor,
+        "federate_from",
+        config.program,
+        policy=settings.policy,
+        timeouts=config.timeouts,
+    )
     return Collecting(
         Source(
             TreqAgent(agent),
@@ -120,11 +126,19 @@ def make_plan(
             config.program,
             policy=settings.policy,
             proxies=settings.proxies,
+            timeouts=config.timeouts,
         )
     )
     tokens = previous.tokens if previous else None
     if tokens is None or not tokens.serves(settings.authorize_url, settings.token):
-        tokens = TokenStore(to_agent, reactor, wall, settings.authorize_url, settings.token)
+        tokens = TokenStore(
+            to_agent,
+            reactor,
+            wall,
+            settings.authorize_url,
+            settings.token,
+            config.timeouts.authorize,
+        )
     else:
         tokens.use(to_agent)  # it may trust other authorities
     return Plan(

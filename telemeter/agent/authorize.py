@@ -12,6 +12,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 from telemeter.loop.clocks import Elapsed, WallClock, elapsed
+from telemeter.loop.timeouts import TIMEOUTS
 from telemeter.net.errors import explain
 from telemeter.net.exchange import exchange
 from telemeter.net.quoted import quote_answer
@@ -20,7 +21,6 @@ from telemeter.net.retry_after import retry_after_seconds
 from telemeter.net.url import to_request
 from telemeter.samples.family import label_fault
 
-_TIMEOUT = 30.0
 _ANSWER_LIMIT = 16 * 1024
 #: A token is let go so many seconds before it expires ...
 _MARGIN = 15
@@ -65,6 +65,7 @@ class TokenStore:
         wall: WallClock,
         url: str,
         initial_token: str,
+        timeout: float = TIMEOUTS.authorize,
     ) -> None:
         """Make a store that has no token yet.
 
@@ -74,7 +75,9 @@ class TokenStore:
             wall: tells the time of day, for a Retry-After with a date.
             url: where tokens are exchanged.
             initial_token: what is shown there.
+            timeout: how many seconds the server may take.
         """
+        self._timeout = timeout
         self._agent = agent
         self._clock = clock
         self._wall = wall
@@ -123,7 +126,7 @@ class TokenStore:
             "POST",
             self._url,
             self._headers,
-            timeout=_TIMEOUT,
+            timeout=self._timeout,
             limit=_ANSWER_LIMIT,
         )
         if answer.status == 401:

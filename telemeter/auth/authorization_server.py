@@ -17,13 +17,13 @@ from twisted.web.iweb import IAgent
 
 from telemeter.auth.fnv import fnv1a_base32
 from telemeter.auth.oidc import TokenUnavailableError
+from telemeter.loop.timeouts import TIMEOUTS
 from telemeter.net.body import AnswerTooLongError
 from telemeter.net.errors import explain
 from telemeter.net.exchange import exchange
 from telemeter.net.url import split_credentials
 from telemeter.samples.family import is_utf8
 
-_TIMEOUT = 20.0
 _ANSWER_LIMIT = 32 * 1024
 _SHOWN = 100
 #: A part of every token, which goes into a header.
@@ -99,7 +99,22 @@ class Answer:
 class AuthorizationServer:
     """Asks an authorization server over HTTP."""
 
-    def __init__(self, agent: IAgent, clock: IReactorTime, url: str) -> None:
+    def __init__(
+        self,
+        agent: IAgent,
+        clock: IReactorTime,
+        url: str,
+        timeout: float = TIMEOUTS.authorization_server,
+    ) -> None:
+        """Make one.
+
+        Args:
+            agent: makes the requests.
+            clock: times them.
+            url: of the server, perhaps with a user and a password.
+            timeout: how many seconds it may take for an answer.
+        """
+        self._timeout = timeout
         self._agent = agent
         self._clock = clock
         self._url, credentials = split_credentials(url)
@@ -154,7 +169,7 @@ class AuthorizationServer:
             self._url,
             self._headers,
             question,
-            timeout=_TIMEOUT,
+            timeout=self._timeout,
             limit=_ANSWER_LIMIT,
         )
         content_type = answer.header(b"Content-Type").partition(";")[0].strip().lower()

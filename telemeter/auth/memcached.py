@@ -21,10 +21,9 @@ from twisted.python.failure import Failure
 
 from telemeter.auth.authorization_server import Answer
 from telemeter.loop.clocks import LONG_AGO, WallClock
+from telemeter.loop.timeouts import TIMEOUTS
 from telemeter.net.address import host_of
 
-#: How many seconds a memcached may take for anything.
-TIMEOUT: Final = 1.0
 #: For how many seconds a memcached that failed is left alone.
 PAUSE: Final = 2.0
 #: memcached takes a lifetime of more seconds than these for a time of day.
@@ -49,12 +48,13 @@ class _Connection(MemCacheProtocol):
 class _Server:
     """One memcached, with a connection that is made when it is needed."""
 
-    def __init__(self, reactor: Any, host: str, port: int) -> None:
+    def __init__(self, reactor: Any, host: str, port: int, timeout: float) -> None:
         self.address = (host, port)
         self._reactor = reactor
+        self._timeout = timeout
         # The host is an address: nothing is left to look up, which might take long.
         endpoint = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
-        self._endpoint = endpoint(reactor, host, port, timeout=TIMEOUT)
+        self._endpoint = endpoint(reactor, host, port, timeout=timeout)
         self._connection: MemCacheProtocol | None = None
         self._down_until: float = LONG_AGO
 
@@ -64,7 +64,8 @@ class _Server:
             raise DownError(f"memcached {self.address} did not answer a moment ago")
         try:
             connection = await self._connect()
-            return await getattr(connection, method)(*arguments).addTimeout(TIMEOUT, self._reactor)
+            called = getattr(connection, method)(*arguments)
+            return await called.addTimeout(self._timeout, self._reactor)
         except Exception:
             self._down_until = max(self._down_until, self._reactor.seconds() + PAUSE)
             self.close()
@@ -73,8 +74,8 @@ class _Server:
     async def _connect(self) -> MemCacheProtocol:
         connection = self._connection
         if connection is None or not connection.connected:
-            attempt = connectProtocol(self._endpoint, _Connection(timeOut=int(TIMEOUT) + 1))
-            connection = await attempt.addTimeout(TIMEOUT, self._reactor)
+            attempt = connectProtocol(self._endpoint, _Connection(timeOut=int(self._timeout) + 1))
+            connection = await attempt.addTimeout(self._timeout, self._reactor)
             if self._down_until == math.inf:
                 connection.transport.loseConnection()
                 raise DownError(f"memcached {self.address} is not used any more")
@@ -111,6 +112,7 @@ class Memcached(Service):
         names: Sequence[tuple[str, int]],
         lifetime: int,
         interval: float,
+        timeout: float = TIMEOUTS.memcached,
     ) -> None:
         """Make a store.
 
@@ -120,7 +122,9 @@ class Memcached(Service):
             names: host and port of each.
             lifetime: for how many seconds a positive answer is kept.
             interval: seconds between look-ups of the names; 0: only once.
+            timeout: how many seconds a memcached may take for anything.
         """
+        self._timeout = timeout
         self._reactor = reactor
         self._wall = wall
         self._names = list(names)
@@ -159,7 +163,7 @@ class Memcached(Service):
             self._servers.pop(address).retire()
         for address in addresses:
             if address not in self._servers:
-                self._servers[address] = _Server(self._reactor, *address)
+                self._servers[address] = _Server(self._reactor, *address, timeout=self._timeout)
 
     def _server(self, key: str) -> _Server:
         if not self._servers:

@@ -31,6 +31,7 @@ from telemeter.config.flags import (
 )
 from telemeter.config.listen import listen_address
 from telemeter.convert.collect import Transforms
+from telemeter.loop.timeouts import TIMEOUTS, Timeouts
 from telemeter.net.proxy import Proxies
 from telemeter.net.tls import ClientPolicy
 from telemeter.net.url import (
@@ -103,6 +104,7 @@ class AgentConfig:
         transforms: what to change in what was collected.
         sending: where to send; None: nothing is sent.
         knows_id: whether the agent says to the server which cluster it is.
+        timeouts: how long who waits for whom.
     """
 
     program: str
@@ -112,6 +114,7 @@ class AgentConfig:
     transforms: Transforms
     sending: SendSettings | None
     knows_id: bool
+    timeouts: Timeouts = TIMEOUTS
 
 
 class AgentConfigReader(Protocol):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
 
+from telemeter.loop.timeouts import TIMEOUTS, Timeouts
 from telemeter.net.address import host_of
 from telemeter.web.site.listener import Listener
 from telemeter.web.site.proxied import ProxiedEndpoint
@@ -19,8 +19,11 @@ _HOST_PORT = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^:\[\]]*))
 _PROXIED = "haproxy:"
 _ENDPOINT = re.compile(r"(?:tcp|tcp6|ssl|tls|unix|systemd|fd|haproxy)(?::|$)")
 
-#: Makes the endpoint, given a reactor.
-EndpointMaker = Callable[[Any], IStreamServerEndpoint]
+
+class EndpointMaker(Protocol):
+    """Makes an endpoint."""
+
+    def __call__(self, reactor: Any, timeouts: Timeouts = TIMEOUTS) -> IStreamServerEndpoint: ...
 
 
 def listen_address(value: str) -> str:
@@ -36,9 +39,13 @@ def is_tcp(value: str) -> bool:
     return not _ENDPOINT.match(value) or value.startswith(("tcp:", "tcp6:"))
 
 
-def at_address(value: str, endpoint: IStreamServerEndpoint, reactor: Any) -> IStreamServerEndpoint:
+def at_address(
+    value: str, endpoint: IStreamServerEndpoint, reactor: Any, timeouts: Timeouts
+) -> IStreamServerEndpoint:
     """Return an endpoint that listens elsewhere, with the header that an address asks for."""
-    return ProxiedEndpoint(endpoint, reactor) if value.startswith(_PROXIED) else endpoint
+    if value.startswith(_PROXIED):
+        return ProxiedEndpoint(endpoint, reactor, timeouts.proxy_header)
+    return endpoint
 
 
 def endpoint_maker(value: str) -> EndpointMaker:
@@ -65,19 +72,23 @@ def endpoint_maker(value: str) -> EndpointMaker:
     # As the original: an IPv4 address of a name before its IPv6 address.
     family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     kind = TCP6ServerEndpoint if family == socket.AF_INET6 else TCP4ServerEndpoint
-    return lambda reactor: kind(reactor, port, interface=host_of(address), backlog=1024)
+    return lambda reactor, timeouts=TIMEOUTS: kind(
+        reactor, port, interface=host_of(address), backlog=1024
+    )
 
 
 def _described(value: str) -> EndpointMaker:
     """Return what makes the endpoint of a description of Twisted's; raises ValueError."""
     if value.startswith(_PROXIED):
         inner = _described(value.removeprefix(_PROXIED))
-        return lambda reactor: ProxiedEndpoint(inner(reactor), reactor)
+        return lambda reactor, timeouts=TIMEOUTS: ProxiedEndpoint(
+            inner(reactor), reactor, timeouts.proxy_header
+        )
     try:
         serverFromString(None, value)
     except Exception as error:  # whatever the parser of an endpoint stumbles over
         raise ValueError(f"Twisted does not take this endpoint: {error}") from None
-    return lambda reactor: serverFromString(reactor, value)
+    return lambda reactor, timeouts=TIMEOUTS: serverFromString(reactor, value)
 
 
 def plain_listener(reactor: Any, site: Site, address: str, program: str) -> Listener:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Final, Protocol
 
 from twisted.internet.ssl import CertificateOptions
@@ -47,6 +47,7 @@ from telemeter.config.flags import (
     tracing_flags,
 )
 from telemeter.config.listen import is_tcp, listen_address
+from telemeter.loop.timeouts import TIMEOUTS, Timeouts
 from telemeter.net.proxy import Proxies
 from telemeter.net.tls import server_options
 from telemeter.net.url import check_http_url
@@ -54,7 +55,6 @@ from telemeter.samples.whitelist import Whitelist
 from telemeter.store.settings import StoreSettings
 from telemeter.upstream.batch import BatchLimits
 from telemeter.upstream.settings import ForwardSettings
-from telemeter.web.site.channel import IDLE_SECONDS
 
 #: The most processes that answer clients.
 MAX_WORKERS: Final = 256
@@ -110,7 +110,7 @@ class ServerConfig:
         program: the name that messages begin with.
         listen: the listener for clients.
         listen_internal: the listener for operators.
-        idle_seconds: for how long a client's connection may wait for its next request.
+        timeouts: how long who waits for whom.
         workers: how many processes answer clients; 1: this one does.
         tokens: the agents' tokens.
         authorization: whom to ask about tokens.
@@ -129,7 +129,7 @@ class ServerConfig:
     program: str
     listen: ListenerSettings
     listen_internal: ListenerSettings
-    idle_seconds: float
+    timeouts: Timeouts
     workers: int
     tokens: TokenSettings
     authorization: AuthorizationSettings
@@ -212,7 +212,7 @@ class Options(Flags):
         Flag(
             "idle-timeout",
             positive_duration,
-            IDLE_SECONDS,
+            TIMEOUTS.idle,
             "How long a client's connection may wait for its next request. Keep it above the idle "
             "timeout of a load balancer in front of the server, which is often 60s.",
             shown="75s",
@@ -526,7 +526,7 @@ class Options(Flags):
             listen_internal=ListenerSettings(
                 "listen-internal", self["listen-internal"], internal_tls
             ),
-            idle_seconds=self["idle-timeout"],
+            timeouts=replace(TIMEOUTS, idle=self["idle-timeout"]),
             workers=self["workers"],
             tokens=TokenSettings(
                 tuple(self._read_key(path) for path in self["shared-key"]),

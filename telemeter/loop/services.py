@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
-
-#: How long a stop waits for the requests that are under way, in seconds. Systemd and Kubernetes
-#: give a program at least twice as long before they kill it.
-GRACE_SECONDS: Final = 10.0
 
 log = Logger()
 

@@ -14,6 +14,7 @@ from twisted.web.iweb import IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
 from telemeter import __version__
+from telemeter.loop.timeouts import TIMEOUTS, Timeouts
 from telemeter.loop.twisted_private import ConnectionPool
 from telemeter.net.connection import ConnectionFactory
 from telemeter.net.proxy import Proxies
@@ -35,8 +36,6 @@ DURATION = Histogram(
     "request_duration_seconds", "How long outgoing requests took.", ["method", "client"]
 )
 
-_CONNECT_TIMEOUT = 10.0
-_IDLE_SECONDS = 30
 _MAX_IDLE_PER_HOST = 32
 
 
@@ -54,15 +53,14 @@ class _Pool(ConnectionPool):
         return ConnectionFactory(quiescent, self.closeCachedConnections)
 
 
-def make_pool(reactor: Any) -> HTTPConnectionPool:
+def make_pool(reactor: Any, timeouts: Timeouts = TIMEOUTS) -> HTTPConnectionPool:
     """Return a pool of persistent connections.
 
-    A connection is let go after 30 idle seconds: sooner than common servers do, so that a request
-    seldom meets one that is just being closed. If it does, `exchange` makes it again.
+    A request that meets one that is just being closed is made again by `exchange`.
     """
     pool = _Pool(reactor, persistent=True)
     pool.maxPersistentPerHost = _MAX_IDLE_PER_HOST
-    pool.cachedConnectionTimeout = _IDLE_SECONDS
+    pool.cachedConnectionTimeout = timeouts.keep_idle  # type: ignore[assignment]
     return pool
 
 
@@ -74,6 +72,7 @@ def make_agent(
     pool: HTTPConnectionPool | None = None,
     policy: IPolicyForHTTPS | None = None,
     proxies: Proxies | None = None,
+    timeouts: Timeouts = TIMEOUTS,
 ) -> IAgent:
     """Return an agent that opens connections as the pool, the TLS policy and the proxies say.
 
@@ -85,6 +84,7 @@ def make_agent(
             with different policies or proxies need different pools, which know of neither.
         policy: whom to trust; None: the system's certificate authorities.
         proxies: what to go through; None: everything is reached directly.
+        timeouts: how long connecting may take.
     """
     agent = RoutingAgent(
         reactor,
@@ -92,7 +92,7 @@ def make_agent(
         user_agent=f"{program}/{__version__}",
         pool=_Pool(reactor, persistent=False) if pool is None else pool,
         policy=ClientPolicy() if policy is None else policy,
-        timeout=_CONNECT_TIMEOUT,
+        timeouts=timeouts,
     )
     return InstrumentedAgent(agent, name, reactor)
 

@@ -29,6 +29,7 @@ from twisted.web.iweb import (
 )
 from zope.interface import implementer
 
+from telemeter.loop.timeouts import Timeouts
 from telemeter.loop.twisted_private import NamedEndpoint
 from telemeter.net.body import read_body
 from telemeter.net.proxy import Proxies, Proxy
@@ -37,8 +38,6 @@ from telemeter.net.tunnel import ProxyEndpoint, TunnelEndpoint, refusal
 _PROXY_AUTHENTICATION_REQUIRED = 407
 _REFUSAL_LIMIT = 4096
 _LONGEST_NAME = 253
-#: How many seconds the other side of a TLS connection has to close it too.
-_CLOSE_SECONDS = 10.0
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 
 
@@ -54,7 +53,9 @@ class _TLSConnection(BufferingTLSTransport):
     def loseConnection(self) -> None:
         super().loseConnection()
         if self.connected and self._end is None:
-            self._end = self.factory.clock.callLater(_CLOSE_SECONDS, self.abortConnection)
+            self._end = self.factory.clock.callLater(
+                self.factory.close_seconds, self.abortConnection
+            )
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._end is not None and self._end.active():
@@ -65,9 +66,12 @@ class _TLSConnection(BufferingTLSTransport):
 class _TLSFactory(TLSMemoryBIOFactory):
     protocol = _TLSConnection
 
-    def __init__(self, creator: Any, factory: IProtocolFactory, clock: IReactorTime) -> None:
+    def __init__(
+        self, creator: Any, factory: IProtocolFactory, clock: IReactorTime, close_seconds: float
+    ) -> None:
         super().__init__(creator, True, factory, clock=clock)
         self.clock = clock
+        self.close_seconds = close_seconds
 
 
 @implementer(IStreamClientEndpoint)
@@ -79,14 +83,16 @@ class _TLSEndpoint:
         creator: IOpenSSLClientConnectionCreator,
         endpoint: IStreamClientEndpoint,
         clock: IReactorTime,
+        close_seconds: float,
     ) -> None:
         self._creator = creator
         self._endpoint = endpoint
         self._clock = clock
+        self._close_seconds = close_seconds
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         _make_quiet(protocolFactory)
-        factory = _TLSFactory(self._creator, protocolFactory, self._clock)
+        factory = _TLSFactory(self._creator, protocolFactory, self._clock, self._close_seconds)
         connecting: Deferred[Any] = self._endpoint.connect(factory)
         return connecting.addCallback(lambda tls: tls.wrappedProtocol)
 
@@ -123,13 +129,13 @@ class _Endpoints:
         proxies: Proxies,
         policy: IPolicyForHTTPS,
         user_agent: str,
-        timeout: float,
+        timeouts: Timeouts,
     ) -> None:
         self._reactor = reactor
         self._proxies = proxies
         self._user_agent = user_agent
         self._policy = policy
-        self._timeout = timeout
+        self._timeouts = timeouts
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         """Where to connect to for a request that is not sent to a proxy itself.
@@ -146,7 +152,12 @@ class _Endpoints:
         endpoint = self._tcp(host, uri.port)
         if proxy is not None:
             endpoint = TunnelEndpoint(
-                self.of_proxy(proxy), host, uri.port, self._reactor, self._user_agent
+                self.of_proxy(proxy),
+                host,
+                uri.port,
+                self._reactor,
+                self._user_agent,
+                self._timeouts.tunnel,
             )
         return self._tls(uri.host, uri.port, endpoint)
 
@@ -160,11 +171,12 @@ class _Endpoints:
     def _tls(
         self, host: bytes, port: int, endpoint: IStreamClientEndpoint
     ) -> IStreamClientEndpoint:
-        return _TLSEndpoint(self._policy.creatorForNetloc(host, port), endpoint, self._reactor)
+        creator = self._policy.creatorForNetloc(host, port)
+        return _TLSEndpoint(creator, endpoint, self._reactor, self._timeouts.tls_close)
 
     def _tcp(self, host: str, port: int) -> IStreamClientEndpoint:
         endpoint: IStreamClientEndpoint = _TCPEndpoint(
-            self._reactor, host, port, timeout=self._timeout
+            self._reactor, host, port, timeout=self._timeouts.connect
         )
         return endpoint
 
@@ -184,7 +196,7 @@ class RoutingAgent:
         user_agent: str,
         pool: HTTPConnectionPool | None,
         policy: IPolicyForHTTPS,
-        timeout: float,
+        timeouts: Timeouts,
     ) -> None:
         """Make an agent.
 
@@ -195,11 +207,11 @@ class RoutingAgent:
             pool: where connections wait for the next request; None: one connection a request. To
                 a proxy for http they are kept apart from direct ones.
             policy: whom to trust: servers, and proxies that are spoken to over TLS.
-            timeout: how many seconds a connection may take.
+            timeouts: how long connecting may take.
         """
         self._proxies = proxies
         self._user_agent = user_agent
-        endpoints = _Endpoints(reactor, proxies, policy, user_agent, timeout)
+        endpoints = _Endpoints(reactor, proxies, policy, user_agent, timeouts)
         self._agent = Agent.usingEndpointFactory(reactor, endpoints, pool)
         self._http_agent: ProxyAgent | None = None
         if proxies.http is not None:

@@ -24,8 +24,6 @@ from telemeter.net.proxy import Proxy, host_and_port
 
 #: How many bytes the head of a proxy's answer may have.
 HEAD_LIMIT: Final = 16 * 1024
-#: How many seconds a proxy may take to open a tunnel.
-ANSWER_SECONDS: Final = 30.0
 
 _HINTS: Final = {
     401: ": check the user and password in {variable}",  # tinyproxy, to wrong ones
@@ -81,7 +79,7 @@ class TunnelEndpoint:
         port: int,
         clock: IReactorTime,
         user_agent: str,
-        seconds: float = ANSWER_SECONDS,
+        seconds: float,
     ) -> None:
         """Make an endpoint.
 

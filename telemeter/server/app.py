@@ -131,8 +131,8 @@ class ServerApp(ABC):
         ]
         routes.insert(0, index_route(routes, self.fleet.page()))
         settings = self.config.listen_internal
-        site = make_site(routes, self._reactor, idle_seconds=self.config.idle_seconds)
-        endpoint = endpoint_maker(settings.address)(self._reactor)
+        site = make_site(routes, self._reactor, timeouts=self.config.timeouts)
+        endpoint = endpoint_maker(settings.address)(self._reactor, self.config.timeouts)
         return listener(self.config, settings, self._reactor, endpoint, site, self._internal_tls)
 
 
@@ -153,7 +153,7 @@ class SingleProcess(ServerApp):
         self.health = self.endpoints.health
         more = []
         if self.endpoints.store is not None:
-            more.append(federate_route(self.endpoints.store, reactor))
+            more.append(federate_route(self.endpoints.store, reactor, config.timeouts.reader))
             self.fleet.show(StoreSeries(self.endpoints.store))
         self.services = [
             *self.endpoints.helpers(),  # connections to others, the store's expiry, memcached
@@ -162,7 +162,9 @@ class SingleProcess(ServerApp):
             OnStop(self.fleet.stop),
             # The issuer's discovery, the listener for clients, and health: the first to stop, so
             # that balancers send no more requests while those under way are finished.
-            *self.endpoints.listening(endpoint_maker(config.listen.address)(reactor)),
+            *self.endpoints.listening(
+                endpoint_maker(config.listen.address)(reactor, config.timeouts)
+            ),
         ]
 
     async def reload(self, config: ServerConfig) -> None:
@@ -193,7 +195,7 @@ class ParentOfWorkers(ServerApp):
         self._workers = workers = Workers(
             reactor,
             Listening(
-                endpoint_maker(config.listen.address)(reactor),
+                endpoint_maker(config.listen.address)(reactor, config.timeouts),
                 Factory(),
                 flag=config.listen.flag,
                 address=config.listen.address,
@@ -209,6 +211,7 @@ class ParentOfWorkers(ServerApp):
             table,
             answers_for_workers(config.authorization, reactor, self._clients.authorizer),
             pass_on,
+            config.timeouts,
         )
         workers.reports[ATTEMPTS] = self.fleet.take
         self.at_once = workers.end_at_once

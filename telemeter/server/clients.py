@@ -67,20 +67,29 @@ class Clients:
                 oidc.client_secret,
                 oidc.audience,
                 oidc.scopes,
+                config.timeouts,
             )
         self.authorizer: AcceptEveryone | AuthorizationServer = AcceptEveryone()
         if authorization.url:
             agent = self._with_token(self._make("authorize", self._authorize_policy))
-            self.authorizer = AuthorizationServer(agent, reactor, authorization.url)
+            self.authorizer = AuthorizationServer(
+                agent, reactor, authorization.url, config.timeouts.authorization_server
+            )
         self.forwarder: Forwarder | None = None
         if forward.url:
             agent = self._with_token(self._make("forward", self._forward_policy))
             self.forwarder = Forwarder(
-                agent, reactor, forward.url, forward.tenant, forward.batches, run
+                agent,
+                reactor,
+                forward.url,
+                forward.tenant,
+                forward.batches,
+                run,
+                config.timeouts.forward,
             )
 
     def _make_agent(self, name: str, policy: ReloadablePolicy) -> IAgent:
-        pool = make_pool(self._reactor)
+        pool = make_pool(self._reactor, self._config.timeouts)
         self._pools.append(pool)
         return make_agent(
             self._reactor,
@@ -89,6 +98,7 @@ class Clients:
             pool=pool,
             policy=policy,
             proxies=self._config.proxies,
+            timeouts=self._config.timeouts,
         )
 
     def _with_token(self, agent: IAgent) -> IAgent:

@@ -194,7 +194,7 @@ class Endpoints:
             needs_issuer: whether the process ends if the OIDC issuer is not there at the start. A
                 worker may take the place of another one long after that.
         """
-        site = make_site(self.routes(), self._reactor, idle_seconds=self._config.idle_seconds)
+        site = make_site(self.routes(), self._reactor, timeouts=self._config.timeouts)
         if self._shared.observer is not None:
             site.observers.append(self._shared.observer)
         discovery = self.clients.discovery(self.health, vital=needs_issuer)
@@ -240,4 +240,11 @@ def _memcached(config: ServerConfig, reactor: Any, wall: WallClock) -> Memcached
     settings = config.memcached
     if not settings.addresses:
         return None
-    return Memcached(reactor, wall, settings.addresses, settings.lifetime, settings.lookup_seconds)
+    return Memcached(
+        reactor,
+        wall,
+        settings.addresses,
+        settings.lifetime,
+        settings.lookup_seconds,
+        config.timeouts.memcached,
+    )

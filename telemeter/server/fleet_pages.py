@@ -63,7 +63,7 @@ class Fleet:
             self._api = FleetApi(
                 self.record, reactor, wall, lambda: self._whitelist, settle=self.observer.send
             )
-            self._events = Events(self.record, reactor, wall)
+            self._events = Events(self.record, reactor, wall, config.timeouts.reader)
 
     def reload(self, whitelist: Whitelist) -> None:
         """Explain by other rules what was dropped, from now on."""

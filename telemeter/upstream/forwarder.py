@@ -13,6 +13,7 @@ from twisted.web.iweb import IAgent
 
 from telemeter.auth.oidc import TokenUnavailableError
 from telemeter.loop.threads import Runner, run_here, run_if_large
+from telemeter.loop.timeouts import TIMEOUTS
 from telemeter.net.coding import ACCEPTED
 from telemeter.net.errors import explain
 from telemeter.net.exchange import exchange
@@ -31,7 +32,6 @@ DURATION = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
 
-_TIMEOUT = 5.0
 _DOWN_SECONDS = 30
 _ANSWER_LIMIT = 4096
 #: Up to so many bytes are compressed without a thread, which would cost more.
@@ -55,6 +55,7 @@ class Forwarder:
         tenant: str,
         limits: BatchLimits = ALONE,
         run: Runner = run_here,
+        timeout: float = TIMEOUTS.forward,
     ) -> None:
         """Make a forwarder.
 
@@ -65,7 +66,9 @@ class Forwarder:
             tenant: whom to forward as.
             limits: how large a batch may become.
             run: compresses a large request where that does not keep the reactor from its work.
+            timeout: how many seconds the upstream may take for a request.
         """
+        self._timeout = timeout
         self._agent = agent
         self._clock = clock
         self._run = run
@@ -116,7 +119,7 @@ class Forwarder:
                 self._url,
                 self._headers[version],
                 block,
-                timeout=_TIMEOUT,
+                timeout=self._timeout,
                 limit=_ANSWER_LIMIT,
                 may_repeat=True,
             )

@@ -14,6 +14,7 @@ from zope.interface import implementer
 from telemeter.fleet.record import FleetRecord
 from telemeter.fleet.render import minute_value, row_value, totals_value
 from telemeter.loop.clocks import Elapsed, Moment, WallClock, moment
+from telemeter.loop.timeouts import TIMEOUTS
 from telemeter.web.fleet import EVENTS, dump
 from telemeter.web.site.refused import Refused
 from telemeter.web.site.routing import Route
@@ -22,11 +23,9 @@ from telemeter.web.site.routing import Route
 MAX_STREAMS: Final = 32
 #: How many clusters an event names at most.
 MAX_CHANGED: Final = 100
-#: The seconds between two looks for changes, between two signs of life, and how long a reader may
-#: be too slow.
+#: The seconds between two looks for changes, and between two signs of life.
 INTERVAL: Final = 1.0
 HEARTBEAT: Final = 15.0
-PATIENCE: Final = 60.0
 
 #: A wall clock that jumps by more than so many seconds was set.
 _CLOCK_WAS_SET: Final = 1.0
@@ -44,7 +43,8 @@ class _Stream:
         done: fires when there is nothing more to say to it.
     """
 
-    def __init__(self, request: Any, now: Elapsed) -> None:
+    def __init__(self, request: Any, now: Elapsed, patience: float) -> None:
+        self._patience = patience
         self.done: Deferred[None] = Deferred()
         self._has_missed = False
         self._request = request
@@ -72,7 +72,7 @@ class _Stream:
         self._now = now
         if self._paused_at is not None:
             self._has_missed = self._has_missed or event is not None
-            if now - self._paused_at >= PATIENCE:
+            if now - self._paused_at >= self._patience:
                 # To lose it would be to wait until the reader has taken what there is for it.
                 self._request.transport.abortConnection()
                 self.end()
@@ -92,14 +92,22 @@ class _Stream:
 class Events:
     """The endpoint. One look at the record a second serves all readers; without readers none."""
 
-    def __init__(self, record: FleetRecord, clock: IReactorTime, wall: WallClock) -> None:
+    def __init__(
+        self,
+        record: FleetRecord,
+        clock: IReactorTime,
+        wall: WallClock,
+        patience: float = TIMEOUTS.reader,
+    ) -> None:
         """Make the endpoint.
 
         Args:
             record: what to tell of.
             clock: tells ages, and calls later.
             wall: tells the time of day.
+            patience: for how many seconds a reader may take nothing, until it is hung up on.
         """
+        self._patience = patience
         self._record = record
         self._clock = clock
         self._wall = wall
@@ -126,7 +134,7 @@ class Events:
         request.setHeader("Content-Type", "text/event-stream")
         request.setHeader("Cache-Control", "no-store")
         now = moment(self._clock, self._wall)
-        stream = _Stream(request, now.elapsed)
+        stream = _Stream(request, now.elapsed, self._patience)
         request.registerProducer(stream, True)
         if not self._streams:
             self._told = self._record.version

@@ -7,6 +7,7 @@ from typing import Final
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IRequest
 
+from telemeter.loop.timeouts import TIMEOUTS
 from telemeter.samples.errors import BadInputError
 from telemeter.samples.escaping import Escaping
 from telemeter.samples.family import PROTOBUF_CONTENT_TYPE
@@ -24,8 +25,14 @@ _OPEN_METRICS_TYPE: Final = "application/openmetrics-text; version={}; charset=u
 _ESCAPINGS: Final = {escaping.value: escaping for escaping in Escaping}
 
 
-def federate_route(store: Store, clock: IReactorTime) -> Route:
-    """Return the route."""
+def federate_route(store: Store, clock: IReactorTime, patience: float = TIMEOUTS.reader) -> Route:
+    """Return the route.
+
+    Args:
+        store: what is shown.
+        clock: tells the time, and calls later.
+        patience: for how many seconds a reader may take nothing, until it is hung up on.
+    """
 
     async def federate(request: IRequest) -> None:
         selectors = read_selectors(request)
@@ -38,7 +45,8 @@ def federate_route(store: Store, clock: IReactorTime) -> Route:
         if request.method == b"HEAD":
             return
         pieces = Federation(store, selectors, encoding).pieces()
-        await Stream(request, pieces, clock, compress=compress).done
+        stream = Stream(request, pieces, clock, compress=compress, patience=patience)
+        await stream.done
 
     return Route("/federate", federate)
 

@@ -15,7 +15,8 @@ from twisted.python.failure import Failure
 
 from telemeter.auth.authorization_server import Answer
 from telemeter.auth.cache import CachingAsker, Expiring
-from telemeter.auth.memcached import PAUSE, TIMEOUT, DownError, Memcached
+from telemeter.auth.memcached import PAUSE, DownError, Memcached
+from telemeter.loop.timeouts import TIMEOUTS
 from tests.fakes import NOW, UPTIME, FakeWall, Growth, Log, result_of, start
 
 DAY: Final = 24 * 3600
@@ -335,7 +336,7 @@ class TestDeadServer:
         asked = start(store.get(KEY))
         network.settle()
         if how != "refuses":
-            network.advance(TIMEOUT - 0.01)
+            network.advance(TIMEOUTS.memcached - 0.01)
             assert not asked.called
             network.advance(0.01)
         assert outcome(asked) is error
@@ -360,7 +361,7 @@ class TestDeadServer:
         server.silent = True
         asked = [start(store.get(key)) for key in KEYS[:3]]
         network.settle()
-        network.advance(TIMEOUT)
+        network.advance(TIMEOUTS.memcached)
         network.settle()
         assert [outcome(each) is not None for each in asked] == [True] * 3
 
@@ -372,7 +373,7 @@ class TestDeadServer:
         server.silent = True
         asked = start(store.get(KEY))
         network.settle()
-        network.advance(TIMEOUT)
+        network.advance(TIMEOUTS.memcached)
         assert outcome(asked) is defer.TimeoutError
         network.settle()
         network.advance(PAUSE)

@@ -13,7 +13,7 @@ from twisted.internet import threads
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.web.http_headers import Headers
 
-from telemeter.net import route
+from telemeter.loop.timeouts import Timeouts
 from telemeter.net.client import make_pool
 from telemeter.net.connection import HEAD_LIMIT, LINES_LIMIT
 from telemeter.net.errors import explain
@@ -659,11 +659,9 @@ class SilentServer:
 
 
 @in_reactor
-async def test_a_tls_connection_ends_although_the_other_side_does_not_close(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(route, "_CLOSE_SECONDS", 0.2)
+async def test_a_tls_connection_ends_although_the_other_side_does_not_close() -> None:
+    via = agent(timeouts=Timeouts(tls_close=0.2))
     server = SilentServer()
     serving = threads.deferToThread(server.serve)
-    assert (await ask(server.url)).body == BODY
+    assert (await ask(server.url, via=via)).body == BODY
     assert await serving  # the closing alert came, and then the end

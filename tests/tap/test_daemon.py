@@ -21,7 +21,8 @@ from twisted.logger import ILogObserver, Logger, LogLevel, textFileLogObserver
 from twisted.web.iweb import IRequest
 
 from telemeter.config.flags import LOGGING, Flags
-from telemeter.loop.services import GRACE_SECONDS, OnStop, StartError
+from telemeter.loop.services import OnStop, StartError
+from telemeter.loop.timeouts import TIMEOUTS
 from telemeter.tap.daemon import Daemon
 from telemeter.web.site.listener import Listener
 from telemeter.web.site.routing import Route, make_site
@@ -501,7 +502,7 @@ def test_it_lets_requests_finish(listening: Listening) -> None:
     wire = listening.request()
     stopped = listening.listener.stopService()
     assert not has_fired(stopped)
-    listening.reactor.advance(GRACE_SECONDS - 0.1)
+    listening.reactor.advance(TIMEOUTS.stop - 0.1)
     assert not has_fired(stopped)
     listening.waiting[0].callback(b"done")
     assert wire.answer.status == 200
@@ -515,7 +516,7 @@ def test_it_does_not_wait_for_ever(listening: Listening, log: Log) -> None:
     listening.start()
     wire = listening.request()
     stopped = listening.listener.stopService()
-    listening.reactor.advance(GRACE_SECONDS)
+    listening.reactor.advance(TIMEOUTS.stop)
     assert has_fired(stopped)
     assert listening.listener.finished == 0
     assert wire.is_aborted()

@@ -14,11 +14,12 @@ from telemeter.convert.upload import UploadRules
 from telemeter.fleet.attempt import Attempt
 from telemeter.fleet.record import FleetRecord
 from telemeter.loop.clocks import Wall, elapsed, moment
+from telemeter.loop.timeouts import TIMEOUTS
 from telemeter.samples.selector import parse_selector
 from telemeter.samples.stored_series import StoredSeries
 from telemeter.samples.whitelist import Whitelist
 from telemeter.web.attempts import AttemptObserver
-from telemeter.web.events import HEARTBEAT, MAX_STREAMS, PATIENCE, Events
+from telemeter.web.events import HEARTBEAT, MAX_STREAMS, Events
 from telemeter.web.fleet import FleetApi
 from telemeter.web.health import index_route
 from telemeter.web.page import POLICY, html_sender, page_routes
@@ -417,7 +418,7 @@ def test_a_slow_reader_misses_events_and_is_dropped_at_last(page: Page) -> None:
     page.clock.advance(1)
     assert b"event: missed\n" in wire.written
     producer.pauseProducing()
-    page.clock.pump([1] * (int(PATIENCE) + 2))
+    page.clock.pump([1] * (int(TIMEOUTS.reader) + 2))
     assert wire.is_aborted()
 
 

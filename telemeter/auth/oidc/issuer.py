@@ -16,14 +16,13 @@ from twisted.web.iweb import IAgent
 
 from telemeter.auth.oidc.access import AccessToken, TokenUnavailableError, parse_object, parse_token
 from telemeter.loop.clocks import elapsed
+from telemeter.loop.timeouts import TIMEOUTS
 from telemeter.net.body import AnswerTooLongError
 from telemeter.net.errors import explain
 from telemeter.net.exchange import Answer, exchange
 from telemeter.net.redirect import RedirectError
 from telemeter.net.url import check_http_url, extend_path, shown
 
-#: For one request, in seconds; `TokenSource`, which makes several, has a stricter deadline.
-_TIMEOUT: Final = 30.0
 _ANSWER_LIMIT: Final = 64 * 1024
 #: Statuses that say nothing about the request itself.
 _PASSING: Final = (408, 429)
@@ -79,7 +78,9 @@ class Issuer:
         credentials: Credentials,
         audience: str,
         scopes: Sequence[str] = (),
+        timeout: float = TIMEOUTS.oidc_answer,
     ) -> None:
+        self._timeout = timeout
         self.url = check_issuer(url)
         self.credentials = credentials
         self._agent = agent
@@ -188,7 +189,7 @@ class Issuer:
                 url,
                 headers,
                 body,
-                timeout=_TIMEOUT,
+                timeout=self._timeout,
                 limit=_ANSWER_LIMIT,
             )
         except RedirectError as error:

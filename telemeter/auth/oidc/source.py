@@ -16,18 +16,15 @@ from twisted.web.iweb import IAgent
 from telemeter.auth.oidc.access import AccessToken, TokenUnavailableError
 from telemeter.auth.oidc.issuer import Credentials, Issuer
 from telemeter.loop.clocks import LONG_AGO
+from telemeter.loop.timeouts import TIMEOUTS, Timeouts
 from telemeter.loop.waiters import Waiters
 
-#: What one try may take, in seconds: discovery where it is due, and the grant.
-_TIMEOUT: Final = 10.0
 #: The pauses before the second and the third try, in seconds.
 _PAUSES: Final = (0.5, 1.0)
 #: How long the issuer is left alone after three tries in vain, in seconds: twice as long each time.
 _SHORTEST_REST: Final = 2.0
 _LONGEST_REST: Final = 30.0
 _MOST_DOUBLINGS: Final = 10
-#: How long a request waits for a token, in seconds: less than it has for all it does.
-_PATIENCE: Final = 4.0
 #: The shortest time between two renewals because a token was refused, in seconds.
 _BETWEEN_REFUSALS: Final = 10.0
 _LONGEST_REASON: Final = 500
@@ -57,6 +54,7 @@ class TokenSource:
         client_secret: str,
         audience: str = "",
         scopes: Sequence[str] = (),
+        timeouts: Timeouts = TIMEOUTS,
     ) -> None:
         """Make a source; nothing is asked yet.
 
@@ -68,12 +66,16 @@ class TokenSource:
             client_secret: and our proof of it.
             audience: whom the tokens are for, where the issuer wants to know.
             scopes: what they are for, likewise.
+            timeouts: how long the issuer may take.
 
         Raises:
             ValueError: that is no URL of an issuer.
         """
+        self._timeouts = timeouts
         credentials = Credentials(client_id, client_secret)
-        self._issuer = Issuer(agent, clock, issuer, credentials, audience, scopes)
+        self._issuer = Issuer(
+            agent, clock, issuer, credentials, audience, scopes, timeouts.oidc_answer
+        )
         self._clock = clock
         self._token: AccessToken | None = None
         self._is_asking = False
@@ -115,10 +117,11 @@ class TokenSource:
         if may_ask:
             self._ask()
         try:
-            value = await waiting.addTimeout(_PATIENCE, self._clock)
+            value = await waiting.addTimeout(self._timeouts.oidc_token, self._clock)
         except defer.TimeoutError:
             raise TokenUnavailableError(
-                f"the issuer {self._issuer.url} gave no token within {_PATIENCE:g} seconds"
+                f"the issuer {self._issuer.url} gave no token within "
+                f"{self._timeouts.oidc_token:g} seconds"
             ) from None
         if value is None:
             raise TokenUnavailableError(self._trouble)
@@ -187,12 +190,13 @@ class TokenSource:
     async def _insist(self, attempt: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """Try something, and try it again after a failure that may pass."""
         pauses = iter(_PAUSES)
+        timeout = self._timeouts.oidc_attempt
         while True:
             credentials = self._issuer.credentials
             try:
-                return await Deferred.fromCoroutine(attempt()).addTimeout(_TIMEOUT, self._clock)
+                return await Deferred.fromCoroutine(attempt()).addTimeout(timeout, self._clock)
             except defer.TimeoutError:
-                reason = f"{self._issuer.url} gave no complete answer within {_TIMEOUT:g} seconds"
+                reason = f"{self._issuer.url} gave no complete answer within {timeout:g} seconds"
                 passing = True
             except TokenUnavailableError as error:
                 reason, passing = credentials.hide(str(error))[:_LONGEST_REASON], error.passing

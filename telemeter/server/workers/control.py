@@ -68,7 +68,7 @@ class Ready(Command):
     arguments: ClassVar = [(b"ready", Boolean())]
 
 
-class Check(Command):
+class CheckToken(Command):
     """Ask the authorization server, or the memory of what it said.
 
     The answer is for how many seconds it holds, or with which status it refused, or why

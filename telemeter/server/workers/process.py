@@ -28,7 +28,8 @@ from telemeter.config.server import Options
 from telemeter.limits.ratelimit import Table
 from telemeter.loop.clocks import WallClock
 from telemeter.loop.memory import settle_memory
-from telemeter.loop.services import GRACE_SECONDS, OnStop, OrderedServices
+from telemeter.loop.services import OnStop, OrderedServices
+from telemeter.loop.timeouts import TIMEOUTS
 from telemeter.observe.log import make_observer
 from telemeter.server.endpoints import Endpoints, Shared
 from telemeter.server.fleet_pages import reporter
@@ -40,7 +41,7 @@ from telemeter.server.workers.control import (
     LISTEN_FD,
     MAX_REPORT,
     TABLE_FD,
-    Check,
+    CheckToken,
     Commit,
     Configure,
     Control,
@@ -53,14 +54,10 @@ from telemeter.server.workers.control import (
     short,
 )
 
-#: A little more than the authorization server may take to answer, in seconds.
-_ASK_SECONDS: Final = 25.0
 #: How many bytes of reports the parent may leave unanswered.
 _MAX_REPORTS: Final = 1 << 20
-#: How long the parent may take to hear what a worker has finished, in seconds.
-_REPORT_SECONDS: Final = 1.0
-#: For how many seconds a worker may stop; then the system ends it.
-_STOP_SECONDS: Final = int(GRACE_SECONDS) + 5
+#: For how many seconds beyond its requests a worker may stop; then the system ends it.
+_STOP_SECONDS: Final = 5
 
 
 class WorkerOptions(Options):
@@ -80,7 +77,12 @@ class BusyError(Exception):
 
 
 class Worker:
-    """Serves as it is told to, until it is told to stop or its parent is gone."""
+    """Serves as it is told to, until it is told to stop or its parent is gone.
+
+    Attributes:
+        control: the connection to the parent.
+        timeouts: those of the configuration, once it is there.
+    """
 
     def __init__(self, reactor: Any, wall: WallClock, number: int) -> None:
         """Make it.
@@ -91,6 +93,7 @@ class Worker:
             number: tells the worker from the others.
         """
         self.control = WorkerControl(self, reactor)
+        self.timeouts = TIMEOUTS
         self._reactor = reactor
         self._wall = wall
         self._number = number
@@ -140,6 +143,7 @@ class Worker:
         daemon = OrderedServices()
         attempts = None
         config = options.config
+        self.timeouts = config.timeouts
         if config.fleet_max_clusters:
             attempts = reporter(self.control.report, self._reactor, self._wall)
             OnStop(attempts.stop).setServiceParent(daemon)
@@ -148,7 +152,7 @@ class Worker:
         endpoints.health.changed = self.control.tell_ready
         connections = Connections(CONNECTIONS_FD, setup.workers)
         inherited = InheritedEndpoint(self._reactor, LISTEN_FD, connections, self._number)
-        endpoint = at_address(config.listen.address, inherited, self._reactor)
+        endpoint = at_address(config.listen.address, inherited, self._reactor, config.timeouts)
         # The parent sees to the OIDC issuer.
         listening = endpoints.listening(endpoint, needs_issuer=False)
         for service in (*endpoints.helpers(), *listening):
@@ -187,7 +191,7 @@ class Worker:
     def _stops(self) -> None:
         """Take note that the reactor was told to stop, here or by what cannot go on."""
         self._stopping = True
-        signal.alarm(_STOP_SECONDS)
+        signal.alarm(int(self.timeouts.stop) + _STOP_SECONDS)
 
     def _stop_serving(self, daemon: OrderedServices) -> Deferred[None]:
         return Deferred.fromCoroutine(self._finish(daemon))
@@ -196,7 +200,7 @@ class Worker:
         await daemon.stopService()
         with suppress(Exception):  # a parent that is gone, or busy, does not hold this up
             reported = self.control.report(FINISHED, str(daemon.finished).encode())
-            await reported.addTimeout(_REPORT_SECONDS, self._reactor)
+            await reported.addTimeout(self.timeouts.parent_report, self._reactor)
 
     def parent_is_gone(self) -> None:
         """Stop, and do what else is to be done then."""
@@ -256,11 +260,12 @@ class WorkerControl(Control):
             RefusedError: the answer is negative.
             UnavailableError: nobody can say at present.
         """
-        asked: Deferred[dict[str, Any]] = self.callRemote(Check, question=question)
+        seconds = self._worker.timeouts.parent_answer
+        asked: Deferred[dict[str, Any]] = self.callRemote(CheckToken, question=question)
         try:
-            answer = await asked.addTimeout(_ASK_SECONDS, self._reactor)
+            answer = await asked.addTimeout(seconds, self._reactor)
         except defer.TimeoutError:
-            reason = f"no answer within {_ASK_SECONDS:g} seconds"
+            reason = f"no answer within {seconds:g} seconds"
             raise UnavailableError(f"the parent process: {reason}") from None
         except Exception as error:
             raise UnavailableError(f"the parent process: {error}") from error

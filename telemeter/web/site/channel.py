@@ -10,20 +10,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 
+from telemeter.loop.timeouts import TIMEOUTS, Timeouts
 from telemeter.loop.twisted_private import ServerChannel
 from telemeter.web.site.answers import PHRASES, TEXT
 from telemeter.web.site.request import Request
 
 #: How many bytes of a body nobody wants are read, for the sender to see the answer.
 _DRAIN_BYTES: Final = 16 << 20
-#: For how many seconds.
-_DRAIN_SECONDS: Final = 10.0
-#: For how many seconds a connection may wait for its next request, unless told otherwise: longer
-#: than the 60 seconds for which common load balancers keep theirs. If both closed a connection at
-#: once, the balancer would have sent a request into it.
-IDLE_SECONDS: Final = 75.0
-#: For how many seconds a request that has begun may be silent.
-_PAUSE_SECONDS: Final = 60.0
 _LONG_HEADERS: Final = (
     f"the headers may have {HTTPChannel.totalHeadersSize} bytes, and be {HTTPChannel.maxHeaders}: "
     "these limits are fixed, and there is more"
@@ -39,7 +32,7 @@ class _Site(Protocol):
     reactor: IReactorTime
     active: set[Request]
     channels: set[Channel]
-    idle_seconds: float
+    timeouts: Timeouts
 
     def channel_closed(self, channel: Channel) -> None: ...
 
@@ -112,23 +105,24 @@ class Channel(ServerChannel):
         self._drained = 0
         self.release()
         self._drain_end = self.site.reactor.callLater(
-            _DRAIN_SECONDS, self.transport.abortConnection
+            self.site.timeouts.drain, self.transport.abortConnection
         )
 
     def setTimeout(self, period: float | None) -> float | None:
         """Start or end the timer; whenever Twisted starts it, no request has begun."""
         if period is not None:
-            period = self.site.idle_seconds
+            period = self.site.timeouts.idle
             if not self._was_used:  # it may be one that is no balancer's, or a silent handshake
-                period = min(period, IDLE_SECONDS)
+                period = min(period, TIMEOUTS.idle)
         previous: float | None = super().setTimeout(period)
         return previous
 
     def _limit_pause(self) -> None:
         """Let a request that has begun, and is not there yet, be silent for its own time only."""
-        if self.requests and self.timeOut not in (None, _PAUSE_SECONDS):
+        silence = self.site.timeouts.silence
+        if self.requests and self.timeOut not in (None, silence):
             super().setTimeout(None)  # to move a timer forward takes as long as there are timers
-            super().setTimeout(_PAUSE_SECONDS)
+            super().setTimeout(silence)
 
     def dataReceived(self, data: bytes) -> None:
         if self.transport.disconnecting:

@@ -21,7 +21,7 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from telemeter.loop.services import GRACE_SECONDS, StartError
+from telemeter.loop.services import StartError
 from telemeter.web.site.site import Site
 
 log = Logger()
@@ -126,12 +126,12 @@ class Listener(Listening):
         if self.port is None:
             return
         try:
-            await self.site.drain().addTimeout(GRACE_SECONDS, self._reactor)
+            await self.site.drain().addTimeout(self.site.timeouts.stop, self._reactor)
         except (TimeoutError, CancelledError):
             log.warn(
                 "requests were still under way when the time to stop was over",
                 requests=len(self.site.active),
-                seconds=GRACE_SECONDS,
+                seconds=self.site.timeouts.stop,
             )
         self.finished = self.site.over - before
         self.site.abort()

@@ -32,8 +32,7 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-#: For how many seconds a header may be waited for; balancers send it as soon as they are connected.
-HEADER_SECONDS: Final = 10.0
+from telemeter.loop.timeouts import TIMEOUTS
 
 _SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
 _FIXED: Final = struct.Struct("!12sBBH")
@@ -205,17 +204,22 @@ class _Connection(ProtocolWrapper):
     transport: Any
 
     def __init__(
-        self, factory: WrappingFactory[Any], wrapped: IProtocol, clock: IReactorTime
+        self,
+        factory: WrappingFactory[Any],
+        wrapped: IProtocol,
+        clock: IReactorTime,
+        seconds: float,
     ) -> None:
         super().__init__(factory, wrapped)
         self._clock = clock
+        self._seconds = seconds
         self._head: bytearray | None = bytearray()
         self._header: Header | None = None
         self._timer: IDelayedCall | None = None
 
     def makeConnection(self, transport: ITransport) -> None:
         self._timer = self._clock.callLater(
-            HEADER_SECONDS, self._hang_up, f"no header came within {HEADER_SECONDS:g} seconds"
+            self._seconds, self._hang_up, f"no header came within {self._seconds:g} seconds"
         )
         super().makeConnection(transport)
 
@@ -272,31 +276,40 @@ class _Factory(WrappingFactory):
 
     noisy = False
 
-    def __init__(self, wrapped: IProtocolFactory, clock: IReactorTime) -> None:
+    def __init__(self, wrapped: IProtocolFactory, clock: IReactorTime, seconds: float) -> None:
         super().__init__(wrapped)
         self._clock = clock
+        self._seconds = seconds
 
     def buildProtocol(self, addr: IAddress | None) -> _Connection:
-        return _Connection(self, self.wrappedFactory.buildProtocol(addr), self._clock)
+        wrapped = self.wrappedFactory.buildProtocol(addr)
+        return _Connection(self, wrapped, self._clock, self._seconds)
 
 
 @implementer(IStreamServerEndpoint)
 class ProxiedEndpoint:
     """An endpoint whose connections all begin with a header of the PROXY protocol."""
 
-    def __init__(self, endpoint: IStreamServerEndpoint, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        endpoint: IStreamServerEndpoint,
+        clock: IReactorTime,
+        seconds: float = TIMEOUTS.proxy_header,
+    ) -> None:
         """Make one.
 
         Args:
             endpoint: where the load balancer connects to.
             clock: times the headers.
+            seconds: how long a header may take.
         """
+        self._seconds = seconds
         self._endpoint = endpoint
         self._clock = clock
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         """Listen; a connection without a header is closed, with a line in the log."""
         listening: Deferred[IListeningPort] = self._endpoint.listen(
-            _Factory(protocolFactory, self._clock)
+            _Factory(protocolFactory, self._clock, self._seconds)
         )
         return listening

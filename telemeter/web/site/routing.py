@@ -15,6 +15,7 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
+from telemeter.loop.timeouts import TIMEOUTS, Timeouts
 from telemeter.web.site.admission import Gate
 from telemeter.web.site.answers import (
     answer_failure,
@@ -22,7 +23,6 @@ from telemeter.web.site.answers import (
     method_not_allowed,
     not_found,
 )
-from telemeter.web.site.channel import IDLE_SECONDS
 from telemeter.web.site.refused import Refused
 from telemeter.web.site.site import Site
 
@@ -102,15 +102,15 @@ def _endpoint(handler: Callable[[IRequest], Any]) -> Callable[..., Any]:
     return endpoint
 
 
-def make_site(routes: Iterable[Route], reactor: Any, *, idle_seconds: float = IDLE_SECONDS) -> Site:
+def make_site(routes: Iterable[Route], reactor: Any, *, timeouts: Timeouts = TIMEOUTS) -> Site:
     """Make a site that serves routes.
 
     Args:
         routes: what it serves.
         reactor: tells the time, and calls later.
-        idle_seconds: for how long a connection may wait for a request.
+        timeouts: how long clients may take.
     """
     table = list(routes)
     by_path = {route.path.encode(): route for route in table}
     branches = sorted((route for route in table if route.branch), key=lambda each: -len(each.path))
-    return Site(make_resource(table), by_path, reactor, branches, idle_seconds)
+    return Site(make_resource(table), by_path, reactor, branches, timeouts)

@@ -16,10 +16,11 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.web import server
 from twisted.web.resource import IResource
 
+from telemeter.loop.timeouts import TIMEOUTS, Timeouts
 from telemeter.loop.waiters import Waiters
 from telemeter.observe.outcome import Outcome
 from telemeter.web.site.admission import SiteRoute
-from telemeter.web.site.channel import IDLE_SECONDS, Channel
+from telemeter.web.site.channel import Channel
 from telemeter.web.site.request import Request
 
 
@@ -34,7 +35,7 @@ class Site(server.Site):
         active: the requests that are under way.
         over: how many are no longer.
         channels: the connections that are open.
-        idle_seconds: for how long a connection may wait for a request.
+        timeouts: how long clients may take.
         stopping: whether no more requests are wanted.
     """
 
@@ -47,10 +48,10 @@ class Site(server.Site):
         routes: Mapping[bytes, SiteRoute],
         reactor: Any,
         branches: Sequence[SiteRoute] = (),
-        idle_seconds: float = IDLE_SECONDS,
+        timeouts: Timeouts = TIMEOUTS,
     ) -> None:
-        super().__init__(resource, requestFactory=Request, timeout=idle_seconds, reactor=reactor)
-        self.idle_seconds = idle_seconds
+        super().__init__(resource, requestFactory=Request, timeout=timeouts.idle, reactor=reactor)
+        self.timeouts = timeouts
         self.routes = routes
         self.branches = [(each.path.rstrip("/").encode() + b"/", each) for each in branches]
         self.observers: list[Callable[[Outcome], None]] = []

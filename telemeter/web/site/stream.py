@@ -12,11 +12,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from telemeter.loop.timeouts import TIMEOUTS
+
 #: After so many seconds, or so many bytes, others get their turn.
 _TURN_SECONDS: Final = 0.004
 _TURN_BYTES: Final = 64 * 1024
-#: A reader that takes nothing for so many seconds is hung up on.
-_STALLED_SECONDS: Final = 60.0
 #: The quickest: the reader is mostly near, and waits.
 _LEVEL: Final = 1
 
@@ -33,7 +33,13 @@ class Stream:
     """
 
     def __init__(
-        self, request: Any, pieces: Iterator[bytes], clock: IReactorTime, *, compress: bool
+        self,
+        request: Any,
+        pieces: Iterator[bytes],
+        clock: IReactorTime,
+        *,
+        compress: bool,
+        patience: float = TIMEOUTS.reader,
     ) -> None:
         """Begin.
 
@@ -42,7 +48,9 @@ class Stream:
             pieces: the body. To make each takes little time; they may be empty.
             clock: tells the time, and when others had their turn.
             compress: whether to write gzip.
+            patience: for how many seconds the reader may take nothing, until it is hung up on.
         """
+        self._patience = patience
         self._request = request
         self._pieces = pieces
         self._clock = clock
@@ -59,7 +67,7 @@ class Stream:
 
     def pauseProducing(self) -> None:
         self._forget_calls()
-        self._stalled = self._clock.callLater(_STALLED_SECONDS, self._hang_up)
+        self._stalled = self._clock.callLater(self._patience, self._hang_up)
 
     def stopProducing(self) -> None:
         """Stop, because the connection is gone."""
@@ -106,7 +114,7 @@ class Stream:
                 call.cancel()
 
     def _hang_up(self) -> None:
-        log.warn("a reader took nothing and was hung up on", seconds=_STALLED_SECONDS)
+        log.warn("a reader took nothing and was hung up on", seconds=self._patience)
         self._request.transport.abortConnection()
 
     def _broken(self, failure: Failure) -> None:

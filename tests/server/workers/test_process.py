@@ -11,7 +11,8 @@ from twisted.python.failure import Failure
 
 from telemeter.auth.authorization_server import RefusedError, UnavailableError
 from telemeter.config.server import Options
-from telemeter.server.workers.control import MAX_REPORT, Check, Control, Report
+from telemeter.loop.timeouts import TIMEOUTS
+from telemeter.server.workers.control import MAX_REPORT, CheckToken, Control, Report
 from telemeter.server.workers.process import BusyError, Worker, WorkerControl, WorkerOptions
 from tests.fakes import FakeWall, Log, has_fired, result_of, start
 from tests.server.workers.crew import connect
@@ -30,7 +31,7 @@ class ParentEnd(Control):
         self.unanswered: list[Deferred[dict[str, object]]] = []
         self.slow = False
 
-    @Check.responder
+    @CheckToken.responder
     def check(self, question: bytes) -> Any:
         assert question == QUESTION
         return self.answer
@@ -46,6 +47,8 @@ class ParentEnd(Control):
 
 class Orphans:
     """What a worker is told by the loss of its parent."""
+
+    timeouts = TIMEOUTS
 
     def __init__(self) -> None:
         self.gone = 0

@@ -10,8 +10,8 @@ import pytest
 from twisted.python.usage import UsageError
 
 from telemeter.auth.authorization_server import RefusedError, UnavailableError
-from telemeter.server.workers.control import Check, Report
-from telemeter.server.workers.supervisor import STABLE_SECONDS, pause_after
+from telemeter.server.workers.control import CheckToken, Report
+from telemeter.server.workers.place import STABLE_SECONDS, pause_after
 from tests.fakes import Growth, Log, has_fired, result_of, start, value_of
 from tests.server.workers.crew import Parent
 
@@ -242,7 +242,7 @@ async def nothing(question: bytes) -> float:
 def test_questions_are_answered(ask: object, field: str, value: object) -> None:
     parent = Parent(ask)  # type: ignore[arg-type]
     parent.start()
-    asking = parent.processes[0].end.callRemote(Check, question=b"may I?")
+    asking = parent.processes[0].end.callRemote(CheckToken, question=b"may I?")
     parent.flush()
     answer = result_of(asking)
     assert [name for name, each in answer.items() if each is not None] == [field]

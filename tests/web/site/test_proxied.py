@@ -15,7 +15,8 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
 from telemeter.config.listen import endpoint_maker
-from telemeter.web.site.proxied import HEADER_SECONDS, Header, MalformedHeaderError, parse_header
+from telemeter.loop.timeouts import TIMEOUTS
+from telemeter.web.site.proxied import Header, MalformedHeaderError, parse_header
 from telemeter.web.site.routing import Route, make_site
 from tests.fakes import FakeTransport, Log, parse_answers, request_of, result_of
 
@@ -207,7 +208,7 @@ def test_the_request_may_come_later(log: Log) -> None:
     wire = Balanced()
     header, _ = LEGAL["2: IPv6 with vectors"]
     wire.send(header)
-    wire.clock.advance(HEADER_SECONDS * 2)
+    wire.clock.advance(TIMEOUTS.proxy_header * 2)
     assert not wire.transport.disconnected
     wire.send(REQUEST)
     assert wire.statuses == [200]
@@ -251,7 +252,7 @@ def test_a_header_is_not_waited_for_long(begun: bytes, log: Log) -> None:
     wire = Balanced()
     if begun:
         wire.send(begun)
-    wire.clock.advance(HEADER_SECONDS - 0.1)
+    wire.clock.advance(TIMEOUTS.proxy_header - 0.1)
     assert not wire.transport.disconnected
     wire.clock.advance(0.1)
     assert wire.transport.disconnected

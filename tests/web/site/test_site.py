@@ -13,6 +13,7 @@ from twisted.internet.task import Clock
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.web.iweb import IRequest
 
+from telemeter.loop.timeouts import Timeouts
 from telemeter.net.tls import server_options
 from telemeter.observe.log import logfmt
 from telemeter.web.site.refused import Refused
@@ -491,7 +492,7 @@ def test_an_idle_connection_is_closed_later_than_balancers_close_theirs(
 def test_how_long_a_connection_may_be_idle_can_be_chosen(
     clock: Clock, before: bytes, seconds: float
 ) -> None:
-    wire = Wire(Toy(clock, idle_seconds=seconds).site)
+    wire = Wire(Toy(clock, timeouts=Timeouts(idle=seconds)).site)
     wire.send(before)
     clock.advance(seconds - 0.1)
     assert not wire.is_closed()
@@ -506,7 +507,7 @@ def test_a_first_request_is_not_waited_for_longer_than_usual(
     clock: Clock, before: bytes, seconds: float, bound: float
 ) -> None:
     """Of a balancer's connections only those that were used wait for long."""
-    wire = Wire(Toy(clock, idle_seconds=seconds).site)
+    wire = Wire(Toy(clock, timeouts=Timeouts(idle=seconds)).site)
     wire.send(before)
     clock.advance(bound - 0.1)
     assert not wire.is_closed()
@@ -522,7 +523,7 @@ def test_a_request_that_has_begun_may_be_silent_for_a_minute(
     clock: Clock, before: bytes, begun: bytes, seconds: float
 ) -> None:
     """However long a connection may be idle."""
-    wire = Wire(Toy(clock, idle_seconds=seconds).site)
+    wire = Wire(Toy(clock, timeouts=Timeouts(idle=seconds)).site)
     wire.send(before, begun[:-1])
     clock.advance(59)
     wire.send(begun[-1:])
@@ -536,7 +537,7 @@ def test_a_request_that_has_begun_may_be_silent_for_a_minute(
 def test_a_request_that_began_while_another_was_answered_may_be_silent_for_a_minute(
     clock: Clock,
 ) -> None:
-    toy = Toy(clock, idle_seconds=1000)
+    toy = Toy(clock, timeouts=Timeouts(idle=1000.0))
     wire = Wire(toy.site)
     wire.send(request_of("GET", "/slow") + HALF_A_BODY)
     clock.advance(600)
