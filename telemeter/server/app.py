@@ -191,7 +191,7 @@ class ParentOfWorkers(ServerApp):
     ) -> None:
         super().__init__(config, reactor, wall, reader)
         self._clients = Clients(config, reactor, thread_runner(reactor, BadInputError))
-        table = shared_memory("telemeter-ratelimit") if config.ratelimit_seconds > 0 else None
+        table = shared_memory("telemeter-ratelimit") if config.ratelimit.seconds > 0 else None
         self._workers = workers = Workers(
             reactor,
             Listening(

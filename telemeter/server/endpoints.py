@@ -122,7 +122,7 @@ class Endpoints:
             samples.partition_label,
             samples.required_labels,
         )
-        self.limiter = RateLimiter(config.ratelimit_seconds, shared.table)
+        self.limiter = RateLimiter(config.ratelimit.seconds, shared.table)
         memcache = seams.memcache or self._memcached
         self._upload = UploadEndpoint(
             self._verifier(config),
@@ -135,8 +135,8 @@ class Endpoints:
             partition_label=samples.partition_label,
             limit_bytes=samples.upload_bytes,
             replicas=(
-                Replicas(memcache, config.ratelimit_seconds, wall, self.limiter.mark)
-                if memcache is not None and config.ratelimit_seconds
+                Replicas(memcache, config.ratelimit.seconds, wall, self.limiter.mark)
+                if memcache is not None and config.ratelimit.seconds
                 else None
             ),
         )

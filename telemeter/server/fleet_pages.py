@@ -55,10 +55,10 @@ class Fleet:
         self.record: FleetRecord | None = None
         self.observer: AttemptObserver | None = None
         self._whitelist: Whitelist = config.samples.whitelist
-        if config.fleet_max_clusters:
-            silent_after = max(SILENT_AFTER, _MISSED_INTERVALS * config.ratelimit_seconds)
+        if config.fleet.max_clusters:
+            silent_after = max(SILENT_AFTER, _MISSED_INTERVALS * config.ratelimit.seconds)
             now = moment(reactor, wall)
-            self.record = FleetRecord(config.fleet_max_clusters, now, silent_after)
+            self.record = FleetRecord(config.fleet.max_clusters, now, silent_after)
             self.observer = AttemptObserver(self._take_all, reactor, wall, _MAX_RECORDED)
             self._api = FleetApi(
                 self.record, reactor, wall, lambda: self._whitelist, settle=self.observer.send

@@ -7,8 +7,9 @@ from typing import Any
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from telemeter.config.server import ListenerSettings, ServerConfig
+from telemeter.config.server import ServerConfig
 from telemeter.net.reloadable import ReloadableServerContext
+from telemeter.web.settings import ListenerSettings
 from telemeter.web.site.listener import Listener
 from telemeter.web.site.site import Site
 

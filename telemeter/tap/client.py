@@ -13,8 +13,9 @@ from twisted.logger import Logger, globalLogBeginner
 
 from telemeter import __version__
 from telemeter.agent.app import build, dry_run
-from telemeter.config.agent import AgentConfig, Options
-from telemeter.config.flags import log_level, warn_of_empty, warn_of_tracing
+from telemeter.config.agent import AgentConfig
+from telemeter.config.agent_options import Options
+from telemeter.config.groups import log_level, warn_of_empty, warn_of_tracing
 from telemeter.convert.engine import KIND, SWITCH
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock, elapsed_reactor
 from telemeter.net.url import shown

@@ -1,18 +1,16 @@
-"""telemeter-demo-source: its flags and its service."""
+"""telemeter-demo-source: from its flags to its service."""
 
 from __future__ import annotations
 
-import socket
-from typing import Any, ClassVar
+from typing import Any
 
 from twisted.application.internet import TimerService
 from twisted.application.service import IService
 from twisted.logger import Logger
-from twisted.python.usage import UsageError
 
 from telemeter import __version__
-from telemeter.config.flags import LOGGING, Flag, Flags, duration, text
-from telemeter.config.listen import listen_address, plain_listener
+from telemeter.config.demo_source import Options
+from telemeter.config.listen import plain_listener
 from telemeter.devtools.source import MachineSource
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock, elapsed_reactor
 from telemeter.loop.threads import thread_runner
@@ -22,43 +20,9 @@ from telemeter.web.federate import federate_route
 from telemeter.web.health import Health
 from telemeter.web.site.routing import make_site
 
+__all__ = ["Options", "makeService"]
+
 log = Logger()
-
-
-class Options(Flags):
-    """The flags of telemeter-demo-source."""
-
-    program = "telemeter-demo-source"
-    synopsis = "[flags]"
-    longdesc = (
-        "Serves figures of this machine at /federate and /metrics, as a Prometheus that scrapes "
-        "it would: for demos, where there is no Prometheus. Needs psutil (telemeter[demo])."
-    )
-    flags: ClassVar = (
-        Flag("listen", listen_address, "localhost:9090", "HOST:PORT to listen on."),
-        Flag(
-            "instance",
-            text,
-            "",
-            "The label instance of every series.",
-            shown="the name of this machine",
-        ),
-        Flag(
-            "interval", duration, 1.0, "How often the machine is asked for its figures.", shown="1s"
-        ),
-        *LOGGING,
-    )
-
-    def check(self) -> None:
-        """See that there is something to ask the machine with."""
-        self.require_listen("listen")
-        if not self["interval"]:
-            raise UsageError("--interval 0: expected a duration above 0, such as 1s")
-        try:
-            from telemeter.observe import machine
-        except ImportError as error:
-            raise UsageError(f"psutil is needed: pip install 'telemeter[demo]' ({error})") from None
-        self.figures = machine.figures
 
 
 def makeService(
@@ -67,21 +31,22 @@ def makeService(
     """Return the service of the source."""
     if reactor is None:
         reactor = elapsed_reactor()
+    config = options.config
     daemon = Daemon(options, reactor)
     source = MachineSource(
         options.figures,
-        options["instance"] or socket.gethostname(),
-        options["interval"],
+        config.instance,
+        config.interval,
         reactor,
         wall,
         thread_runner(reactor, BadInputError),
     )
-    timer = TimerService(options["interval"], source.look)
+    timer = TimerService(config.interval, source.look)
     timer.clock = reactor
     timer.setServiceParent(daemon)
     site = make_site(
         [*Health().routes(), federate_route(source.store, reactor), source.metrics_route()], reactor
     )
-    plain_listener(reactor, site, options["listen"], options.program).setServiceParent(daemon)
+    plain_listener(reactor, site, config.listen, config.program).setServiceParent(daemon)
     log.info("starting telemeter-demo-source", version=__version__)
     return daemon

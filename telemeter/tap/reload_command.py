@@ -224,11 +224,11 @@ def _options(program: str, flags: list[str]) -> Flags:
     """Return the flags of a daemon; ends the program with one line if they are wrong."""
     options: Flags
     if program == "telemeter-server":
-        from telemeter.config import server as server_options
+        from telemeter.config import server_options
 
         options = server_options.Options()
     else:
-        from telemeter.config import agent as agent_options
+        from telemeter.config import agent_options
 
         options = agent_options.Options()
     options.read(flags)

@@ -9,8 +9,9 @@ from twisted.application.service import IService
 from twisted.logger import Logger
 
 from telemeter import __version__
-from telemeter.config.flags import warn_of_empty, warn_of_tracing
-from telemeter.config.server import Options, ServerConfig
+from telemeter.config.groups import warn_of_empty, warn_of_tracing
+from telemeter.config.server import ServerConfig
+from telemeter.config.server_options import Options
 from telemeter.convert.engine import KIND, SWITCH
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock, elapsed_reactor
 from telemeter.net.url import shown

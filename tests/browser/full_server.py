@@ -13,7 +13,7 @@ from twisted.internet import reactor
 from twisted.internet.interfaces import IReactorCore
 from twisted.logger import globalLogBeginner
 
-from telemeter.config.server import Options
+from telemeter.config.server_options import Options
 from telemeter.fleet.attempt import Attempt, Path
 from telemeter.fleet.record import FleetRecord
 from telemeter.loop.clocks import Elapsed, Moment, Wall

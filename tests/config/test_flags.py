@@ -9,10 +9,18 @@ import pytest
 from twisted.python.usage import UsageError
 
 from telemeter import __version__
-from telemeter.config.flags import (
-    LOGGING,
-    Flag,
-    Flags,
+from telemeter.config import agent_options, authorizer, demo_source, server_options
+from telemeter.config.flags import Flag, Flags, Group
+from telemeter.config.groups import LOGGING, tracing_flags, warn_of_empty, warn_of_tracing
+from telemeter.config.reading import (
+    read_file,
+    read_policy,
+    read_salt,
+    read_secret,
+    read_selectors,
+    read_text,
+)
+from telemeter.config.values import (
     choice,
     duration,
     fraction,
@@ -22,20 +30,11 @@ from telemeter.config.flags import (
     memcached_list,
     pair_list,
     raw,
-    read_file,
-    read_policy,
-    read_salt,
-    read_secret,
-    read_selectors,
-    read_text,
     rename_list,
     sample_label_list,
     scope_list,
     selector,
     text,
-    tracing_flags,
-    warn_of_empty,
-    warn_of_tracing,
     word_list,
 )
 from telemeter.convert.collect import anonymous
@@ -291,27 +290,34 @@ class Options(Flags):
     """Some flags of every kind."""
 
     program = "toy"
-    flags: ClassVar = (
-        Flag("time", duration, 5.0, "A time.", shown="5s"),
-        Flag("size", integer(1), 7, "A size."),
-        Flag("name", text, "", "A name."),
-        Flag("word", text, ["x"], "A word.", repeated=True, shown="x"),
-        Flag("label", label_list, [], "Labels.", repeated=True),
-        Flag("secret", choice("right"), "", "A secret.", secret=True),
-        Flag("secret-file", text, "", "Its file."),
-        Flag("bytes", raw, "", "A secret that is bytes.", secret=True),
-        Flag("bytes-file", raw, "", "Its file."),
-        Flag("cert", text, "", "A certificate."),
-        Flag("key", text, "", "Its key."),
-        Flag("url", check_http_url, "", "A URL."),
-        Flag("dotted.name-of", text, "d", "As the original has some."),
-        Flag("switch", None, False, "A switch.", short="s"),
-        Flag(
-            "nowhere", text, "here", "A flag to which nothing means something.", may_be_empty=True
+    groups: ClassVar = (
+        Group(
+            "The flags of a toy",
+            Flag("time", duration, 5.0, "A time.", shown="5s"),
+            Flag("size", integer(1), 7, "A size."),
+            Flag("name", text, "", "A name."),
+            Flag("word", text, ["x"], "A word.", repeated=True, shown="x"),
+            Flag("label", label_list, [], "Labels.", repeated=True),
+            Flag("secret", choice("right"), "", "A secret.", secret=True),
+            Flag("secret-file", text, "", "Its file."),
+            Flag("bytes", raw, "", "A secret that is bytes.", secret=True),
+            Flag("bytes-file", raw, "", "Its file."),
+            Flag("cert", text, "", "A certificate."),
+            Flag("key", text, "", "Its key."),
+            Flag("url", check_http_url, "", "A URL."),
+            Flag("dotted.name-of", text, "d", "As the original has some."),
+            Flag("switch", None, False, "A switch.", short="s"),
+            Flag(
+                "nowhere",
+                text,
+                "here",
+                "A flag to which nothing means something.",
+                may_be_empty=True,
+            ),
+            Flag("gate", text, [], "A guard.", repeated=True, guards="open the gate"),
+            Flag("shield", text, "", "A weak guard.", warns=True),
         ),
-        Flag("gate", text, [], "A guard.", repeated=True, guards="open the gate"),
-        Flag("shield", text, "", "A weak guard.", warns=True),
-        *LOGGING,
+        LOGGING,
     )
 
     def check(self) -> None:
@@ -511,6 +517,38 @@ def test_the_help_has_every_flag_and_its_default() -> None:
         assert f"[default: {default}]" in shown
 
 
+def test_the_help_stands_under_headings() -> None:
+    lines = Options().getUsage(width=40).splitlines()
+    assert max(map(len, lines)) <= 40
+    headings = [line for line in lines if line and not line.startswith(" ") and line[-1] == ":"]
+    assert headings == ["The flags of a toy:", "Log:", "Help:"]
+    at = lines.index("  -s, --switch")
+    assert lines[at + 1] == "        A switch. [default: off]"
+    assert lines[lines.index("  --time=") + 1] == "        A time. [default: 5s]"
+
+
+@pytest.mark.parametrize(
+    ("columns", "width"), [("60", 60), ("", 80), ("x", 80), ("5", 40), ("9999", 120)]
+)
+def test_the_help_is_as_wide_as_the_terminal(
+    columns: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert Options().getUsage() == Options().getUsage(width=width)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [server_options.Options, agent_options.Options, authorizer.Options, demo_source.Options],
+)
+def test_every_flag_is_under_one_heading(options: type[Flags]) -> None:
+    names = [flag.name for group in options.groups for flag in group.flags]
+    assert sorted(names) == sorted({flag.name for flag in options.flags})
+    titles = [group.title for group in options.groups]
+    assert len(set(titles)) == len(titles)
+    assert all(title[0].isupper() and ":" not in title for title in titles)
+
+
 # --- Files ----------------------------------------------------------------------------------------
 
 
@@ -670,7 +708,7 @@ class Traced(Flags):
     """The flags for traces."""
 
     program = "traced"
-    flags: ClassVar = tracing_flags("the-service")
+    groups: ClassVar = (tracing_flags("the-service"),)
 
 
 def traced(*flags: str) -> Traced:

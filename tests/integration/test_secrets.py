@@ -22,7 +22,7 @@ from demo.programs import Server, listen_address, start_agent, start_server, twi
 from demo.stack import HOST, Answer, LogFollower, Program, Ready, Stack, fetch, parse_logfmt
 from telemeter import __version__
 from telemeter.auth.composite import make_composite
-from telemeter.config import server as server_options
+from telemeter.config import server_options
 from telemeter.tap import authorizer, client, token
 
 from .command_line import run_twistd

@@ -18,7 +18,8 @@ from twisted.python.failure import Failure
 from telemeter.auth.keys import load_key
 from telemeter.auth.token import TokenIssuer
 from telemeter.config.reload import WATCH_SECONDS
-from telemeter.config.server import Options, ServerConfig
+from telemeter.config.server import ServerConfig
+from telemeter.config.server_options import Options
 from telemeter.loop.clocks import Wall
 from telemeter.samples.compression import compress_framed
 from telemeter.samples.family import encode_families

@@ -12,7 +12,7 @@ from twisted.application.service import Service
 from twisted.python.usage import UsageError
 
 from telemeter.config.reload import Reloader
-from telemeter.config.server import Options
+from telemeter.config.server_options import Options
 from telemeter.loop.services import OnStop, OrderedServices
 from telemeter.server.app import ParentOfWorkers, ServerApp, SingleProcess, build
 from telemeter.server.workers.supervisor import Workers

@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.web.http_headers import Headers
 
-from telemeter.config.server import Options
+from telemeter.config.server_options import Options
 from telemeter.fleet.attempt import Attempt, Path, decode_attempts, encode_attempts
 from telemeter.loop.clocks import Elapsed
 from telemeter.observe.outcome import Outcome

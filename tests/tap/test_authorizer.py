@@ -31,10 +31,10 @@ def tokens(tmp_path: Path) -> Path:
 def test_the_flags(tokens: Path) -> None:
     for flags in (["--tokens", str(tokens)], [str(tokens)]):
         options = options_of(*flags)
-        assert options.tokens == ["a", "b"]
+        assert options.config.tokens == ("a", "b")
         assert options["listen"] == "localhost:9001"
     options = options_of("localhost:8083", str(tokens))
-    assert (options.tokens, options["listen"]) == (["a", "b"], "localhost:8083")
+    assert (options.config.tokens, options.config.listen) == (("a", "b"), "localhost:8083")
 
 
 def test_it_answers(tokens: Path) -> None:
@@ -110,4 +110,4 @@ def test_a_bad_configuration_is_refused_in_one_line(flags: list[str], word: str)
 
 def test_an_empty_list_of_tokens_knows_nobody(tokens: Path) -> None:
     tokens.write_bytes(b"[]")
-    assert options_of(str(tokens)).tokens == []
+    assert options_of(str(tokens)).config.tokens == ()

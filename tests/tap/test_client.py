@@ -16,7 +16,7 @@ from twisted.python.usage import UsageError
 from telemeter.agent.app import Planner, dry_run, make_plan
 from telemeter.agent.authorize import AuthorizeError
 from telemeter.agent.cycle import Agent, Plan
-from telemeter.config.agent import Options
+from telemeter.config.agent_options import Options
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK
 from telemeter.samples.family import PROTOBUF_CONTENT_TYPE
 from telemeter.tap.client import makeService

@@ -20,7 +20,8 @@ from twisted.internet.testing import RaisingMemoryReactor
 from twisted.logger import ILogObserver, Logger, LogLevel, textFileLogObserver
 from twisted.web.iweb import IRequest
 
-from telemeter.config.flags import LOGGING, Flags
+from telemeter.config.flags import Flags
+from telemeter.config.groups import LOGGING
 from telemeter.loop.services import OnStop, StartError
 from telemeter.loop.timeouts import TIMEOUTS
 from telemeter.tap.daemon import Daemon
@@ -34,7 +35,7 @@ class Options(Flags):
     """The flags that every daemon has."""
 
     program = "toy"
-    flags: ClassVar = LOGGING
+    groups: ClassVar = (LOGGING,)
 
 
 def make_daemon(*flags: str, runner: dict[str, Any] | None = None) -> Daemon:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from telemeter.config.server import Options as ServerOptions
+from telemeter.config.server_options import Options as ServerOptions
 from telemeter.tap import authorizer as stub
 from telemeter.tap import client as agent
 from telemeter.tap import server as central

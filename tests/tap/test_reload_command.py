@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 from telemeter.config.flags import Flags
-from telemeter.config.server import Options as ServerOptions
+from telemeter.config.server_options import Options as ServerOptions
 from telemeter.tap.client import Options as ClientOptions
 from telemeter.tap.reload_command import (
     Address,

@@ -13,9 +13,10 @@ from twisted.web.iweb import IAgent
 
 from telemeter.auth.keys import generate_key
 from telemeter.auth.token import TokenIssuer
-from telemeter.config.server import Options
+from telemeter.config.server_options import Options
 from telemeter.convert.upload import UploadRules
 from telemeter.limits.replicas import Memcache
+from telemeter.limits.settings import RateLimitSettings
 from telemeter.net.client import InstrumentedAgent
 from telemeter.samples.compression import compress_framed, decompress_block
 from telemeter.samples.family import PROTOBUF_CONTENT_TYPE, Family, encode_families
@@ -104,7 +105,7 @@ class Server:
                 elided_labels=rules.elided,
                 required_labels=required or {},
             ),
-            ratelimit_seconds=ratelimit,
+            ratelimit=RateLimitSettings(ratelimit),
         )
         app = build(
             config,

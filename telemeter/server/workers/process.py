@@ -22,9 +22,10 @@ from twisted.python.usage import UsageError
 from telemeter.auth.authorization_server import RefusedError, UnavailableError
 from telemeter.auth.keys import load_key
 from telemeter.config.files import Contents, reading_from
-from telemeter.config.flags import log_level, text
+from telemeter.config.groups import log_level
 from telemeter.config.listen import at_address
-from telemeter.config.server import Options
+from telemeter.config.server_options import Options
+from telemeter.config.values import text
 from telemeter.limits.ratelimit import Table
 from telemeter.loop.clocks import WallClock
 from telemeter.loop.memory import settle_memory
@@ -144,7 +145,7 @@ class Worker:
         attempts = None
         config = options.config
         self.timeouts = config.timeouts
-        if config.fleet_max_clusters:
+        if config.fleet.max_clusters:
             attempts = reporter(self.control.report, self._reactor, self._wall)
             OnStop(attempts.stop).setServiceParent(daemon)
         shared = Shared(load_key(setup.key), table, self.control.ask, attempts)

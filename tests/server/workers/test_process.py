@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from telemeter.auth.authorization_server import RefusedError, UnavailableError
-from telemeter.config.server import Options
+from telemeter.config.server_options import Options
 from telemeter.loop.timeouts import TIMEOUTS
 from telemeter.server.workers.control import MAX_REPORT, CheckToken, Control, Report
 from telemeter.server.workers.process import BusyError, Worker, WorkerControl, WorkerOptions

@@ -1,0 +1,52 @@
+"""What the endpoints and their listeners need to know from the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from twisted.internet.ssl import CertificateOptions
+
+from telemeter.samples.whitelist import Whitelist
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerSettings:
+    """One of the server's listeners.
+
+    Attributes:
+        flag: the name of the flag that says where it listens.
+        address: what that flag says; see `telemeter.config.listen`.
+        tls: what it shows over TLS; None: it speaks none.
+    """
+
+    flag: str
+    address: str
+    tls: CertificateOptions | None
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSettings:
+    """Which samples are accepted and forwarded, and what is changed in them.
+
+    Attributes:
+        partition_label: the label that holds the cluster's identifier.
+        required_labels: what every incoming sample must carry besides.
+        whitelist: the series that are forwarded.
+        added_labels: labels to add to every outgoing series.
+        elided_labels: labels to remove from every series.
+        upload_bytes: the size, decompressed, that an upload must stay under.
+        receive_bytes: the size, compressed, that a remote-write request must stay under.
+        foreign_ids: whether a remote-write sender may write for other clusters than its own.
+        tenant_key: the field of a remote-write token that names the tenant, for the log.
+    """
+
+    partition_label: str
+    required_labels: Mapping[str, str]
+    whitelist: Whitelist
+    added_labels: Mapping[str, str]
+    elided_labels: frozenset[str]
+    upload_bytes: int
+    receive_bytes: int
+    foreign_ids: bool
+    tenant_key: str
