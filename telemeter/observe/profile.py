@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import cProfile
 import io
-import pstats
 import sys
 import threading
 import traceback
@@ -52,6 +50,10 @@ class Profiler:
         """
         if self._busy:
             raise BusyError
+        # Here, because few starts of a daemon are followed by a profile.
+        import cProfile
+        import pstats
+
         self._busy = True
         profiler = cProfile.Profile()
         try:
