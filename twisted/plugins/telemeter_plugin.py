@@ -23,6 +23,9 @@ class DaemonMaker(ServiceMaker):
             hold_signals()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        from telemeter.loop.memory import search_less
+
+        search_less()
         return super().options
 
 
