@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 
+HERE = Path(__file__).parent
 # What the compiled modules include.
-PARTS = ("_wire", "_table", "_labels", "_message", "_histogram")
+PARTS = ("_limits", "_wire", "_table", "_labels", "_message", "_histogram")
 # Make the usual request many times cheaper. Without a compiler the package works as well, on Python
 # alone.
 COMPILED = [
@@ -29,6 +31,22 @@ COMPILED = [
 ]
 
 
+def write_limits() -> None:
+    """Write the limits that Python knows for the compiled modules, if they are not there yet."""
+    names = runpy.run_path(str(HERE / "telemeter/samples/limits.py"))
+    limits = {name: value for name, value in names.items() if name.isupper()}
+    enum = "".join(f"    {name} = {value}\n" for name, value in limits.items())
+    held = "".join(f'    "{name}": {name},\n' for name in limits)
+    text = (
+        "# Made by setup.py of telemeter/samples/limits.py, which says what each is.\n\n"
+        f"cdef enum:\n{enum}\n"
+        f"#: What was built in, for the tests.\nLIMITS = {{\n{held}}}\n"
+    )
+    path = HERE / "telemeter/convert/_limits.pxi"
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
 class WheelOfWhatWasBuilt(bdist_wheel):  # type: ignore[misc]
     """A wheel that says whether there is compiled code in it: without, every Python takes it."""
 
@@ -43,6 +61,7 @@ class WheelOfWhatWasBuilt(bdist_wheel):  # type: ignore[misc]
         super().run()
 
 
+write_limits()
 setup(
     # twisted.plugins has no __init__.py on purpose: Twisted finds plugins by folder, and a second
     # __init__.py there would hide its own.

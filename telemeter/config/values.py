@@ -13,7 +13,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from telemeter.samples.errors import BadInputError
-from telemeter.samples.family import MAX_NAME_LENGTH, is_too_long, is_utf8, label_fault
+from telemeter.samples.family import is_too_long, is_utf8, label_fault
+from telemeter.samples.limits import MAX_NAME_LENGTH
 from telemeter.samples.selector import NAME, Selector, parse_selector
 
 _UNITS: Final = {

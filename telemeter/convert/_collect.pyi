@@ -1,6 +1,8 @@
 from collections.abc import Callable, Collection, Mapping
 
-MOST_NAMES: int
+from telemeter.convert.results import Collected
+
+LIMITS: dict[str, int]
 
 class Plan:
     def __init__(
@@ -11,4 +13,4 @@ class Plan:
         anonymous: Callable[[str], str],
     ) -> None: ...
 
-def transform(body: bytes, plan: Plan, oldest: int) -> tuple[bytes, int, int, int] | None: ...
+def transform(body: bytes, plan: Plan, oldest: int) -> Collected | None: ...

@@ -10,6 +10,9 @@ byte, and what it does not know costs time only.
 Every read is checked against the end of the message it is in.
 """
 
+from telemeter.convert.results import Collected
+
+include "_limits.pxi"
 include "_wire.pxi"
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -19,9 +22,6 @@ from libc.stdlib cimport qsort
 from libc.string cimport memcpy
 
 cdef enum:
-    MAX_NAME = 255
-    # How many labels may be added, and how many names anonymized.
-    MAX_NAMES = 32
     # Labels that follow each other in the input are one piece.
     MAX_PIECES = 128
     # How many labels' hashes are remembered: a few MB at the most.
@@ -31,9 +31,6 @@ cdef enum:
 # The tags of the fields that hold the values of counters, gauges and untyped metrics, by the number
 # of that type.
 cdef uint8_t[4] VALUE_TAGS = [0x1A, 0x12, 0, 0x2A]
-
-#: How many labels can be added, and how many names anonymized.
-MOST_NAMES = MAX_NAMES
 
 
 cdef struct Label:
@@ -60,15 +57,15 @@ cdef class Plan:
     cdef dict renames
     cdef list added  # encoded labels
     cdef list names  # keeps the bytes that the spans are of
-    cdef Span[MAX_NAMES] added_names
-    cdef Span[MAX_NAMES] hashed_names
+    cdef Span[MAX_COMPILED_LABELS] added_names
+    cdef Span[MAX_COMPILED_LABELS] hashed_names
     cdef int added_count, hashed_count
     cdef object anonymous
     cdef dict hashes  # encoded labels by those that they take the place of
 
     def __init__(self, added, renames, anonymized, anonymous):
-        if len(added) > MAX_NAMES or len(anonymized) > MAX_NAMES:
-            raise ValueError(f"at most {MAX_NAMES} labels")
+        if len(added) > MAX_COMPILED_LABELS or len(anonymized) > MAX_COMPILED_LABELS:
+            raise ValueError(f"at most {MAX_COMPILED_LABELS} labels")
         self.renames = {old.encode(): new.encode() for old, new in renames.items()}
         self.anonymous = anonymous
         self.hashes = {}
@@ -266,8 +263,8 @@ cdef class Transformation:
             self.found |= <uint32_t>1 << i
             self.add_encoded(<bytes>plan.added[i])
         elif (
-            label.name.size > MAX_NAME
-            or label.value.size > MAX_NAME
+            label.name.size > MAX_NAME_LENGTH
+            or label.value.size > MAX_NAME_LENGTH
             or (label.name.size == 8 and memcmp(label.name.start, b"__name__", 8) == 0)
         ):
             self.is_valid = False
@@ -341,7 +338,7 @@ cdef class Transformation:
         if renamed is not None:
             name.start = <const uint8_t*>PyBytes_AS_STRING(renamed)
             name.size = PyBytes_GET_SIZE(renamed)
-        if name.size == 0 or name.size > MAX_NAME:
+        if name.size == 0 or name.size > MAX_NAME_LENGTH:
             raise GIVE_UP
         size = text_size(name) + text_size(help) + 2 + self.metrics.size + text_size(unit)
         out.reserve(size + 10)
@@ -417,12 +414,16 @@ def transform(bytes body, Plan plan, int64_t oldest):
         oldest: the oldest timestamp that is kept, in milliseconds since the epoch.
 
     Returns:
-        The delimited families that are left, how many they are, how many metrics they have, and how
-        many metrics there were. None: this is not the usual case.
+        A `Collected`; None: this is not the usual case.
     """
     cdef Transformation run = Transformation(plan, oldest, len(body) + len(body) // 8 + 4096)
     try:
         run.run(body)
     except GiveUp:
         return None
-    return run.output.take(), run.families, run.kept, run.received
+    return Collected(
+        payload=run.output.take(),
+        families=run.families,
+        samples=run.kept,
+        received=run.received,
+    )

@@ -1,9 +1,6 @@
 # Whether a native histogram makes sense, as far as that can be told at once: see histogram.py.
 
 cdef enum:
-    # What 1.0 can hold as it is.
-    LOWEST_SCHEMA = -4
-    HIGHEST_SCHEMA = 8
     MAX_BUCKETS = 1 << 20
 
 #: So many numbers up to this can be added up without overflowing.
@@ -85,7 +82,7 @@ cdef int check_sense(uint64_t* values, bint* there, Side* sides) except -1:
     cdef int64_t schema = unzigzag(values[4])
     cdef uint64_t observations = values[6] if there[6] else 0
     cdef int i
-    if there[16] or not LOWEST_SCHEMA <= schema <= HIGHEST_SCHEMA or observations > <uint64_t>MAX_COUNT:
+    if there[16] or not COARSEST_SCHEMA <= schema <= FINEST_SCHEMA or observations > <uint64_t>MAX_COUNT:
         raise GIVE_UP
     if there[2]:
         for i in range(2):

@@ -4,12 +4,6 @@ cdef enum:
     MAX_LABELS = 128
     # Runs of so many labels are sorted by insertion, and then merged.
     SHORT_RUN = 16
-    # How many names of what was dropped are remembered, and how long an example may be.
-    MAX_EXAMPLES = 3
-    MAX_EXAMPLE = 1024
-    # How many values, and how long ones, a regex is remembered for.
-    MAX_REMEMBERED = 4096
-    MAX_REMEMBERED_SIZE = 255
     # How many bytes a run may show to regexes before it takes too long; a call counts as some more.
     MAX_SHOWN = 1 << 20
     COST_OF_CALL = 200
@@ -474,7 +468,7 @@ cdef class Matcher:
 
     cdef bint matches(self, Labels labels, Span value) except -1:
         """Whether the regex matches a value, remembered within bounds."""
-        cdef bint is_short = value.size <= MAX_REMEMBERED_SIZE
+        cdef bint is_short = value.size <= MAX_REMEMBERED_LENGTH
         cdef uint32_t hash = hash_of(value) if is_short else 0
         cdef int64_t at = self.known.find(self.texts.data, value, hash) if is_short else -1
         cdef bint answer

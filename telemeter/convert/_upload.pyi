@@ -1,8 +1,12 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
 
+from telemeter.convert.results import Converted
+
 Condition: TypeAlias = tuple[str, str, bool, Callable[[str], bool] | None]
 Rule: TypeAlias = tuple[str | None, list[Condition]]
+
+LIMITS: dict[str, int]
 
 class Plan:
     def __init__(
@@ -17,4 +21,4 @@ def convert(
     max_age: int,
     drift: int,
     limit: int,
-) -> tuple[bytes, int, int, int, int, int, int, int, int, int, tuple[bytes, ...]] | None: ...
+) -> Converted | None: ...

@@ -10,13 +10,14 @@ accepts must be right, and what it does not know costs time only.
 Every read is checked against the end of the message it is in.
 """
 
+from telemeter.convert.results import Converted
+
+include "_limits.pxi"
 include "_wire.pxi"
 include "_table.pxi"
 include "_labels.pxi"
 
 cdef enum:
-    MAX_NAME = 255
-    SERIES_OVERHEAD = 32
     GAUGE_FIELD = 0x12
     COUNTER_FIELD = 0x1A
     UNTYPED_FIELD = 0x2A
@@ -119,7 +120,7 @@ cdef class Conversion:
                 check_text(field)
             else:
                 raise GIVE_UP
-        if name.size == 0 or name.size > MAX_NAME or not has_type or metrics == 0:
+        if name.size == 0 or name.size > MAX_NAME_LENGTH or not has_type or metrics == 0:
             raise GIVE_UP
         self.take_metrics(family, name, value_field(kind))
         self.received += metrics
@@ -249,7 +250,7 @@ cdef class Conversion:
         sample_size = (0 if bits == 0 else 9) + 1 + number_size(<uint64_t>self.now)
         output.reserve(labels_size + sample_size + 32)
         # This is more than what the reference counts, and so no more than it allows.
-        self.spent += labels_size + SERIES_OVERHEAD
+        self.spent += labels_size + SERIES_BYTES
         if self.spent > self.limit:
             raise GIVE_UP
         start = output.size
@@ -276,7 +277,7 @@ cdef class Conversion:
 
 
 cdef inline int check_label(Label* label) except -1:
-    if label.name.size > MAX_NAME or label.value.size > MAX_NAME:
+    if label.name.size > MAX_NAME_LENGTH or label.value.size > MAX_NAME_LENGTH:
         raise GIVE_UP
     if has_name(label, METRIC_NAME.text, METRIC_NAME.key):
         raise GIVE_UP
@@ -307,10 +308,7 @@ def convert(bytes body, Plan plan, required, int64_t now, int64_t max_age, int64
         limit: how many bytes it may become.
 
     Returns:
-        The payload, and the numbers of series, received and dropped metrics, duplicates, timestamps
-        in the past, present and future, timestamps after now, the newest timestamp, and examples
-        of what was dropped.
-        None: this is not the usual case.
+        A `Converted`; None: this is not the usual case.
     """
     # A series gets its name, and loses its timestamp's and its value's tags.
     room = len(body) + len(body) // 4 + 1024
@@ -319,16 +317,16 @@ def convert(bytes body, Plan plan, required, int64_t now, int64_t max_age, int64
         run.run(body)
     except GiveUp:
         return None
-    return (
-        run.output.take(),
-        run.series,
-        run.received,
-        run.dropped,
-        run.duplicates,
-        run.past,
-        run.present,
-        run.future,
-        run.after_now,
-        run.newest,
-        tuple(run.examples.found),
+    return Converted(
+        payload=run.output.take(),
+        series=run.series,
+        received=run.received,
+        dropped=run.dropped,
+        duplicates=run.duplicates,
+        past=run.past,
+        present=run.present,
+        future=run.future,
+        overwritten_future=run.after_now,
+        newest_ms=run.newest,
+        dropped_examples=tuple(run.examples.found),
     )

@@ -10,6 +10,9 @@ and what it does not know costs time only.
 Every read is checked against the end of the message it is in.
 """
 
+from telemeter.convert.results import Written
+
+include "_limits.pxi"
 include "_wire.pxi"
 include "_table.pxi"
 include "_labels.pxi"
@@ -17,8 +20,6 @@ include "_message.pxi"
 include "_histogram.pxi"
 
 cdef enum:
-    # How much is written at the most before the straightforward code takes over and counts.
-    MAX_OUTPUT = 16 << 20
     MAX_SORTED = 8 << 20
     MAX_SYMBOLS = 1 << 18
     # Types of metadata.
@@ -679,10 +680,7 @@ def sift(bytes body, Plan plan, bytes cluster, int version):
         version: 1 for `prometheus.WriteRequest`, 2 for `io.prometheus.write.v2.Request`.
 
     Returns:
-        The encoded 1.0 request, the numbers of series received, left, dropped and left out as
-        duplicates, those of samples, histograms and exemplars that are left, whether the request
-        held metadata only, examples of what was dropped, and whether it held nothing at all. None:
-        this is not the usual case.
+        A `Written`, its payload a 1.0 request; None: this is not the usual case.
     """
     # 1.0 cannot grow, 2.0 mostly does: a text stands there only once.
     room = len(body) * version + 64
@@ -691,16 +689,16 @@ def sift(bytes body, Plan plan, bytes cluster, int version):
         run.run(body)
     except GiveUp:
         return None
-    return (
-        run.output.take(),
-        run.received,
-        run.series,
-        run.dropped,
-        run.duplicates,
-        run.samples,
-        run.histograms,
-        run.exemplars,
-        run.only_metadata,
-        tuple(run.examples.found),
-        run.is_empty,
+    return Written(
+        payload=run.output.take(),
+        received=run.received,
+        series=run.series,
+        dropped=run.dropped,
+        duplicates=run.duplicates,
+        samples=run.samples,
+        histograms=run.histograms,
+        exemplars=run.exemplars,
+        only_metadata=run.only_metadata,
+        dropped_examples=tuple(run.examples.found),
+        is_empty=run.is_empty,
     )

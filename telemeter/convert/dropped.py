@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
+from telemeter.samples.limits import MAX_EXAMPLE, MAX_EXAMPLES
 from telemeter.samples.proto import remote_pb2
 from telemeter.samples.selector import NAME
-
-#: How many examples are kept, each of another metric name.
-MAX_EXAMPLES: Final = 3
-#: How many bytes an example may have.
-MAX_EXAMPLE: Final = 1024
 
 
 class Examples:

@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from telemeter.convert.collect import Transforms, add_labels, anonymous
-from telemeter.convert.upload import DRIFT_MS, Converted, UploadRules, convert_upload, most_output
-from telemeter.convert.write import WriteRules, Written, sift_write, sift_write_v2
+from telemeter.convert.results import Converted, Written
+from telemeter.convert.sieve import WriteRules
+from telemeter.convert.upload import DRIFT_MS, UploadRules, convert_upload, most_output
+from telemeter.convert.write import sift_write, sift_write_v2
 from telemeter.samples.family import (
     MAX_AGE_MS,
     Family,
@@ -25,6 +27,7 @@ from telemeter.samples.family import (
     is_too_long,
 )
 from telemeter.samples.format import Decoder
+from telemeter.samples.limits import MAX_COMPILED_LABELS
 from telemeter.samples.selector import NAME
 from telemeter.samples.whitelist import Whitelist
 
@@ -44,9 +47,6 @@ except ImportError:  # there was no compiler when the package was installed
 #: Which code converts whatever the compiled modules can: `compiled` or `python`.
 KIND: Final = "python" if _upload is None else "compiled"
 
-#: The compiled code has room for so many labels of ours in every series.
-_MOST_ADDED: Final = 32
-
 
 class UploadConverter:
     """A converter of uploads, by the same rules."""
@@ -54,7 +54,7 @@ class UploadConverter:
     def __init__(self, rules: UploadRules) -> None:
         self._rules = rules
         suits = (
-            len(rules.labels) <= _MOST_ADDED
+            len(rules.labels) <= MAX_COMPILED_LABELS
             and NAME not in rules.labels
             and NAME not in rules.elided
         )
@@ -81,8 +81,7 @@ class UploadConverter:
         if self._plan is None or decode is not decode_families or not all(required.values()):
             return None
         limit = most_output(body)
-        result = _upload.convert(body, self._plan, required, now_ms, MAX_AGE_MS, DRIFT_MS, limit)
-        return None if result is None else Converted(*result)
+        return _upload.convert(body, self._plan, required, now_ms, MAX_AGE_MS, DRIFT_MS, limit)
 
     def convert(
         self, body: bytes, decode: Decoder, required: Mapping[str, str], now_ms: int
@@ -131,8 +130,7 @@ class WriteConverter:
             return None
         # No text on the wire holds half a surrogate pair, but one in JSON may.
         wanted = None if cluster is None else cluster.encode("utf-8", "surrogatepass")
-        result = _write.sift(body, self._plan, wanted, version)
-        return None if result is None else Written(*result)
+        return _write.sift(body, self._plan, wanted, version)
 
     def convert(self, body: bytes, version: int, cluster: str | None) -> Written:
         """Convert a request; see `sift_write` and `sift_write_v2`."""
@@ -178,7 +176,7 @@ class Transformed:
             if plan is not None:
                 result = _collect.transform(self._left, plan, _OLDEST_OF_ALL)
                 if result is not None:
-                    return result[0]
+                    return result.payload
         families = self.decoded()
         for family in families:
             add_labels(family, labels)
@@ -229,8 +227,7 @@ class CollectConverter:
         result = _collect.transform(body, self._plan, now_ms - MAX_AGE_MS)
         if result is None:
             return None
-        left, families, samples, received = result
-        return Transformed(families, samples, received, left)
+        return Transformed(result.families, result.samples, result.received, result.payload)
 
     def reference(self, body: bytes, decode: Decoder, now_ms: int) -> Transformed:
         """Transform a collection with the reference; see `convert`."""
@@ -255,7 +252,7 @@ def _collect_plan(transforms: Transforms) -> _collect.Plan | None:
 def _suits_compiled(transforms: Transforms) -> bool:
     labels = transforms.labels
     return (
-        max(len(labels), len(transforms.anonymized)) <= _collect.MOST_NAMES
+        max(len(labels), len(transforms.anonymized)) <= MAX_COMPILED_LABELS
         and all(labels)
         and NAME not in labels
         and not any(map(is_too_long, (*labels, *labels.values())))

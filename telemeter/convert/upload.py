@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
 from telemeter.convert.dropped import Examples
+from telemeter.convert.results import Converted
 from telemeter.samples.errors import BadInputError, BecomesTooLargeError
 from telemeter.samples.family import (
     MAX_AGE_MS,
-    MAX_NAME_LENGTH,
     VALUE_FIELD,
     Family,
     Metric,
@@ -19,6 +19,7 @@ from telemeter.samples.family import (
 )
 from telemeter.samples.format import Decoder
 from telemeter.samples.histogram import checked_native
+from telemeter.samples.limits import MAX_NAME_LENGTH, MAX_OUTPUT, SERIES_BYTES
 from telemeter.samples.proto import metrics_pb2, remote_pb2
 from telemeter.samples.selector import NAME
 from telemeter.samples.series import parts_of
@@ -26,12 +27,6 @@ from telemeter.samples.whitelist import Whitelist
 
 #: Within how many milliseconds of now a timestamp counts as present.
 DRIFT_MS: Final = 5 * 60 * 1000
-#: The most bytes that one upload may become, unless it is large itself. A histogram becomes one
-#: series for each bucket, and each carries all the labels, so that a small hostile upload could
-#: otherwise become gigabytes.
-MAX_OUTPUT: Final = 16 << 20
-
-_SERIES_OVERHEAD = 32
 _SHOWN = 64
 
 
@@ -48,35 +43,6 @@ class UploadRules:
     whitelist: Whitelist = field(default_factory=Whitelist)
     labels: Mapping[str, str] = field(default_factory=dict)
     elided: frozenset[str] = frozenset()
-
-
-@dataclass(slots=True)
-class Converted:
-    """The result of converting an upload.
-
-    Attributes:
-        payload: the encoded `WriteRequest`; empty when nothing is left to forward.
-        series: how many series it holds, one sample each.
-        received: how many metrics the upload held.
-        dropped: how many of them no whitelist rule allowed.
-        duplicates: how many series were left out because an identical one came before.
-        past, present, future: the received timestamps, by where they lay.
-        overwritten_future: how many lay after now by any amount.
-        newest_ms: the last of them, in milliseconds since the epoch; 0: there were none.
-        dropped_examples: of what was dropped, see `Examples`.
-    """
-
-    payload: bytes = b""
-    series: int = 0
-    received: int = 0
-    dropped: int = 0
-    duplicates: int = 0
-    past: int = 0
-    present: int = 0
-    future: int = 0
-    overwritten_future: int = 0
-    newest_ms: int = 0
-    dropped_examples: tuple[bytes, ...] = ()
 
 
 def convert_upload(
@@ -255,7 +221,7 @@ class _Conversion:
         # Code points sort as their UTF-8 does, so this is the order by bytes.
         pairs = tuple(sorted((name, value) for name, value in final.items() if name and value))
         # Duplicates count too: they take as much work.
-        self._output += sum(len(name) + len(value) for name, value in pairs) + _SERIES_OVERHEAD
+        self._output += sum(len(name) + len(value) for name, value in pairs) + SERIES_BYTES
         if self._output > self._limit:
             raise BecomesTooLargeError(
                 f"the upload becomes more than {self._limit} bytes of series, {self._output} or "

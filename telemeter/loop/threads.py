@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeAlias
+from functools import partial
+from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 from twisted.internet.threads import deferToThreadPool
 
-#: Calls a function with arguments where it does not keep the reactor from its work.
-Runner: TypeAlias = Callable[..., Awaitable[Any]]
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+_Converted = TypeVar("_Converted", covariant=True)
+
+
+class Runner(Protocol):
+    """Calls a function with arguments where it does not keep the reactor from its work."""
+
+    def __call__(
+        self,
+        function: Callable[_Arguments, _Result],
+        *arguments: _Arguments.args,
+        **named: _Arguments.kwargs,
+    ) -> Awaitable[_Result]: ...
 
 
 def thread_runner(reactor: Any, input_error: type[Exception]) -> Runner:
@@ -21,22 +34,33 @@ def thread_runner(reactor: Any, input_error: type[Exception]) -> Runner:
             traceback is not kept, see `_call`.
     """
 
-    async def run(function: Callable[..., Any], *arguments: Any) -> Any:
+    async def run(
+        function: Callable[_Arguments, _Result],
+        *arguments: _Arguments.args,
+        **named: _Arguments.kwargs,
+    ) -> _Result:
         pool = reactor.getThreadPool()
-        result = await deferToThreadPool(reactor, pool, _call, input_error, function, arguments)
-        if isinstance(result, input_error):
+        call = partial(function, *arguments, **named)
+        result = await deferToThreadPool(reactor, pool, _call, input_error, call)
+        if isinstance(result, _Wrong):
+            error = result.error
             try:
-                raise result
+                raise error
             finally:
-                del result  # it holds this frame from now on
+                del result, error  # they hold this frame from now on
         return result
 
     return run
 
 
-def _call(
-    input_error: type[Exception], function: Callable[..., Any], arguments: tuple[Any, ...]
-) -> Any:
+class _Wrong:
+    """What is wrong with an input."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def _call(input_error: type[Exception], call: Callable[[], _Result]) -> _Result | _Wrong:
     """Call a function in a thread; what is wrong with the input is returned, without a traceback.
 
     Twisted's threads hold what was raised in a frame that this holds in turn. So it would stay
@@ -44,23 +68,27 @@ def _call(
     Nobody needs to know from where in our code a sender's fault was raised.
     """
     try:
-        return function(*arguments)
+        return call()
     except input_error as error:
         error.__traceback__ = error.__context__ = error.__cause__ = None
-        return error
+        return _Wrong(error)
 
 
-class Converter(Protocol):
+class Converter(Protocol[_Arguments, _Converted]):
     """A conversion that a compiled module does, where it can, and a reference otherwise."""
 
-    def compiled(self, *arguments: Any) -> Any:
+    def compiled(
+        self, *arguments: _Arguments.args, **named: _Arguments.kwargs
+    ) -> _Converted | None:
         """Convert with the compiled module; None if only the reference can."""
 
-    def reference(self, *arguments: Any) -> Any:
+    def reference(self, *arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Converted:
         """Convert with the reference."""
+        ...
 
-    def convert(self, *arguments: Any) -> Any:
+    def convert(self, *arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Converted:
         """Convert with the one, or else with the other."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +103,14 @@ class ThreadPolicy:
     compiled: int
     reference: int
 
-    async def convert(self, run: Runner, size: int, converter: Converter, *arguments: Any) -> Any:
+    async def convert(
+        self,
+        run: Runner,
+        size: int,
+        converter: Converter[_Arguments, _Result],
+        *arguments: _Arguments.args,
+        **named: _Arguments.kwargs,
+    ) -> _Result:
         """Convert without keeping the reactor from its work for long.
 
         Args:
@@ -83,19 +118,20 @@ class ThreadPolicy:
             size: the bytes to convert.
             converter: converts.
             arguments: of the conversion.
+            named: likewise.
 
         Raises:
             Exception: as of the converter.
         """
         convert = converter.convert
         if size <= self.compiled:
-            converted = converter.compiled(*arguments)
+            converted = converter.compiled(*arguments, **named)
             if converted is not None:
                 return converted
             convert = converter.reference  # the compiled module has just been tried
         if size <= self.reference:
-            return convert(*arguments)
-        return await run(convert, *arguments)
+            return convert(*arguments, **named)
+        return await run(convert, *arguments, **named)
 
 
 #: The sizes of uploads and remote writes, decompressed, that are converted at once: compiled code
@@ -108,6 +144,10 @@ def run_if_large(run: Runner, size: int, most: int) -> Runner:
     return run if size > most else run_here
 
 
-async def run_here(function: Callable[..., Any], *arguments: Any) -> Any:
+async def run_here(
+    function: Callable[_Arguments, _Result],
+    *arguments: _Arguments.args,
+    **named: _Arguments.kwargs,
+) -> _Result:
     """Call a function at once: for tests, and where there is nothing to keep waiting."""
-    return function(*arguments)
+    return function(*arguments, **named)

@@ -8,6 +8,7 @@ from typing import Final, TypeAlias
 from google.protobuf.message import DecodeError
 
 from telemeter.samples.errors import BadInputError
+from telemeter.samples.limits import MAX_NAME_LENGTH
 from telemeter.samples.proto import metrics_pb2
 from telemeter.samples.selector import NAME
 from telemeter.samples.wire import join_delimited, split_delimited
@@ -20,8 +21,6 @@ PROTOBUF_CONTENT_TYPE: Final = (
 )
 TEXT_CONTENT_TYPE: Final = "text/plain; version=0.0.4"
 
-#: The longest metric name, label name or label value, in bytes of UTF-8.
-MAX_NAME_LENGTH: Final = 255
 #: The oldest timestamp that is accepted, in milliseconds before now.
 MAX_AGE_MS: Final = 24 * 3600 * 1000
 

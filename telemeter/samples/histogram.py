@@ -17,6 +17,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from telemeter.samples.errors import BadInputError
 from telemeter.samples.family import Metric
+from telemeter.samples.limits import COARSEST_SCHEMA, FINEST_SCHEMA
 from telemeter.samples.proto import remote_pb2, write_v2_pb2
 from telemeter.samples.series import (
     CUSTOM_BUCKETS,
@@ -29,10 +30,8 @@ from telemeter.samples.series import (
 Histogram: TypeAlias = remote_pb2.Histogram | write_v2_pb2.Histogram
 Spans: TypeAlias = Iterable[remote_pb2.BucketSpan | write_v2_pb2.BucketSpan]
 
-#: The schemas with exponential buckets that there are, ...
+#: The schemas with exponential buckets that there are.
 _LOWEST_SCHEMA, _HIGHEST_SCHEMA = -9, 52
-#: ... and those that every receiver knows.
-_COARSEST, _FINEST = -4, 8
 _STALE: Final = struct.pack("<Q", 0x7FF0000000000002)
 _MOST_OFFSET: Final = 2**31 - 1
 _MOST_COUNT: Final = 2**63 - 1
@@ -97,13 +96,13 @@ def check_histogram(histogram: Histogram, *, is_kept: bool = False) -> None:
         _check_custom(histogram)
     elif not _LOWEST_SCHEMA <= schema <= _HIGHEST_SCHEMA:
         raise BadInputError(
-            f"schema {schema} is not known: expected {_COARSEST} to {_HIGHEST_SCHEMA}, "
+            f"schema {schema} is not known: expected {COARSEST_SCHEMA} to {_HIGHEST_SCHEMA}, "
             f"or {CUSTOM_BUCKETS} for custom buckets"
         )
-    elif schema < _COARSEST and not is_kept:
+    elif schema < COARSEST_SCHEMA and not is_kept:
         raise BadInputError(
             f"schema {schema} is coarser than the receivers of remote write 1.0 know: "
-            f"expected {_COARSEST} or more"
+            f"expected {COARSEST_SCHEMA} or more"
         )
     elif histogram.custom_values:
         raise BadInputError("an exponential schema has no custom values")
@@ -235,7 +234,7 @@ def _custom_counts(histogram: Histogram) -> list[float]:
 
 def is_too_fine(histogram: Histogram) -> bool:
     """Tell whether its buckets are finer than the receivers of 1.0 know."""
-    return histogram.schema > _FINEST
+    return histogram.schema > FINEST_SCHEMA
 
 
 def make_coarser(histogram: remote_pb2.Histogram) -> None:
@@ -250,8 +249,8 @@ def make_coarser(histogram: remote_pb2.Histogram) -> None:
     Raises:
         BadInputError: its buckets lie where no number is.
     """
-    shift = histogram.schema - _FINEST
-    histogram.schema = _FINEST
+    shift = histogram.schema - FINEST_SCHEMA
+    histogram.schema = FINEST_SCHEMA
     is_float = histogram.WhichOneof("count") == "count_float"
     for spans, deltas, counts in (
         (histogram.negative_spans, histogram.negative_deltas, histogram.negative_counts),

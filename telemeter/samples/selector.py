@@ -16,12 +16,11 @@ import promql_parser
 import re2
 
 from telemeter.samples.errors import BadInputError
+from telemeter.samples.limits import MAX_REMEMBERED, MAX_REMEMBERED_LENGTH
 
 NAME: Final = "__name__"
 
 _MAX_SELECTOR = 4096
-_MAX_REMEMBERED = 4096
-_MAX_REMEMBERED_LENGTH = 255
 #: Stands at the start of a string that is a regex, so that the parser takes it for plain text.
 _REGEX_MARK = "\ufdd0re2\ufdd0"
 #: Makes every selector one that "contains a non-empty matcher"; taken out again after parsing.
@@ -84,9 +83,9 @@ class Matcher:
         known = self._remembered.get(value)
         if known is None:
             known = self.evaluate(value)
-            if len(value) > _MAX_REMEMBERED_LENGTH:
+            if len(value) > MAX_REMEMBERED_LENGTH:
                 return known
-            if len(self._remembered) >= _MAX_REMEMBERED:
+            if len(self._remembered) >= MAX_REMEMBERED:
                 self._remembered.clear()
             self._remembered[value] = known
         return known

@@ -15,8 +15,8 @@ from telemeter.auth.keys import SigningKey
 from telemeter.auth.memcached import Memcached
 from telemeter.auth.token import TokenIssuer, TokenVerifier
 from telemeter.config.server import ServerConfig
+from telemeter.convert.sieve import WriteRules
 from telemeter.convert.upload import UploadRules
-from telemeter.convert.write import WriteRules
 from telemeter.limits.ratelimit import RateLimiter, Table
 from telemeter.limits.replicas import Memcache, Replicas
 from telemeter.loop.clocks import WallClock

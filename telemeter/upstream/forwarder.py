@@ -102,8 +102,7 @@ class Forwarder:
 
     async def _compressed(self, payload: bytes) -> bytes:
         compress = run_if_large(self._run, len(payload), _COMPRESSED_HERE)
-        block: bytes = await compress(compress_block, payload)
-        return block
+        return await compress(compress_block, payload)
 
     async def _send(self, block: bytes) -> Sent:
         if self._batches is None:

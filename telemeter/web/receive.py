@@ -17,7 +17,8 @@ from twisted.web.iweb import IRequest
 from telemeter.auth.authorization_server import RefusedError, UnavailableError
 from telemeter.auth.composite import CompositeToken, MalformedTokenError, parse_composite
 from telemeter.convert.engine import WriteConverter
-from telemeter.convert.write import ForeignIdError, MissingLabelError, WriteRules, Written
+from telemeter.convert.results import Written
+from telemeter.convert.sieve import ForeignIdError, MissingLabelError, WriteRules
 from telemeter.loop.threads import CONVERTED_HERE, Runner
 from telemeter.net.upstream import V1, V2, ForwardError, Sent, Upstream
 from telemeter.samples.compression import block_size, decompress_block
@@ -237,10 +238,9 @@ class ReceiveEndpoint:
             large: Written = await self._run(sift, body, write.version, cluster, converter, limit)
             return large
         plain = _decompressed(body, limit)
-        written: Written = await CONVERTED_HERE.convert(
+        return await CONVERTED_HERE.convert(
             self._run, len(plain), converter, plain, write.version, cluster
         )
-        return written
 
     async def _forward(self, write: Write, written: Written) -> Sent:
         keep = write.version == 2 and self._settings.keep_version

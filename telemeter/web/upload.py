@@ -13,7 +13,8 @@ from twisted.web.iweb import IRequest
 from telemeter.auth.bearer import NotAuthorizedError
 from telemeter.auth.token import Client, TokenVerifier
 from telemeter.convert.engine import KIND, UploadConverter
-from telemeter.convert.upload import Converted, UploadRules
+from telemeter.convert.results import Converted
+from telemeter.convert.upload import UploadRules
 from telemeter.limits.ratelimit import RateLimitedError, RateLimiter, Slot
 from telemeter.limits.replicas import Replicas, SharedSlot
 from telemeter.loop.clocks import WallClock, elapsed, milliseconds
@@ -268,10 +269,9 @@ class UploadEndpoint:
                 body = await self._run(decompress_framed, body, self._limit)
             else:
                 body = decompress_framed(body, self._limit)
-        converted: Converted = await CONVERTED_HERE.convert(
+        return await CONVERTED_HERE.convert(
             self._run, len(body), self._converter, body, upload.decode, upload.client.labels, now_ms
         )
-        return converted
 
     async def _forward(self, cluster: str, converted: Converted) -> None:
         try:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from bench.bodies import NAMES, Bodies, cluster_id, make_series, whitelist
+from telemeter.convert.sieve import WriteRules
 from telemeter.convert.upload import UploadRules, convert_upload
-from telemeter.convert.write import WriteRules, sift_write
+from telemeter.convert.write import sift_write
 from telemeter.samples.compression import decompress_block, decompress_framed
 from telemeter.samples.family import decode_families
 from telemeter.samples.proto.metrics_pb2 import UNTYPED

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from telemeter.convert import write
 from telemeter.convert.engine import WriteConverter
-from telemeter.convert.write import WriteRules, Written
+from telemeter.convert.results import Written
+from telemeter.convert.sieve import WriteRules
 from telemeter.samples.errors import BadInputError
 
 

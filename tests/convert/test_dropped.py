@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-from telemeter.convert.dropped import MAX_EXAMPLE, Examples
+from telemeter.convert.dropped import Examples
 from telemeter.convert.engine import KIND, UploadConverter
 from telemeter.convert.upload import UploadRules
 from telemeter.samples.family import decode_families, encode_families
+from telemeter.samples.limits import MAX_EXAMPLE
 from telemeter.samples.proto.remote_pb2 import TimeSeries
 from telemeter.samples.selector import parse_selector
 from telemeter.samples.whitelist import Whitelist

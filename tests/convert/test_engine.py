@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from telemeter.convert import engine
 from telemeter.convert.engine import KIND, UploadConverter
-from telemeter.convert.upload import Converted, UploadRules
+from telemeter.convert.results import Converted
+from telemeter.convert.upload import UploadRules
 from telemeter.samples.errors import BadInputError
 from telemeter.samples.exposition import parse_text, render_text
 from telemeter.samples.family import decode_families, encode_families

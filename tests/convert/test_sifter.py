@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from telemeter.convert import engine
 from telemeter.convert.engine import KIND, WriteConverter
-from telemeter.convert.write import WriteRules, Written
+from telemeter.convert.results import Written
+from telemeter.convert.sieve import WriteRules
 from telemeter.samples.errors import BadInputError
 from telemeter.samples.selector import parse_rules
 from telemeter.samples.whitelist import Whitelist

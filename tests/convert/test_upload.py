@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from telemeter.convert.upload import MAX_OUTPUT, Converted, UploadRules, convert_upload
+from telemeter.convert.results import Converted
+from telemeter.convert.upload import UploadRules, convert_upload
 from telemeter.samples.errors import BadInputError, TooLargeError
 from telemeter.samples.exposition import parse_text
 from telemeter.samples.family import Family, Metric, decode_families, encode_families
+from telemeter.samples.limits import MAX_OUTPUT
 from telemeter.samples.proto.metrics_pb2 import (
     COUNTER,
     GAUGE,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import event, given, settings
 
-from telemeter.convert.upload import Converted, convert_upload
+from telemeter.convert.results import Converted
+from telemeter.convert.upload import convert_upload
 from telemeter.samples.errors import BadInputError
 from telemeter.samples.family import decode_families
 from telemeter.samples.proto.remote_pb2 import WriteRequest

@@ -11,15 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from telemeter.convert.upload import MAX_OUTPUT
-from telemeter.convert.write import (
-    ForeignIdError,
-    MissingLabelError,
-    WriteRules,
-    Written,
-    shown,
-)
+from telemeter.convert.results import Written
+from telemeter.convert.sieve import ForeignIdError, MissingLabelError, WriteRules, shown
 from telemeter.samples.errors import BadInputError, TooLargeError
+from telemeter.samples.limits import MAX_OUTPUT
 from telemeter.samples.proto import remote_pb2
 from telemeter.samples.selector import parse_selector
 from telemeter.samples.whitelist import Whitelist

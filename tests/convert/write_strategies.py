@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from hypothesis import strategies as st
 
-from telemeter.convert.write import WriteRules
+from telemeter.convert.sieve import WriteRules
 from telemeter.samples.selector import parse_selector
 from telemeter.samples.whitelist import Whitelist
 from telemeter.samples.wire import read_varint, write_varint

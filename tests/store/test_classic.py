@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from telemeter.convert.write import WriteRules, sift_write
+from telemeter.convert.sieve import WriteRules
+from telemeter.convert.write import sift_write
 from telemeter.net.upstream import ForwardError
 from telemeter.samples.escaping import Escaping
 from telemeter.samples.family import decode_families

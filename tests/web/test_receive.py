@@ -20,8 +20,8 @@ from twisted.web.iweb import IAgent
 from telemeter.auth.authorization_server import AuthorizationServer
 from telemeter.auth.cache import CachingAsker, Expiring, MemoryStore
 from telemeter.auth.composite import make_composite
-from telemeter.convert.write import WriteRules
-from telemeter.loop.threads import ThreadPolicy
+from telemeter.convert.sieve import WriteRules
+from telemeter.loop.threads import ThreadPolicy, run_here
 from telemeter.net.client import InstrumentedAgent
 from telemeter.samples.compression import compress_block, compress_framed, decompress_block
 from telemeter.samples.selector import parse_selector
@@ -469,7 +469,7 @@ class TestCountsOf2:
         """It keeps no exemplars."""
         clock = clock_at()
         store = Store(clock, 600.0, 1000)
-        endpoint = ReceiveEndpoint(settings(), lambda _: succeed(None), store, maybeDeferred)
+        endpoint = ReceiveEndpoint(settings(), lambda _: succeed(None), store, run_here)
         site = make_site([endpoint.route()], clock)
         series = replace(up(), exemplars=(EXEMPLAR,), histograms=(HISTOGRAM,))
         sent = encoded(request(series, observed(named("lat"), custom=True)), 2)
