@@ -24,9 +24,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
-from telemeter.agent.authorize import TokenStore
-from telemeter.agent.collect import Source
-from telemeter.agent.cycle import Agent, Plan
+from telemeter.agent.authorize import TokenExchange
+from telemeter.agent.collect import FederationSource
+from telemeter.agent.cycle import Agent, CyclePlan
 from telemeter.agent.upload import Destination
 from telemeter.convert.collect import Transforms
 from telemeter.convert.engine import CollectConverter
@@ -211,23 +211,25 @@ def _work(what: str, url: str, rounds: int, anonymizing: bool) -> None:
     react(lambda reactor: Deferred.fromCoroutine(run(reactor)))
 
 
-def _make_plan(reactor: Any, url: str, way: str, anonymizing: bool) -> Plan:
+def _make_plan(reactor: Any, url: str, way: str, anonymizing: bool) -> CyclePlan:
     transforms = Transforms(
         {}, {"ALERTS": "alerts"}, frozenset(["instance"] if anonymizing else []), b"salt"
     )
     source = TreqAgent(make_agent(reactor, "federate_from", "bench"))
     to = TreqAgent(make_agent(reactor, "federate_to", "bench"))
-    return Plan(
-        Source(source, reactor, f"{url}/federate", token="", limit=_LIMIT, timeout=_TIMEOUT),
+    return CyclePlan(
+        FederationSource(
+            source, reactor, f"{url}/federate", token="", limit=_LIMIT, timeout=_TIMEOUT
+        ),
         CollectConverter(transforms, use_compiled=way == "compiled"),
-        TokenStore(to, reactor, SYSTEM_WALL_CLOCK, f"{url}/authorize", "a"),
+        TokenExchange(to, reactor, SYSTEM_WALL_CLOCK, f"{url}/authorize", "a"),
         Destination(to, reactor, SYSTEM_WALL_CLOCK, f"{url}/upload", _TIMEOUT),
         _TIMEOUT,
     )
 
 
 async def _times(
-    reactor: Any, plans: dict[str, Plan], rounds: int
+    reactor: Any, plans: dict[str, CyclePlan], rounds: int
 ) -> dict[str, dict[str, list[float]]]:
     found: dict[str, dict[str, list[float]]] = {
         way: {"cycle": [], "transform": []} for way in plans

@@ -19,7 +19,7 @@ from typing import Final
 from telemeter.fleet.attempt import Attempt, Path
 from telemeter.fleet.record import FleetRecord
 from telemeter.fleet.render import row_value
-from telemeter.fleet.standing import State
+from telemeter.fleet.totals import State
 from telemeter.fleet.view import Query, View
 from telemeter.loop.clocks import Elapsed, Moment, Wall
 from telemeter.samples.proto import remote_pb2

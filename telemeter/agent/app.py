@@ -10,9 +10,9 @@ from twisted.application.service import IService
 from twisted.logger import Logger
 from twisted.python.usage import UsageError
 
-from telemeter.agent.authorize import TokenStore
-from telemeter.agent.collect import Source
-from telemeter.agent.cycle import Agent, Collecting, CycleError, Plan, collect
+from telemeter.agent.authorize import TokenExchange
+from telemeter.agent.collect import FederationSource
+from telemeter.agent.cycle import Agent, Collecting, CycleError, CyclePlan, collect
 from telemeter.agent.upload import Destination
 from telemeter.config.agent import AgentConfig, AgentConfigReader
 from telemeter.config.files import reading_from, recording, signature
@@ -26,7 +26,7 @@ from telemeter.net.treq_agent import TreqAgent
 from telemeter.net.url import shown
 from telemeter.samples.errors import BadInputError
 from telemeter.samples.exposition import render_text
-from telemeter.web.agent import federate_route
+from telemeter.web.agent_federate import federate_route
 from telemeter.web.debug import debug_routes
 from telemeter.web.health import Health, index_route, metrics_route
 from telemeter.web.reload import reload_route
@@ -99,7 +99,7 @@ def make_collecting(config: AgentConfig, reactor: Any) -> Collecting:
         timeouts=config.timeouts,
     )
     return Collecting(
-        Source(
+        FederationSource(
             TreqAgent(agent),
             reactor,
             settings.url,
@@ -112,9 +112,9 @@ def make_collecting(config: AgentConfig, reactor: Any) -> Collecting:
     )
 
 
-def make_plan(
-    config: AgentConfig, reactor: Any, wall: WallClock, previous: Plan | None = None
-) -> Plan:
+def make_cycle_plan(
+    config: AgentConfig, reactor: Any, wall: WallClock, previous: CyclePlan | None = None
+) -> CyclePlan:
     """Return the plan of a cycle; the token of a previous plan is kept if it still serves."""
     collecting = make_collecting(config, reactor)
     settings = config.sending
@@ -131,7 +131,7 @@ def make_plan(
     )
     tokens = previous.tokens if previous else None
     if tokens is None or not tokens.serves(settings.authorize_url, settings.token):
-        tokens = TokenStore(
+        tokens = TokenExchange(
             to_agent,
             reactor,
             wall,
@@ -141,7 +141,7 @@ def make_plan(
         )
     else:
         tokens.use(to_agent)  # it may trust other authorities
-    return Plan(
+    return CyclePlan(
         collecting.source,
         collecting.transformer,
         tokens,
@@ -163,11 +163,11 @@ class Planner:
         self._wall = wall
         self._signature = signature(reader.rotating_paths())
         with recording() as self._contents:
-            self.plan = make_plan(reader.read_config(), reactor, wall)
+            self.plan = make_cycle_plan(reader.read_config(), reactor, wall)
 
     def _make_again(self) -> None:
         config = self._reader.read_config()
-        self.plan = make_plan(config, self._reactor, self._wall, self.plan)
+        self.plan = make_cycle_plan(config, self._reactor, self._wall, self.plan)
 
     def reload(self, agent: Agent) -> Mapping[str, object]:
         """Read all files again and have the agent use them; raises `UsageError`.
@@ -181,7 +181,7 @@ class Planner:
         agent.reload(self.plan)
         return {"selectors": self.plan.selectors}
 
-    def current(self) -> Plan:
+    def current(self) -> CyclePlan:
         """Return the plan for the next cycle.
 
         The other files count as they were when all were read: a change to one of them waits for

@@ -55,7 +55,7 @@ class Token:
     expires: Elapsed
 
 
-class TokenStore:
+class TokenExchange:
     """Holds the current token, and gets a new one when there is none."""
 
     def __init__(

@@ -43,7 +43,7 @@ class CollectError(Exception):
     """The source gave no metrics; the message says why."""
 
 
-class Source:
+class FederationSource:
     """The Prometheus server that metrics are collected from."""
 
     def __init__(

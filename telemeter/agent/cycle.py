@@ -15,8 +15,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from telemeter.agent.authorize import AuthorizeError, Token, TokenStore
-from telemeter.agent.collect import CollectError, Source
+from telemeter.agent.authorize import AuthorizeError, Token, TokenExchange
+from telemeter.agent.collect import CollectError, FederationSource
 from telemeter.agent.upload import Destination, UploadError
 from telemeter.convert.engine import KIND, LARGE, CollectConverter, Transformed
 from telemeter.loop.clocks import WallClock, milliseconds
@@ -57,13 +57,13 @@ class Collecting:
         selectors: how many selectors say what is collected.
     """
 
-    source: Source
+    source: FederationSource
     transformer: CollectConverter
     selectors: int = field(default=0, kw_only=True)
 
 
 @dataclass(frozen=True)
-class Plan(Collecting):
+class CyclePlan(Collecting):
     """All that a cycle needs; a reload replaces it as a whole.
 
     Attributes:
@@ -72,7 +72,7 @@ class Plan(Collecting):
         interval: seconds from the end of one cycle to the start of the next.
     """
 
-    tokens: TokenStore
+    tokens: TokenExchange
     destination: Destination
     interval: float
 
@@ -96,11 +96,11 @@ class Agent(Service):
 
     def __init__(
         self,
-        plan: Plan,
+        plan: CyclePlan,
         clock: IReactorTime,
         wall: WallClock,
         jitter: Callable[[float, float], float] = random.uniform,
-        refresh: Callable[[], Plan] | None = None,
+        refresh: Callable[[], CyclePlan] | None = None,
         run: Runner = run_here,
     ) -> None:
         """Make an agent.
@@ -141,7 +141,7 @@ class Agent(Service):
             self._under_way.cancel()
         return self._under_way
 
-    def reload(self, plan: Plan) -> None:
+    def reload(self, plan: CyclePlan) -> None:
         """Use another plan from now on, and begin a cycle with it.
 
         A cycle that is under way ends as it began; the next follows at once.
@@ -228,7 +228,7 @@ class Agent(Service):
             self._retry = self._clock.callLater(wait, self._start)
         return wait
 
-    async def cycle(self, plan: Plan) -> None:
+    async def cycle(self, plan: CyclePlan) -> None:
         """Run one cycle.
 
         Raises:
@@ -273,7 +273,7 @@ class Agent(Service):
         )
 
 
-async def _token(plan: Plan) -> Token:
+async def _token(plan: CyclePlan) -> Token:
     """Return the token to upload with; raises `CycleError`."""
     try:
         return await plan.tokens.get()

@@ -31,7 +31,7 @@ for _result in ("success", "error"):
 _TOO_MANY_REQUESTS = 429
 
 #: Asks about a token; returns for how many seconds the answer holds, or raises as `Asker.ask`.
-Ask: TypeAlias = Callable[[bytes], Awaitable[float]]
+AskParent: TypeAlias = Callable[[bytes], Awaitable[float]]
 
 log = Logger()
 
@@ -51,7 +51,7 @@ class Asker(Protocol):
         ...
 
 
-class Store(Protocol):
+class AnswerCache(Protocol):
     """A place where positive answers are kept."""
 
     async def get(self, key: str) -> bool:
@@ -110,7 +110,7 @@ class Expiring(Generic[_Value]):
         self._entries[key] = (self._clock.seconds() + lifetime, value)
 
 
-class MemoryStore:
+class MemoryCache:
     """A cache of positive answers in this process."""
 
     def __init__(self, clock: IReactorTime, lifetime: float, size: int) -> None:
@@ -130,7 +130,7 @@ class MemoryStore:
 class CachingAsker:
     """Asks only what it does not know, and asks it once however many wait for the answer."""
 
-    def __init__(self, asker: Asker, store: Store, refused: Expiring[RefusedError]) -> None:
+    def __init__(self, asker: Asker, store: AnswerCache, refused: Expiring[RefusedError]) -> None:
         """Make one.
 
         Args:
@@ -191,7 +191,7 @@ class CachingAsker:
 class RemoteAsker:
     """A cache of the positive answers of another process, for as long as that keeps them."""
 
-    def __init__(self, ask: Ask, clock: IReactorTime, size: int) -> None:
+    def __init__(self, ask: AskParent, clock: IReactorTime, size: int) -> None:
         """Make one.
 
         Args:

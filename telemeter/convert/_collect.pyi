@@ -4,7 +4,7 @@ from telemeter.convert.results import Collected
 
 LIMITS: dict[str, int]
 
-class Plan:
+class Prepared:
     def __init__(
         self,
         added: Mapping[str, str],
@@ -13,4 +13,4 @@ class Plan:
         anonymous: Callable[[str], str],
     ) -> None: ...
 
-def transform(body: bytes, plan: Plan, oldest: int) -> Collected | None: ...
+def transform(body: bytes, prepared: Prepared, oldest: int) -> Collected | None: ...

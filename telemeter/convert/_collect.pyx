@@ -44,7 +44,7 @@ cdef struct Record:
     Py_ssize_t size
 
 
-cdef class Plan:
+cdef class Prepared:
     """The transforms of every collection, prepared.
 
     Args:
@@ -107,7 +107,7 @@ cdef class Plan:
 cdef class Transformation:
     """One run over a collection."""
 
-    cdef Plan plan
+    cdef Prepared prepared
     cdef int64_t oldest
     cdef Output output
     cdef Output metrics  # of the family that is being read
@@ -123,8 +123,8 @@ cdef class Transformation:
     cdef bint is_valid
     cdef public Py_ssize_t families, kept, received
 
-    def __init__(self, Plan plan, int64_t oldest, Py_ssize_t room):
-        self.plan = plan
+    def __init__(self, Prepared prepared, int64_t oldest, Py_ssize_t room):
+        self.prepared = prepared
         self.oldest = oldest
         self.output = Output(room)
         self.metrics = Output(4096)
@@ -218,8 +218,8 @@ cdef class Transformation:
         self.size = 0
         self.found = 0
         self.is_valid = True
-        if len(self.plan.hashes) >= MAX_HASHES:
-            self.plan.hashes.clear()
+        if len(self.prepared.hashes) >= MAX_HASHES:
+            self.prepared.hashes.clear()
         while p < end:
             whole.start = p
             tag = p[0]
@@ -248,7 +248,7 @@ cdef class Transformation:
     cdef int take_label(self, Span whole, Span field) except -1:
         """Note what is to be written for a label, if anything."""
         cdef Label label
-        cdef Plan plan = self.plan
+        cdef Prepared prepared = self.prepared
         cdef int i
         parse_label(field, &label.name, &label.value)
         if label.name.start == NULL or label.value.start == NULL:
@@ -258,10 +258,10 @@ cdef class Transformation:
             check_text(label.value)
         if label.name.size == 0:
             return 0
-        i = index_of(&label.name, plan.added_names, plan.added_count)
+        i = index_of(&label.name, prepared.added_names, prepared.added_count)
         if i >= 0:
             self.found |= <uint32_t>1 << i
-            self.add_encoded(<bytes>plan.added[i])
+            self.add_encoded(<bytes>prepared.added[i])
         elif (
             label.name.size > MAX_NAME_LENGTH
             or label.value.size > MAX_NAME_LENGTH
@@ -269,22 +269,22 @@ cdef class Transformation:
         ):
             self.is_valid = False
         elif label.value.size and (
-            index_of(&label.name, plan.hashed_names, plan.hashed_count) >= 0
+            index_of(&label.name, prepared.hashed_names, prepared.hashed_count) >= 0
         ):
-            self.add_encoded(plan.anonymize(whole, &label))
+            self.add_encoded(prepared.anonymize(whole, &label))
         else:
             self.add_piece(whole)
         return 0
 
     cdef int add_missing(self) except -1:
         cdef int i
-        for i in range(self.plan.added_count):
+        for i in range(self.prepared.added_count):
             if not self.found >> i & 1:
-                self.add_encoded(<bytes>self.plan.added[i])
+                self.add_encoded(<bytes>self.prepared.added[i])
         return 0
 
     cdef int add_encoded(self, bytes label) except -1:
-        """Add a label that the plan holds at least until this metric is written."""
+        """Add a label that the prepared holds at least until this metric is written."""
         cdef Span piece
         piece.start = <const uint8_t*>PyBytes_AS_STRING(label)
         piece.size = PyBytes_GET_SIZE(label)
@@ -332,7 +332,7 @@ cdef class Transformation:
         cdef Py_ssize_t size, i
         cdef Py_ssize_t count = self.records.size // <Py_ssize_t>sizeof(Record)
         cdef Record* records = <Record*>self.records.data
-        cdef bytes renamed = self.plan.renames.get(
+        cdef bytes renamed = self.prepared.renames.get(
             PyBytes_FromStringAndSize(<const char*>name.start, name.size)
         )
         if renamed is not None:
@@ -405,18 +405,18 @@ cdef inline void put_text(Output out, uint8_t tag, Span text) noexcept:
         out.put(text.start, text.size)
 
 
-def transform(bytes body, Plan plan, int64_t oldest):
+def transform(bytes body, Prepared prepared, int64_t oldest):
     """Transform delimited families.
 
     Args:
         body: what was collected.
-        plan: what is done with it.
+        prepared: what is done with it.
         oldest: the oldest timestamp that is kept, in milliseconds since the epoch.
 
     Returns:
         A `Collected`; None: this is not the usual case.
     """
-    cdef Transformation run = Transformation(plan, oldest, len(body) + len(body) // 8 + 4096)
+    cdef Transformation run = Transformation(prepared, oldest, len(body) + len(body) // 8 + 4096)
     try:
         run.run(body)
     except GiveUp:

@@ -8,14 +8,14 @@ Rule: TypeAlias = tuple[str | None, list[Condition]]
 
 LIMITS: dict[str, int]
 
-class Plan:
+class Prepared:
     def __init__(
         self, rules: Iterable[Rule], added: list[tuple[str, str]], elided: Iterable[str]
     ) -> None: ...
 
 def convert(
     body: bytes,
-    plan: Plan,
+    prepared: Prepared,
     required: Mapping[str, str],
     now: int,
     max_age: int,

@@ -24,7 +24,7 @@ cdef enum:
 
 
 @cython.final
-cdef class Plan:
+cdef class Prepared:
     """The rules for every upload, prepared.
 
     Args:
@@ -51,7 +51,7 @@ cdef class Plan:
 cdef class Conversion:
     """One run over an upload."""
 
-    cdef Plan plan
+    cdef Prepared prepared
     cdef list required  # of names with the values they must have
     cdef int64_t now
     cdef int64_t oldest
@@ -65,8 +65,8 @@ cdef class Conversion:
     cdef int series, received, dropped, duplicates, past, present, future, after_now
     cdef int64_t newest
 
-    def __init__(self, Plan plan, required, int64_t now, int64_t max_age, int64_t drift, limit, room):
-        self.plan = plan
+    def __init__(self, Prepared prepared, required, int64_t now, int64_t max_age, int64_t drift, limit, room):
+        self.prepared = prepared
         self.required = [
             Name(name.encode(), value.encode("utf-8", "surrogatepass"))
             for name, value in required.items()
@@ -134,7 +134,7 @@ cdef class Conversion:
         cdef int64_t previous = -1 << 62
         cdef uint8_t tag
         cdef bytes name_label = encode_label(b"__name__", name.start[: name.size])
-        cdef list named = self.plan.rules.find(name)
+        cdef list named = self.prepared.rules.find(name)
         self.labels.forget()
         while p < end:
             tag = p[0]
@@ -196,7 +196,7 @@ cdef class Conversion:
         self.labels.check_texts(metric.start, labels_end)
         self.check_required()
         self.count_drift(when)
-        if self.plan.rules.allow(self.labels, name, named):
+        if self.prepared.rules.allow(self.labels, name, named):
             self.put_series(name_label, value)
         else:
             self.dropped += 1
@@ -239,10 +239,10 @@ cdef class Conversion:
         cdef uint64_t bits
         cdef int read = self.labels.count
         self.labels.add(name_label)
-        for encoded in self.plan.added:
+        for encoded in self.prepared.added:
             self.labels.add(encoded)
         if not self.labels.is_arranged():
-            self.labels.remove(self.plan.removed, read)
+            self.labels.remove(self.prepared.removed, read)
             self.labels.sort()
             self.labels.keep_first()
         labels_size = self.labels.size()
@@ -295,12 +295,12 @@ cdef uint8_t value_field(uint64_t kind) except 0:
     raise GIVE_UP
 
 
-def convert(bytes body, Plan plan, required, int64_t now, int64_t max_age, int64_t drift, limit):
+def convert(bytes body, Prepared prepared, required, int64_t now, int64_t max_age, int64_t drift, limit):
     """Convert delimited families.
 
     Args:
         body: the decompressed upload.
-        plan: what is done with it.
+        prepared: what is done with it.
         required: the labels that every sample must carry, with their values; none empty.
         now: the time, in milliseconds since the epoch.
         max_age: how many milliseconds old a timestamp may be.
@@ -312,7 +312,7 @@ def convert(bytes body, Plan plan, required, int64_t now, int64_t max_age, int64
     """
     # A series gets its name, and loses its timestamp's and its value's tags.
     room = len(body) + len(body) // 4 + 1024
-    cdef Conversion run = Conversion(plan, required, now, max_age, drift, limit, room)
+    cdef Conversion run = Conversion(prepared, required, now, max_age, drift, limit, room)
     try:
         run.run(body)
     except GiveUp:

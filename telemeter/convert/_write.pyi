@@ -5,7 +5,9 @@ from telemeter.convert.results import Written
 
 LIMITS: dict[str, int]
 
-class Plan:
+class Prepared:
     def __init__(self, rules: Iterable[Rule], elided: Iterable[str], partition: str) -> None: ...
 
-def sift(body: bytes, plan: Plan, cluster: bytes | None, version: int) -> Written | None: ...
+def sift(
+    body: bytes, prepared: Prepared, cluster: bytes | None, version: int
+) -> Written | None: ...

@@ -43,7 +43,7 @@ cdef struct Stamp:
 
 
 @cython.final
-cdef class Plan:
+cdef class Prepared:
     """The demands on every series, and the changes to it, prepared.
 
     Args:
@@ -66,7 +66,7 @@ cdef class Plan:
 cdef class Sifting:
     """One run over a request."""
 
-    cdef Plan plan
+    cdef Prepared prepared
     cdef bytes cluster  # or None
     cdef int version
     cdef Py_ssize_t limit
@@ -91,8 +91,8 @@ cdef class Sifting:
     cdef bint only_metadata, is_empty
     cdef Py_ssize_t received, series, dropped, duplicates, samples, histograms, exemplars
 
-    def __init__(self, Plan plan, bytes cluster, int version, room):
-        self.plan = plan
+    def __init__(self, Prepared prepared, bytes cluster, int version, room):
+        self.prepared = prepared
         self.cluster = cluster
         self.version = version
         # 1.0 cannot grow, so there this bounds the duplicates, which take as much work.
@@ -105,7 +105,7 @@ cdef class Sifting:
         self.elided_labels = Output(64)
         self.examples = Examples()
         self.metric = self.named_metric = NOTHING
-        self.named = plan.rules.find(NOTHING)
+        self.named = prepared.rules.find(NOTHING)
 
     cdef int run(self, bytes body) except -1:
         cdef Span request = span_of(body)
@@ -473,7 +473,7 @@ cdef class Sifting:
     cdef bint may_pass(self) except -1:
         """Whether a rule lets the series pass whose labels were read."""
         cdef Label* label = self.labels.find(METRIC_NAME.text, METRIC_NAME.key)
-        cdef Span cluster = self.labels.value_of(self.plan.partition)
+        cdef Span cluster = self.labels.value_of(self.prepared.partition)
         self.received += 1
         if label == NULL or label.value.size == 0 or cluster.size == 0:
             raise GIVE_UP
@@ -482,8 +482,8 @@ cdef class Sifting:
         self.metric = label.value
         if not is_same(self.metric, self.named_metric):
             self.named_metric = self.metric
-            self.named = self.plan.rules.find(self.metric)
-        if self.plan.rules.allow(self.labels, self.metric, self.named):
+            self.named = self.prepared.rules.find(self.metric)
+        if self.prepared.rules.allow(self.labels, self.metric, self.named):
             return True
         self.dropped += 1
         if self.examples.wants(self.metric):
@@ -496,7 +496,7 @@ cdef class Sifting:
         cdef Py_ssize_t start = output.size
         cdef Py_ssize_t size
         cdef Span key
-        self.labels.put_apart(self.plan.elided)
+        self.labels.put_apart(self.prepared.elided)
         size = self.labels.size()
         self.check_room(size + rest_size)
         output.reserve(size + rest_size + 32)
@@ -670,12 +670,12 @@ cdef Span references_of(Span exemplar) except *:
     return NOTHING
 
 
-def sift(bytes body, Plan plan, bytes cluster, int version):
+def sift(bytes body, Prepared prepared, bytes cluster, int version):
     """Sift a request.
 
     Args:
         body: the decompressed request.
-        plan: what is demanded of its series, and done with them.
+        prepared: what is demanded of its series, and done with them.
         cluster: the value that the partition label must have; None: any.
         version: 1 for `prometheus.WriteRequest`, 2 for `io.prometheus.write.v2.Request`.
 
@@ -684,7 +684,7 @@ def sift(bytes body, Plan plan, bytes cluster, int version):
     """
     # 1.0 cannot grow, 2.0 mostly does: a text stands there only once.
     room = len(body) * version + 64
-    cdef Sifting run = Sifting(plan, cluster, version, room)
+    cdef Sifting run = Sifting(prepared, cluster, version, room)
     try:
         run.run(body)
     except GiveUp:

@@ -90,7 +90,7 @@ def drop_invalid(family: Family, now_ms: int) -> bool:
     ):
         return False
     oldest = now_ms - MAX_AGE_MS
-    kept = [metric for metric in family.metric if _is_valid(metric, family.type, oldest)]
+    kept = [metric for metric in family.metric if _drop_invalid_labels(metric, family.type, oldest)]
     if len(kept) < len(family.metric):
         copies = [Metric.FromString(metric.SerializeToString()) for metric in kept]
         del family.metric[:]
@@ -98,7 +98,7 @@ def drop_invalid(family: Family, now_ms: int) -> bool:
     return bool(kept)
 
 
-def _is_valid(metric: Metric, family_type: int, oldest_ms: int) -> bool:
+def _drop_invalid_labels(metric: Metric, family_type: int, oldest_ms: int) -> bool:
     if not metric.HasField("timestamp_ms") or metric.timestamp_ms < oldest_ms:
         return False
     if not holds_its_type(metric, family_type):

@@ -58,8 +58,8 @@ class UploadConverter:
             and NAME not in rules.labels
             and NAME not in rules.elided
         )
-        self._plan = (
-            _upload.Plan(_rules_of(rules.whitelist), list(rules.labels.items()), rules.elided)
+        self._prepared = (
+            _upload.Prepared(_rules_of(rules.whitelist), list(rules.labels.items()), rules.elided)
             if suits and _upload is not None
             else None
         )
@@ -78,10 +78,10 @@ class UploadConverter:
         Returns:
             The same as `reference`; None if only that can convert it.
         """
-        if self._plan is None or decode is not decode_families or not all(required.values()):
+        if self._prepared is None or decode is not decode_families or not all(required.values()):
             return None
         limit = most_output(body)
-        return _upload.convert(body, self._plan, required, now_ms, MAX_AGE_MS, DRIFT_MS, limit)
+        return _upload.convert(body, self._prepared, required, now_ms, MAX_AGE_MS, DRIFT_MS, limit)
 
     def convert(
         self, body: bytes, decode: Decoder, required: Mapping[str, str], now_ms: int
@@ -109,8 +109,8 @@ class WriteConverter:
         """
         self._rules = rules
         self._keep_version = keep_version
-        self._plan = (
-            _write.Plan(_rules_of(rules.whitelist), rules.elided, rules.partition_label)
+        self._prepared = (
+            _write.Prepared(_rules_of(rules.whitelist), rules.elided, rules.partition_label)
             if _write is not None
             else None
         )
@@ -126,11 +126,11 @@ class WriteConverter:
         Returns:
             The same as `reference`; None if only that can convert it.
         """
-        if self._plan is None or (version == 2 and self._keep_version):
+        if self._prepared is None or (version == 2 and self._keep_version):
             return None
         # No text on the wire holds half a surrogate pair, but one in JSON may.
         wanted = None if cluster is None else cluster.encode("utf-8", "surrogatepass")
-        return _write.sift(body, self._plan, wanted, version)
+        return _write.sift(body, self._prepared, wanted, version)
 
     def convert(self, body: bytes, version: int, cluster: str | None) -> Written:
         """Convert a request; see `sift_write` and `sift_write_v2`."""
@@ -172,9 +172,9 @@ class Transformed:
     def labelled(self, labels: Mapping[str, str]) -> bytes:
         """Encode the families, each behind its length, with labels added to every sample."""
         if isinstance(self._left, bytes):
-            plan = _collect_plan(Transforms(labels))
-            if plan is not None:
-                result = _collect.transform(self._left, plan, _OLDEST_OF_ALL)
+            prepared = _prepared_transforms(Transforms(labels))
+            if prepared is not None:
+                result = _collect.transform(self._left, prepared, _OLDEST_OF_ALL)
                 if result is not None:
                     return result.payload
         families = self.decoded()
@@ -198,7 +198,7 @@ class CollectConverter:
             use_compiled: whether the compiled code may be used, where it is there.
         """
         self._transforms = transforms
-        self._plan = _collect_plan(transforms) if use_compiled else None
+        self._prepared = _prepared_transforms(transforms) if use_compiled else None
 
     def convert(self, body: bytes, decode: Decoder, now_ms: int) -> Transformed:
         """Transform a collection.
@@ -211,7 +211,7 @@ class CollectConverter:
         Raises:
             BadInputError: the body cannot be decoded.
         """
-        if self._plan is not None and decode is not decode_families:
+        if self._prepared is not None and decode is not decode_families:
             # Even so the compiled code saves more than the encoding costs.
             body, decode = encode_families(decode(body)), decode_families
         return self.compiled(body, decode, now_ms) or self.reference(body, decode, now_ms)
@@ -222,9 +222,9 @@ class CollectConverter:
         Returns:
             The same as `reference`; None if only that can transform it.
         """
-        if self._plan is None or decode is not decode_families:
+        if self._prepared is None or decode is not decode_families:
             return None
-        result = _collect.transform(body, self._plan, now_ms - MAX_AGE_MS)
+        result = _collect.transform(body, self._prepared, now_ms - MAX_AGE_MS)
         if result is None:
             return None
         return Transformed(result.families, result.samples, result.received, result.payload)
@@ -237,11 +237,11 @@ class CollectConverter:
         return Transformed(len(families), count_metrics(families), received, families)
 
 
-def _collect_plan(transforms: Transforms) -> _collect.Plan | None:
+def _prepared_transforms(transforms: Transforms) -> _collect.Prepared | None:
     """Return the transforms as the compiled code takes them; None if it cannot apply them."""
     if _collect is None or not _suits_compiled(transforms):
         return None
-    return _collect.Plan(
+    return _collect.Prepared(
         transforms.labels,
         transforms.renames,
         transforms.anonymized,

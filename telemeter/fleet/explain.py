@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from telemeter.fleet.trail import Dropped
+from telemeter.fleet.history import Dropped
 from telemeter.samples.selector import NAME, Matcher, Selector
 from telemeter.samples.whitelist import Whitelist
 

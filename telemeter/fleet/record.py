@@ -14,8 +14,7 @@ from typing import Final
 
 from telemeter.convert.upload import DRIFT_MS
 from telemeter.fleet.attempt import MAX_ID, Attempt, Path, clip_drift
-from telemeter.fleet.standing import Minute, Standing, State
-from telemeter.fleet.trail import (
+from telemeter.fleet.history import (
     MAX_ENTRY,
     Dropped,
     Past,
@@ -25,6 +24,7 @@ from telemeter.fleet.trail import (
     read_examples,
     read_trail,
 )
+from telemeter.fleet.totals import Minute, Standing, State
 from telemeter.loop.clocks import Elapsed, Moment, Wall
 
 #: After how many seconds without a word a cluster counts as silent, unless told otherwise.

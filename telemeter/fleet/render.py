@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from telemeter.fleet.explain import Explanation, Miss, explain
+from telemeter.fleet.history import Dropped, Past
 from telemeter.fleet.record import Claim, Detail, Row, Totals
-from telemeter.fleet.standing import Minute, problems_of
-from telemeter.fleet.trail import Dropped, Past
+from telemeter.fleet.totals import Minute, problems_of
 from telemeter.loop.clocks import Wall
 from telemeter.samples.stored_series import StoredSeries
 from telemeter.samples.whitelist import Whitelist

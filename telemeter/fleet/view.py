@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, Final
 
 from telemeter.fleet.record import FleetRecord
-from telemeter.fleet.standing import State
+from telemeter.fleet.totals import State
 from telemeter.loop.clocks import Elapsed
 
 #: How many clusters are looked at in a slice.

@@ -142,14 +142,6 @@ class Proxies:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(http={self.http}, https={self.https})"
 
-    def proxy_for(self, url: str) -> Proxy | None:
-        """Return the proxy for a URL; None: it is reached directly."""
-        parts = urlsplit(url)
-        default = DEFAULT_PORTS.get(parts.scheme)
-        if default is None or not parts.hostname:
-            return None
-        return self.proxy_to(parts.scheme, parts.hostname, parts.port or default)
-
     def proxy_to(self, scheme: str, host: str, port: int) -> Proxy | None:
         """Return the proxy for a server; None: it is reached directly.
 

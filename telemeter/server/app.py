@@ -29,7 +29,7 @@ from telemeter.observe.registry import WithWorkers
 from telemeter.samples.errors import BadInputError
 from telemeter.server.clients import Clients
 from telemeter.server.endpoints import Endpoints, Seams, Shared
-from telemeter.server.fleet_pages import ATTEMPTS, Fleet
+from telemeter.server.fleet import ATTEMPTS, Fleet
 from telemeter.server.listeners import listener
 from telemeter.server.token_check import answers_for_workers
 from telemeter.server.workers.control import Setup

@@ -10,7 +10,7 @@ from twisted.application.internet import TimerService
 from twisted.application.service import IService
 from twisted.internet.interfaces import IStreamServerEndpoint
 
-from telemeter.auth.cache import Ask
+from telemeter.auth.cache import AskParent
 from telemeter.auth.keys import SigningKey
 from telemeter.auth.memcached import Memcached
 from telemeter.auth.token import TokenIssuer, TokenVerifier
@@ -29,8 +29,8 @@ from telemeter.server.clients import AgentMaker, Clients
 from telemeter.server.listeners import listener
 from telemeter.server.token_check import token_check
 from telemeter.store.store import Store
-from telemeter.web.attempts import AttemptObserver
 from telemeter.web.authorize import Authorize
+from telemeter.web.fleet_observer import AttemptObserver
 from telemeter.web.health import Health, index_route
 from telemeter.web.receive import ReceiveEndpoint, ReceiveSettings
 from telemeter.web.site.routing import Route, make_site
@@ -54,7 +54,7 @@ class Shared:
 
     key: SigningKey
     table: Table | None = None
-    ask: Ask | None = None
+    ask: AskParent | None = None
     observer: AttemptObserver | None = None
 
 

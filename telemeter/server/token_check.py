@@ -8,17 +8,17 @@ from twisted.internet.defer import succeed
 
 from telemeter.auth.authorization_server import AcceptEveryone, AuthorizationServer, RefusedError
 from telemeter.auth.cache import (
-    Ask,
+    AnswerCache,
     Asker,
+    AskParent,
     CachingAsker,
     Expiring,
-    MemoryStore,
+    MemoryCache,
     RemoteAsker,
-    Store,
 )
 from telemeter.auth.memcached import Memcached
 from telemeter.auth.settings import AuthorizationSettings
-from telemeter.web.receive import Check
+from telemeter.web.receive import TokenCheck
 
 #: The most positive answers that a worker keeps besides its parent.
 _MOST_OF_WORKER: Final = 10_000
@@ -29,8 +29,8 @@ def token_check(
     reactor: Any,
     authorizer: AcceptEveryone | AuthorizationServer,
     memcached: Memcached | None,
-    ask: Ask | None,
-) -> Check:
+    ask: AskParent | None,
+) -> TokenCheck:
     """Return the function that checks the token of a remote-write sender.
 
     Args:
@@ -47,18 +47,18 @@ def token_check(
     if ask is not None:
         size = min(settings.most_answers, _MOST_OF_WORKER)
         return RemoteAsker(ask, reactor, size).check
-    return _caching(settings, reactor, authorizer, _memory_store(settings, reactor)).check
+    return _caching(settings, reactor, authorizer, _memory_cache(settings, reactor)).check
 
 
 def answers_for_workers(
     settings: AuthorizationSettings,
     reactor: Any,
     authorizer: AcceptEveryone | AuthorizationServer,
-) -> Ask | None:
+) -> AskParent | None:
     """Return the function that answers what workers ask; None if every token is accepted."""
     if isinstance(authorizer, AcceptEveryone):
         return None
-    store = _memory_store(settings, reactor)
+    store = _memory_cache(settings, reactor)
     asker = _caching(settings, reactor, authorizer, store)
 
     async def ask(question: bytes) -> float:
@@ -68,12 +68,12 @@ def answers_for_workers(
     return ask
 
 
-def _memory_store(settings: AuthorizationSettings, reactor: Any) -> MemoryStore:
-    return MemoryStore(reactor, settings.positive_seconds, settings.most_answers)
+def _memory_cache(settings: AuthorizationSettings, reactor: Any) -> MemoryCache:
+    return MemoryCache(reactor, settings.positive_seconds, settings.most_answers)
 
 
 def _caching(
-    settings: AuthorizationSettings, reactor: Any, asker: Asker, store: Store
+    settings: AuthorizationSettings, reactor: Any, asker: Asker, store: AnswerCache
 ) -> CachingAsker:
     refused: Expiring[RefusedError] = Expiring(
         reactor, settings.negative_seconds, settings.most_answers

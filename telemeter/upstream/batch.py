@@ -36,8 +36,8 @@ _NOT_ABOUT_SAMPLES: Final = frozenset((401, 403, 404, 405, 407, 408, 429))
 _MAX_UNDER_WAY: Final = 16
 #: After this time the next batch does not wait any longer for the one that is under way.
 _PATIENCE_SECONDS: Final = 0.5
-#: How many compressed bytes may wait in all.
-_MAX_WAITING_BYTES: Final = 256 << 20
+#: How many compressed bytes may be held in all, those under way included.
+_MAX_HELD_BYTES: Final = 256 << 20
 _BUSY_SECONDS: Final = 30
 
 #: Sends a block to the upstream; raises `ForwardError`.
@@ -106,11 +106,11 @@ class Batches:
             What the upstream answered to the batch with this block in it; or a failure,
             `ForwardError`.
         """
-        if self._held + len(block) > _MAX_WAITING_BYTES:
+        if self._held + len(block) > _MAX_HELD_BYTES:
             raise ForwardError(
                 503,
                 "too many samples are waiting for the upstream already: "
-                f"{self._held} bytes, compressed, of {_MAX_WAITING_BYTES} that may (fixed)",
+                f"{self._held} bytes, compressed, of {_MAX_HELD_BYTES} that may (fixed)",
                 str(_BUSY_SECONDS),
             )
         waiting = _Waiting(block)

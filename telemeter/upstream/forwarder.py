@@ -72,7 +72,7 @@ class Forwarder:
         self._agent = agent
         self._clock = clock
         self._run = run
-        self._batches = Batches(self._send_alone, clock, limits) if limits.requests > 1 else None
+        self._batches = Batches(self._post, clock, limits) if limits.requests > 1 else None
         self._url, credentials = split_credentials(url)
         self._headers = {
             version: _make_headers(version, tenant, credentials) for version in (V1, V2)
@@ -98,7 +98,7 @@ class Forwarder:
         """Send a remote-write request; see `Upstream`."""
         block = await self._compressed(payload)
         del payload
-        return await (self._send(block) if version == V1 else self._send_alone(block, version))
+        return await (self._send(block) if version == V1 else self._post(block, version))
 
     async def _compressed(self, payload: bytes) -> bytes:
         compress = run_if_large(self._run, len(payload), _COMPRESSED_HERE)
@@ -106,10 +106,10 @@ class Forwarder:
 
     async def _send(self, block: bytes) -> Sent:
         if self._batches is None:
-            return await self._send_alone(block)
+            return await self._post(block)
         return await self._batches.add(block)
 
-    async def _send_alone(self, block: bytes, version: Version = V1) -> Sent:
+    async def _post(self, block: bytes, version: Version = V1) -> Sent:
         try:
             answer = await exchange(
                 self._agent,

@@ -48,18 +48,18 @@ class Health:
         self._stopping = True
         self.ready = False
 
-    def live(self, request: IRequest) -> bytes:
+    def answer_live(self, request: IRequest) -> bytes:
         request.setHeader("Content-Type", TEXT)
         return b"ok\n"
 
-    def is_ready(self, request: IRequest) -> bytes:
+    def answer_ready(self, request: IRequest) -> bytes:
         if not self.ready:
             raise Refused(503, "shutting down" if self._stopping else "starting")
-        return self.live(request)
+        return self.answer_live(request)
 
     def routes(self) -> list[Route]:
         """Return the routes of both."""
-        return [Route("/healthz", self.live), Route("/healthz/ready", self.is_ready)]
+        return [Route("/healthz", self.answer_live), Route("/healthz/ready", self.answer_ready)]
 
 
 def metrics_route(source: Collector = REGISTRY) -> Route:

@@ -94,7 +94,7 @@ _DOWN_SECONDS = 30
 _MOST_COMPRESSION = 32
 
 #: Asks whether a token is good; fails with `RefusedError` or `UnavailableError`.
-Check = Callable[[bytes], Deferred[None]]
+TokenCheck = Callable[[bytes], Deferred[None]]
 
 
 def _refused(reason: str, refused: Refused) -> Refused:
@@ -146,7 +146,7 @@ class ReceiveEndpoint:
     """The endpoint."""
 
     def __init__(
-        self, settings: ReceiveSettings, check: Check, upstream: Upstream, run: Runner
+        self, settings: ReceiveSettings, check: TokenCheck, upstream: Upstream, run: Runner
     ) -> None:
         """Make the endpoint.
 

@@ -11,7 +11,7 @@ from twisted.internet import error as errors
 from twisted.internet.task import Clock
 from twisted.web.iweb import IAgent
 
-from telemeter.agent.authorize import AuthorizeError, Token, TokenStore
+from telemeter.agent.authorize import AuthorizeError, Token, TokenExchange
 from telemeter.loop.clocks import Elapsed
 from tests.agent.world import AUTHORIZE_URL, TOKEN, token_reply
 from tests.fakes import (
@@ -34,21 +34,21 @@ def peer() -> Peer:
     return Peer([token_reply("first", _id="c", tier="gold"), token_reply("second", _id="c")])
 
 
-def make(agent: IAgent, clock: Clock, url: str = AUTHORIZE_URL) -> TokenStore:
-    return TokenStore(agent, clock, FakeWall(clock), url, TOKEN)
+def make(agent: IAgent, clock: Clock, url: str = AUTHORIZE_URL) -> TokenExchange:
+    return TokenExchange(agent, clock, FakeWall(clock), url, TOKEN)
 
 
 @pytest.fixture
-def store(peer: Peer, clock: Clock) -> TokenStore:
+def store(peer: Peer, clock: Clock) -> TokenExchange:
     return make(peer.agent, clock)
 
 
-def value_of(store: TokenStore) -> str:
+def value_of(store: TokenExchange) -> str:
     token: Token = run(store.get())
     return token.value
 
 
-def error_of(store: TokenStore) -> AuthorizeError:
+def error_of(store: TokenExchange) -> AuthorizeError:
     with pytest.raises(AuthorizeError) as caught:
         run(store.get())
     assert TOKEN not in str(caught.value)
@@ -58,7 +58,7 @@ def error_of(store: TokenStore) -> AuthorizeError:
 # --- Asking ---------------------------------------------------------------------------------------
 
 
-def test_what_is_asked(store: TokenStore, peer: Peer) -> None:
+def test_what_is_asked(store: TokenExchange, peer: Peer) -> None:
     run(store.get())
     asked = peer.only
     assert (asked.method, asked.target) == ("POST", "/authorize?id=cluster")
@@ -67,13 +67,13 @@ def test_what_is_asked(store: TokenStore, peer: Peer) -> None:
     assert asked.body == b""
 
 
-def test_the_token(store: TokenStore) -> None:
+def test_the_token(store: TokenExchange) -> None:
     assert run(store.get()) == Token(
         "first", {"_id": "c", "tier": "gold"}, Elapsed(UPTIME + 86400 - 15)
     )
 
 
-def test_201_is_fine_too(store: TokenStore, peer: Peer) -> None:
+def test_201_is_fine_too(store: TokenExchange, peer: Peer) -> None:
     peer.reply = json_reply({"token": "t", "expiresInSeconds": 60}, 201)
     assert value_of(store) == "t"
 
@@ -85,7 +85,7 @@ def test_the_bearer_token_goes_before_credentials_in_the_url(peer: Peer, clock: 
 
 
 @pytest.mark.parametrize("labels", [None, {}])
-def test_there_may_be_no_labels(store: TokenStore, peer: Peer, labels: object) -> None:
+def test_there_may_be_no_labels(store: TokenExchange, peer: Peer, labels: object) -> None:
     peer.reply = json_reply({"token": "t", "expiresInSeconds": 60, "labels": labels})
     assert run(store.get()).labels == {}
 
@@ -121,20 +121,20 @@ def test_a_short_lived_token_is_kept_until_it_is_refused(
     assert value_of(store) == "second"
 
 
-def test_a_token_without_a_lifetime_is_kept(store: TokenStore, peer: Peer, clock: Clock) -> None:
+def test_a_token_without_a_lifetime_is_kept(store: TokenExchange, peer: Peer, clock: Clock) -> None:
     peer.reply = [json_reply({"token": "t"}), Reply(500)]
     assert value_of(store) == "t"
     clock.advance(1_000_000)
     assert value_of(store) == "t"
 
 
-def test_a_refused_token_is_dropped(store: TokenStore) -> None:
+def test_a_refused_token_is_dropped(store: TokenExchange) -> None:
     token = run(store.get())
     store.drop(token)
     assert value_of(store) == "second"
 
 
-def test_an_old_token_that_is_refused_late_drops_nothing(store: TokenStore, peer: Peer) -> None:
+def test_an_old_token_that_is_refused_late_drops_nothing(store: TokenExchange, peer: Peer) -> None:
     first = run(store.get())
     store.drop(first)
     run(store.get())
@@ -143,19 +143,19 @@ def test_an_old_token_that_is_refused_late_drops_nothing(store: TokenStore, peer
     assert len(peer.received) == 2
 
 
-def test_a_failure_is_not_kept(store: TokenStore, peer: Peer) -> None:
+def test_a_failure_is_not_kept(store: TokenExchange, peer: Peer) -> None:
     peer.reply = [Reply(503), token_reply("later")]
     error_of(store)
     assert value_of(store) == "later"
 
 
-def test_whom_a_store_serves(store: TokenStore) -> None:
+def test_whom_a_store_serves(store: TokenExchange) -> None:
     assert store.serves(AUTHORIZE_URL, TOKEN)
     assert not store.serves(AUTHORIZE_URL, "other")
     assert not store.serves(AUTHORIZE_URL + "2", TOKEN)
 
 
-def test_another_agent_may_be_used_later(store: TokenStore, peer: Peer) -> None:
+def test_another_agent_may_be_used_later(store: TokenExchange, peer: Peer) -> None:
     token = run(store.get())
     other = Peer(token_reply("other"))
     store.use(other.agent)
@@ -169,7 +169,7 @@ def test_another_agent_may_be_used_later(store: TokenStore, peer: Peer) -> None:
 # --- Refusals -------------------------------------------------------------------------------------
 
 
-def test_401_names_the_flags(store: TokenStore, peer: Peer) -> None:
+def test_401_names_the_flags(store: TokenExchange, peer: Peer) -> None:
     peer.reply = Reply(401, b"anything")
     text = str(error_of(store))
     assert "401" in text
@@ -178,7 +178,9 @@ def test_401_names_the_flags(store: TokenStore, peer: Peer) -> None:
 
 
 @pytest.mark.parametrize("status", [202, 204, 300, 302, 400, 403, 404, 409, 429, 500, 503])
-def test_another_status_is_told_with_its_text(store: TokenStore, peer: Peer, status: int) -> None:
+def test_another_status_is_told_with_its_text(
+    store: TokenExchange, peer: Peer, status: int
+) -> None:
     body = b"" if status == 204 else b" the reason\n"
     peer.reply = Reply(status, body)
     text = str(error_of(store))
@@ -187,7 +189,7 @@ def test_another_status_is_told_with_its_text(store: TokenStore, peer: Peer, sta
     assert len(peer.received) == 1
 
 
-def test_a_long_text_is_cut_off(store: TokenStore, peer: Peer) -> None:
+def test_a_long_text_is_cut_off(store: TokenExchange, peer: Peer) -> None:
     peer.reply = Reply(500, b"\xff" + b"x" * 100_000)
     text = str(error_of(store))
     assert len(text) < 600
@@ -209,13 +211,13 @@ def test_a_long_text_is_cut_off(store: TokenStore, peer: Peer) -> None:
         ("Tue, 14 Nov 2023 22:13:19 GMT", 0.0),
     ],
 )
-def test_retry_after(value: str, seconds: float | None, store: TokenStore, peer: Peer) -> None:
+def test_retry_after(value: str, seconds: float | None, store: TokenExchange, peer: Peer) -> None:
     date = "Tue, 14 Nov 2023 22:13:20 GMT"
     peer.reply = Reply(429, headers={"Retry-After": value, "Date": date})
     assert error_of(store).retry_after == seconds
 
 
-def test_a_date_to_retry_at_counts_by_the_wall_clock(store: TokenStore, peer: Peer) -> None:
+def test_a_date_to_retry_at_counts_by_the_wall_clock(store: TokenExchange, peer: Peer) -> None:
     # If the answer does not say by which clock.
     peer.reply = Reply(
         429, headers={"Retry-After": "Tue, 14 Nov 2023 22:14:20 GMT", "Date": "today"}
@@ -223,7 +225,7 @@ def test_a_date_to_retry_at_counts_by_the_wall_clock(store: TokenStore, peer: Pe
     assert error_of(store).retry_after == 60.0
 
 
-def test_no_retry_after(store: TokenStore, peer: Peer) -> None:
+def test_no_retry_after(store: TokenExchange, peer: Peer) -> None:
     peer.reply = Reply(503)
     assert error_of(store).retry_after is None
 
@@ -231,7 +233,7 @@ def test_no_retry_after(store: TokenStore, peer: Peer) -> None:
 # --- Answers that are not whole, and redirects ----------------------------------------------------
 
 
-def test_a_damaged_answer_is_no_token(store: TokenStore, peer: Peer) -> None:
+def test_a_damaged_answer_is_no_token(store: TokenExchange, peer: Peer) -> None:
     packed = gzip.compress(token_reply("t").body)
     peer.reply = Reply(200, packed, {"Content-Encoding": "gzip"})
     assert value_of(store) == "t"
@@ -240,13 +242,13 @@ def test_a_damaged_answer_is_no_token(store: TokenStore, peer: Peer) -> None:
     assert "cut off" in str(error_of(store))
 
 
-def test_a_long_answer_is_no_token(store: TokenStore, peer: Peer) -> None:
+def test_a_long_answer_is_no_token(store: TokenExchange, peer: Peer) -> None:
     reply = token_reply("t", padding="x" * 16_384)
     peer.reply = reply
     assert "over the limit of 16384 bytes" in str(error_of(store))
 
 
-def test_a_redirect(store: TokenStore, peer: Peer) -> None:
+def test_a_redirect(store: TokenExchange, peer: Peer) -> None:
     peer.reply = [Reply(307, headers={"Location": "/other?id=cluster"}), token_reply("t")]
     assert value_of(store) == "t"
     _, second = peer.received
@@ -263,7 +265,7 @@ def test_a_redirect(store: TokenStore, peer: Peer) -> None:
     ],
 )
 def test_a_redirect_that_is_not_followed(
-    store: TokenStore, peer: Peer, status: int, location: str
+    store: TokenExchange, peer: Peer, status: int, location: str
 ) -> None:
     peer.reply = Reply(status, headers={"Location": location})
     text = str(error_of(store))
@@ -320,7 +322,7 @@ GOOD: dict[str, Any] = {"version": 1, "token": "t", "expiresInSeconds": 60, "lab
     ],
     ids=lambda answer: repr(answer)[-40:],
 )
-def test_a_malformed_answer(store: TokenStore, peer: Peer, answer: object) -> None:
+def test_a_malformed_answer(store: TokenExchange, peer: Peer, answer: object) -> None:
     body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
     peer.reply = [Reply(200, body), token_reply("later")]
     assert str(error_of(store))
@@ -336,21 +338,21 @@ def test_a_malformed_answer(store: TokenStore, peer: Peer, answer: object) -> No
     ],
 )
 def test_what_no_sample_can_carry_is_named(
-    store: TokenStore, peer: Peer, name: str, value: str, reason: str
+    store: TokenExchange, peer: Peer, name: str, value: str, reason: str
 ) -> None:
     peer.reply = json_reply({**GOOD, "labels": {name: value}})
     assert reason in str(error_of(store))
 
 
 @pytest.mark.parametrize("value", ["", "\x00", "x" * 255, "\ufffd", "\n"])
-def test_labels_that_samples_can_carry(store: TokenStore, peer: Peer, value: str) -> None:
+def test_labels_that_samples_can_carry(store: TokenExchange, peer: Peer, value: str) -> None:
     peer.reply = json_reply({**GOOD, "labels": {"_id": value}})
     assert run(store.get()).labels == {"_id": value}
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
 def test_a_lifetime_that_is_no_number_of_seconds(
-    store: TokenStore, peer: Peer, number: str, clock: Clock
+    store: TokenExchange, peer: Peer, number: str, clock: Clock
 ) -> None:
     peer.reply = Reply(200, b'{"token": "t", "expiresInSeconds": ' + number.encode() + b"}")
     assert value_of(store) == "t"
@@ -362,7 +364,7 @@ def test_a_lifetime_that_is_no_number_of_seconds(
 # --- Nobody is there ------------------------------------------------------------------------------
 
 
-def test_no_answer_in_30_seconds(store: TokenStore, peer: Peer, clock: Clock) -> None:
+def test_no_answer_in_30_seconds(store: TokenExchange, peer: Peer, clock: Clock) -> None:
     peer.reply = SILENCE
     asking = start(store.get())
     clock.advance(29.9)

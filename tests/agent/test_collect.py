@@ -16,7 +16,7 @@ from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
-from telemeter.agent.collect import CollectError, Source
+from telemeter.agent.collect import CollectError, FederationSource
 from telemeter.net.url import add_query
 from telemeter.samples.family import PROTOBUF_CONTENT_TYPE, Family, encode_families
 from telemeter.samples.format import Decoder
@@ -44,23 +44,23 @@ def peer() -> Peer:
     return Peer(families_reply(up()))
 
 
-def make(agent: IAgent, clock: Clock, url: str = FROM_URL, **changed: Any) -> Source:
+def make(agent: IAgent, clock: Clock, url: str = FROM_URL, **changed: Any) -> FederationSource:
     options: dict[str, Any] = {"token": "", "limit": 204_800, "timeout": 30.0, **changed}
-    return Source(agent, clock, url, **options)
+    return FederationSource(agent, clock, url, **options)
 
 
 @pytest.fixture
-def source(peer: Peer, clock: Clock) -> Source:
+def source(peer: Peer, clock: Clock) -> FederationSource:
     return make(peer.agent, clock)
 
 
-def families_of(source: Source) -> list[Family]:
+def families_of(source: FederationSource) -> list[Family]:
     answer: tuple[bytes, Decoder] = run(source.collect())
     body, decode = answer
     return decode(body)
 
 
-def reason_of(source: Source) -> str:
+def reason_of(source: FederationSource) -> str:
     with pytest.raises(CollectError) as caught:
         run(source.collect())
     return str(caught.value)
@@ -69,25 +69,25 @@ def reason_of(source: Source) -> str:
 # --- It works -------------------------------------------------------------------------------------
 
 
-def test_protobuf(source: Source, peer: Peer) -> None:
+def test_protobuf(source: FederationSource, peer: Peer) -> None:
     families = [up(), up(0.0, job="k")]
     peer.reply = families_reply(*families)
     assert families_of(source) == families
 
 
-def test_text(source: Source, peer: Peer) -> None:
+def test_text(source: FederationSource, peer: Peer) -> None:
     peer.reply = Reply(200, b'up{job="j"} 1 1700000000000\n', {"Content-Type": TEXT})
     assert families_of(source) == [up()]
 
 
-def test_nothing_matches(source: Source, peer: Peer) -> None:
+def test_nothing_matches(source: FederationSource, peer: Peer) -> None:
     for content_type in (PROTOBUF_CONTENT_TYPE, TEXT):
         peer.reply = Reply(200, b"", {"Content-Type": content_type})
         assert families_of(source) == []
 
 
 @pytest.mark.parametrize("name", ["delimited.pb", "txt"])
-def test_what_a_real_prometheus_answers(source: Source, peer: Peer, name: str) -> None:
+def test_what_a_real_prometheus_answers(source: FederationSource, peer: Peer, name: str) -> None:
     content_type = TEXT if name == "txt" else PROTOBUF_CONTENT_TYPE
     body = (DATA / f"prometheus-2.42-federate.{name}").read_bytes()
     if name == "txt":  # recorded in part
@@ -98,7 +98,7 @@ def test_what_a_real_prometheus_answers(source: Source, peer: Peer, name: str) -
     assert all(metric.HasField("timestamp_ms") for each in families for metric in each.metric)
 
 
-def test_what_is_asked(source: Source, peer: Peer) -> None:
+def test_what_is_asked(source: FederationSource, peer: Peer) -> None:
     run(source.collect())
     asked = peer.only
     assert (asked.method, asked.target) == ("GET", "/federate?match%5B%5D=up")
@@ -180,7 +180,7 @@ def test_an_answer_may_have_just_the_limit(peer: Peer, clock: Clock) -> None:
         (302, "expected status 200"),
     ],
 )
-def test_another_status(source: Source, peer: Peer, status: int, word: str) -> None:
+def test_another_status(source: FederationSource, peer: Peer, status: int, word: str) -> None:
     body = b"" if status == 204 else b"secret text"
     peer.reply = Reply(status, body)
     growth = Growth()
@@ -194,7 +194,7 @@ def test_another_status(source: Source, peer: Peer, status: int, word: str) -> N
     assert growth.of("metricsclient_request_retrieve", **labels) == 1
 
 
-def test_a_long_error_page_is_no_matter(source: Source, peer: Peer) -> None:
+def test_a_long_error_page_is_no_matter(source: FederationSource, peer: Peer) -> None:
     peer.reply = Reply(500, b"x" * 1_000_000)
     assert "status 500" in reason_of(source)
 
@@ -210,14 +210,14 @@ def test_a_long_error_page_is_no_matter(source: Source, peer: Peer) -> None:
         "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=text",
     ],
 )
-def test_another_content_type(source: Source, peer: Peer, content_type: str) -> None:
+def test_another_content_type(source: FederationSource, peer: Peer, content_type: str) -> None:
     peer.reply = Reply(200, b"<html>", {"Content-Type": content_type})
     reason = reason_of(source)
     assert "expected Content-Type application/vnd.google.protobuf" in reason
     assert (content_type or "none") in reason
 
 
-def test_a_binary_content_type(source: Source, peer: Peer) -> None:
+def test_a_binary_content_type(source: FederationSource, peer: Peer) -> None:
     peer.reply = Reply(200, b"", {"Content-Type": b"\xff\xfe"})
     assert reason_of(source)
 
@@ -225,7 +225,7 @@ def test_a_binary_content_type(source: Source, peer: Peer) -> None:
 # --- Nobody is there ------------------------------------------------------------------------------
 
 
-def test_no_answer_in_time(source: Source, peer: Peer, clock: Clock) -> None:
+def test_no_answer_in_time(source: FederationSource, peer: Peer, clock: Clock) -> None:
     peer.reply = SILENCE
     collecting = start(source.collect())
     clock.advance(29.9)
@@ -274,12 +274,14 @@ PACKED = gzip.compress(LINES)
         (PACKED + b"\n", "cut off after its first member"),
     ],
 )
-def test_a_damaged_collection_is_none(source: Source, peer: Peer, body: bytes, word: str) -> None:
+def test_a_damaged_collection_is_none(
+    source: FederationSource, peer: Peer, body: bytes, word: str
+) -> None:
     peer.reply = Reply(200, body, {"Content-Type": TEXT, "Content-Encoding": "gzip"})
     assert word in reason_of(source)
 
 
-def test_a_packed_collection(source: Source, peer: Peer) -> None:
+def test_a_packed_collection(source: FederationSource, peer: Peer) -> None:
     peer.reply = Reply(200, PACKED * 2, {"Content-Type": TEXT, "Content-Encoding": "x-gzip"})
     body, _ = run(source.collect())
     assert body == LINES * 2
@@ -320,12 +322,12 @@ def test_the_limit_is_for_what_was_decoded(peer: Peer, clock: Clock) -> None:
     assert "over the limit of 100000 bytes (--limit-bytes)" in reason
 
 
-def test_another_coding_is_named(source: Source, peer: Peer) -> None:
+def test_another_coding_is_named(source: FederationSource, peer: Peer) -> None:
     peer.reply = Reply(200, LINES, {"Content-Type": TEXT, "Content-Encoding": "zstd"})
     assert reason_of(source) == "expected Content-Encoding gzip or none; saw 'zstd'"
 
 
-def test_a_part_is_no_collection(source: Source, peer: Peer) -> None:
+def test_a_part_is_no_collection(source: FederationSource, peer: Peer) -> None:
     peer.reply = Reply(200, LINES, {"Content-Type": TEXT, "Content-Range": "bytes 0-99/200"})
     assert "Content-Range" in reason_of(source)
 
@@ -348,7 +350,7 @@ def test_a_token_goes_nowhere_else(peer: Peer, clock: Clock, location: str) -> N
     assert growth.of("metricsclient_http_requests_total", **labels) == 1
 
 
-def test_redirects_without_an_end(source: Source, peer: Peer) -> None:
+def test_redirects_without_an_end(source: FederationSource, peer: Peer) -> None:
     peer.reply = Reply(302, headers={"Location": "http://elsewhere.test/"})
     assert "http://elsewhere.test/ and is not followed: there were 5 before" in reason_of(source)
     assert len(peer.received) == 6

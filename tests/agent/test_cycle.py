@@ -9,8 +9,8 @@ import pytest
 from twisted.internet import error as errors
 from twisted.internet.task import Clock
 
-from telemeter.agent.collect import Source
-from telemeter.agent.cycle import RETRY_SECONDS, Agent, CycleError, Plan, collect
+from telemeter.agent.collect import FederationSource
+from telemeter.agent.cycle import RETRY_SECONDS, Agent, CycleError, CyclePlan, collect
 from telemeter.agent.upload import Destination
 from telemeter.convert.collect import Transforms
 from telemeter.convert.engine import KIND
@@ -383,7 +383,7 @@ def test_a_server_that_is_not_there(clock: Clock, log: Log) -> None:
     destination = Destination(agent, clock, world.wall, "http://telemeter.test/upload", 10)
     plan = world.plan
     world.agent = Agent(
-        Plan(plan.source, plan.transformer, plan.tokens, destination, plan.interval),
+        CyclePlan(plan.source, plan.transformer, plan.tokens, destination, plan.interval),
         clock,
         world.wall,
         lambda low, high: (low + high) / 2,
@@ -428,10 +428,12 @@ def test_no_secret_is_in_the_log(world: World, log: Log) -> None:
 # --- Reloading ------------------------------------------------------------------------------------
 
 
-def other_plan(world: World, interval: float = 100.0) -> Plan:
+def other_plan(world: World, interval: float = 100.0) -> CyclePlan:
     """A plan that uploads somewhere else."""
     tokens = world.plan.tokens
-    return world.make_plan(interval=interval, tokens=tokens, upload_url="http://other.test/other")
+    return world.make_cycle_plan(
+        interval=interval, tokens=tokens, upload_url="http://other.test/other"
+    )
 
 
 def targets(world: World) -> list[str]:
@@ -486,7 +488,7 @@ def test_a_reload_before_the_start_counts_from_the_start(world: World) -> None:
 
 
 def test_a_plan_may_be_refreshed_before_every_cycle(clock: Clock) -> None:
-    plans: list[Plan] = []
+    plans: list[CyclePlan] = []
     world = World(clock, refresh=lambda: plans[-1])
     plans.append(world.plan)
     started(world)
@@ -496,9 +498,9 @@ def test_a_plan_may_be_refreshed_before_every_cycle(clock: Clock) -> None:
 
 
 def test_a_refresh_that_breaks_does_not_end_the_agent(clock: Clock, log: Log) -> None:
-    answers: list[Plan] = []
+    answers: list[CyclePlan] = []
 
-    def refresh() -> Plan:
+    def refresh() -> CyclePlan:
         return answers[0]
 
     world = World(clock, refresh=refresh)
@@ -593,11 +595,11 @@ def test_a_body_that_cannot_be_decoded(
 
 
 def test_collect_alone_fails(world: World, clock: Clock) -> None:
-    source = Source(
+    source = FederationSource(
         Broken(errors.ConnectionLost()), clock, FROM_URL, token="", limit=1000, timeout=1
     )
     plan = world.plan
-    broken = Plan(source, plan.transformer, plan.tokens, plan.destination, plan.interval)
+    broken = CyclePlan(source, plan.transformer, plan.tokens, plan.destination, plan.interval)
     with pytest.raises(CycleError) as caught:
         run(collect(broken, world.wall))
     assert (caught.value.stage, str(caught.value)) == ("collect", "the connection was lost")

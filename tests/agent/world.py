@@ -7,9 +7,9 @@ from typing import Final
 
 from twisted.internet.task import Clock
 
-from telemeter.agent.authorize import TokenStore
-from telemeter.agent.collect import Source
-from telemeter.agent.cycle import Agent, Plan
+from telemeter.agent.authorize import TokenExchange
+from telemeter.agent.collect import FederationSource
+from telemeter.agent.cycle import Agent, CyclePlan
 from telemeter.agent.upload import Destination
 from telemeter.convert.collect import Transforms
 from telemeter.convert.engine import CollectConverter
@@ -60,7 +60,7 @@ class World:
         transforms: Transforms | None = None,
         limit: int = 204_800,
         timeout: float = INTERVAL,
-        refresh: Callable[[], Plan] | None = None,
+        refresh: Callable[[], CyclePlan] | None = None,
     ) -> None:
         self.clock = clock
         self.wall = FakeWall(clock)
@@ -71,20 +71,20 @@ class World:
         self.luck = 0.5
         self._limit = limit
         self._timeout = timeout
-        self.plan = self.make_plan(interval=interval, transforms=transforms)
+        self.plan = self.make_cycle_plan(interval=interval, transforms=transforms)
         self.agent = Agent(self.plan, clock, self.wall, self._jitter, refresh)
 
-    def make_plan(
+    def make_cycle_plan(
         self,
         *,
         interval: float = INTERVAL,
         transforms: Transforms | None = None,
-        tokens: TokenStore | None = None,
+        tokens: TokenExchange | None = None,
         upload_url: str = UPLOAD_URL,
-    ) -> Plan:
+    ) -> CyclePlan:
         """A plan."""
-        return Plan(
-            Source(
+        return CyclePlan(
+            FederationSource(
                 self.prometheus.agent,
                 self.clock,
                 FROM_URL,
@@ -93,7 +93,8 @@ class World:
                 timeout=self._timeout,
             ),
             CollectConverter(transforms or Transforms()),
-            tokens or TokenStore(self.authorize.agent, self.clock, self.wall, AUTHORIZE_URL, TOKEN),
+            tokens
+            or TokenExchange(self.authorize.agent, self.clock, self.wall, AUTHORIZE_URL, TOKEN),
             Destination(self.server.agent, self.clock, self.wall, upload_url, self._timeout),
             interval,
         )

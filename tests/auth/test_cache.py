@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from telemeter.auth.authorization_server import Answer, RefusedError, UnavailableError
-from telemeter.auth.cache import CachingAsker, Expiring, MemoryStore, RemoteAsker
+from telemeter.auth.cache import CachingAsker, Expiring, MemoryCache, RemoteAsker
 from tests.fakes import Growth, Log, result_of, run
 
 YES: Final = Answer(200, "application/json", b"{}")
@@ -61,7 +61,7 @@ def tollbooth() -> Tollbooth:
 
 @pytest.fixture
 def cache(tollbooth: Tollbooth, clock: Clock) -> CachingAsker:
-    return CachingAsker(tollbooth, MemoryStore(clock, 300.0, 3), Expiring(clock, 10.0, 3))
+    return CachingAsker(tollbooth, MemoryCache(clock, 300.0, 3), Expiring(clock, 10.0, 3))
 
 
 def verdict(deferred: Deferred[None]) -> Exception | None:
@@ -217,7 +217,7 @@ class TestNo:
         assert [verdict(cache.check(QUESTION)) for _ in range(2)] == [None, None]
 
     def test_need_not_be_remembered(self, tollbooth: Tollbooth, clock: Clock) -> None:
-        cache = CachingAsker(tollbooth, MemoryStore(clock, 300.0, 3), Expiring(clock, 0.0, 3))
+        cache = CachingAsker(tollbooth, MemoryCache(clock, 300.0, 3), Expiring(clock, 0.0, 3))
         tollbooth.error = RefusedError(401)
         for _ in range(3):
             assert isinstance(verdict(cache.check(QUESTION)), RefusedError)
@@ -395,7 +395,7 @@ def test_neither_question_nor_key_is_logged(
 
 
 def test_the_store_in_memory(clock: Clock) -> None:
-    store = MemoryStore(clock, 5.0, 2)
+    store = MemoryCache(clock, 5.0, 2)
     assert run(store.get("a")) is False
     run(store.put("a", YES))
     assert run(store.get("a")) is True
@@ -407,7 +407,7 @@ def test_the_store_in_memory(clock: Clock) -> None:
 
 
 def test_a_store_says_for_how_long_it_keeps_a_yes(clock: Clock, tollbooth: Tollbooth) -> None:
-    store = MemoryStore(clock, 10, 5)
+    store = MemoryCache(clock, 10, 5)
     asker = CachingAsker(tollbooth, store, Expiring(clock, 10, 5))
     assert store.remaining(QUESTION) == 0
     result_of(asker.check(QUESTION))

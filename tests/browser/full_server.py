@@ -87,7 +87,7 @@ def main() -> None:
     options = Options()
     options.parseOptions(sys.argv[2:])
     globalLogBeginner.beginLoggingTo([make_observer(sys.stderr, "info")])
-    with patch("telemeter.server.fleet_pages.FleetRecord", _FullRecord):
+    with patch("telemeter.server.fleet.FleetRecord", _FullRecord):
         service = makeService(options)
     service.privilegedStartService()
     service.startService()

@@ -10,9 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemeter.fleet.attempt import MAX_ID, MAX_REASON, Attempt, Path
+from telemeter.fleet.history import (
+    MAX_ATTEMPTS,
+    MAX_ENTRY,
+    add_attempt,
+    pack_examples,
+    read_examples,
+)
 from telemeter.fleet.record import FleetRecord
-from telemeter.fleet.standing import HISTORY, State
-from telemeter.fleet.trail import MAX_ATTEMPTS, MAX_ENTRY, add_attempt, pack_examples, read_examples
+from telemeter.fleet.totals import HISTORY, State
 from telemeter.loop.clocks import Elapsed, Moment, Wall
 from telemeter.samples.proto import remote_pb2
 from tests.fakes import NOW, moment_at

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemeter.fleet.explain import MAX_RULES, explain
-from telemeter.fleet.standing import State
-from telemeter.fleet.trail import Dropped
+from telemeter.fleet.history import Dropped
+from telemeter.fleet.totals import State
 from telemeter.fleet.view import SLICE, SORTS, Query, View
 from telemeter.samples.selector import parse_selector
 from telemeter.samples.whitelist import Whitelist

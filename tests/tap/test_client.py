@@ -13,9 +13,9 @@ import pytest
 from twisted.application.service import MultiService
 from twisted.python.usage import UsageError
 
-from telemeter.agent.app import Planner, dry_run, make_plan
+from telemeter.agent.app import Planner, dry_run, make_cycle_plan
 from telemeter.agent.authorize import AuthorizeError
-from telemeter.agent.cycle import Agent, Plan
+from telemeter.agent.cycle import Agent, CyclePlan
 from telemeter.config.agent_options import Options
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK
 from telemeter.samples.family import PROTOBUF_CONTENT_TYPE
@@ -407,8 +407,8 @@ def test_secrets_in_files_are_read_without_their_line_breaks(tmp_path: Path) -> 
     assert labels["instance"] == base64.urlsafe_b64encode(digest).decode()
 
 
-def plan_of(options: Options, reactor: FakeReactor, previous: Plan | None = None) -> Plan:
-    return make_plan(options.read_config(), reactor, FakeWall(reactor), previous)
+def plan_of(options: Options, reactor: FakeReactor, previous: CyclePlan | None = None) -> CyclePlan:
+    return make_cycle_plan(options.read_config(), reactor, FakeWall(reactor), previous)
 
 
 def test_a_plan_keeps_the_token_of_the_one_before_it() -> None:

@@ -228,7 +228,7 @@ def test_a_sender_that_has_gone_harms_nobody(world: World) -> None:
 
 
 def test_too_much_is_refused(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
-    monkeypatch.setattr(batch, "_MAX_WAITING_BYTES", 100)
+    monkeypatch.setattr(batch, "_MAX_HELD_BYTES", 100)
     (first,) = world.add(bytes(range(60)))
     with pytest.raises(ForwardError, match="bytes, compressed, of 100 that may") as caught:
         world.add(bytes(range(60)))

@@ -18,11 +18,11 @@ from telemeter.loop.timeouts import TIMEOUTS
 from telemeter.samples.selector import parse_selector
 from telemeter.samples.stored_series import StoredSeries
 from telemeter.samples.whitelist import Whitelist
-from telemeter.web.attempts import AttemptObserver
-from telemeter.web.events import HEARTBEAT, MAX_STREAMS, Events
-from telemeter.web.fleet import FleetApi
+from telemeter.web.fleet_api import FleetApi
+from telemeter.web.fleet_events import HEARTBEAT, MAX_STREAMS, Events
+from telemeter.web.fleet_observer import AttemptObserver
+from telemeter.web.fleet_page import POLICY, html_sender, page_routes
 from telemeter.web.health import index_route
-from telemeter.web.page import POLICY, html_sender, page_routes
 from telemeter.web.site.routing import make_site
 from telemeter.web.site.site import Site
 from tests.fakes import (

@@ -18,7 +18,7 @@ from twisted.web.client import ResponseNeverReceived
 from twisted.web.iweb import IAgent
 
 from telemeter.auth.authorization_server import AuthorizationServer
-from telemeter.auth.cache import CachingAsker, Expiring, MemoryStore
+from telemeter.auth.cache import CachingAsker, Expiring, MemoryCache
 from telemeter.auth.composite import make_composite
 from telemeter.convert.sieve import WriteRules
 from telemeter.loop.threads import ThreadPolicy, run_here
@@ -31,7 +31,7 @@ from telemeter.store.federation import Federation, Text
 from telemeter.store.store import Store
 from telemeter.upstream.forwarder import Forwarder
 from telemeter.web import receive
-from telemeter.web.receive import Check, ReceiveEndpoint, ReceiveSettings
+from telemeter.web.receive import ReceiveEndpoint, ReceiveSettings, TokenCheck
 from telemeter.web.site.routing import make_site
 from tests.convert.write_strategies import (
     Exemplar,
@@ -113,7 +113,7 @@ class Server:
         authorize: bool = True,
         authorize_agent: IAgent | None = None,
         forward_agent: IAgent | None = None,
-        check: Check | None = None,
+        check: TokenCheck | None = None,
         run: Run = maybeDeferred,
     ) -> None:
         self.clock: Clock = clock_at()
@@ -124,7 +124,7 @@ class Server:
             self.clock,
             "http://reader:tb-passw0rd@tollbooth.test/tb",
         )
-        store = MemoryStore(self.clock, 300.0, 10)
+        store = MemoryCache(self.clock, 300.0, 10)
         cache = CachingAsker(asker, store, Expiring(self.clock, 10.0, 10))
         forwarder = Forwarder(
             InstrumentedAgent(forward_agent or self.upstream.agent, "forward", self.clock),

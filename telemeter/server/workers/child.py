@@ -14,7 +14,7 @@ from twisted.protocols.amp import Command
 from twisted.python.failure import Failure
 
 from telemeter.auth.authorization_server import RefusedError, UnavailableError
-from telemeter.auth.cache import Ask
+from telemeter.auth.cache import AskParent
 from telemeter.config.files import Contents
 from telemeter.loop.timeouts import Timeouts
 from telemeter.server.workers.control import (
@@ -51,7 +51,7 @@ class Parent(Protocol):
     """
 
     reports: dict[str, ReportHandler]
-    ask: Ask | None
+    ask: AskParent | None
     pass_on: Callable[[str], None]
     timeouts: Timeouts
 

@@ -33,7 +33,7 @@ from telemeter.loop.services import OnStop, OrderedServices
 from telemeter.loop.timeouts import TIMEOUTS
 from telemeter.observe.log import make_observer
 from telemeter.server.endpoints import Endpoints, Shared
-from telemeter.server.fleet_pages import reporter
+from telemeter.server.fleet import reporter
 from telemeter.server.workers.accept import Connections, InheritedEndpoint
 from telemeter.server.workers.control import (
     CONNECTIONS_FD,

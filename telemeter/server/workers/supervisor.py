@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.protocol import Factory
 from twisted.python.usage import UsageError
 
-from telemeter.auth.cache import Ask
+from telemeter.auth.cache import AskParent
 from telemeter.config.files import Contents
 from telemeter.limits.ratelimit import shared_memory
 from telemeter.loop.signals import held_back
@@ -60,7 +60,7 @@ class Workers(Service):
         listening: Listening,
         setup: Setup,
         table: int | None,
-        ask: Ask | None,
+        ask: AskParent | None,
         pass_on: Callable[[str], None],
         timeouts: Timeouts = TIMEOUTS,
     ) -> None:

@@ -18,10 +18,10 @@ from telemeter.loop.clocks import WallClock, moment
 from telemeter.samples.stored_series import SeriesSource
 from telemeter.samples.whitelist import Whitelist
 from telemeter.server.workers.control import MAX_REPORT
-from telemeter.web.attempts import AttemptObserver
-from telemeter.web.events import Events
-from telemeter.web.fleet import FleetApi
-from telemeter.web.page import html_sender, page_routes
+from telemeter.web.fleet_api import FleetApi
+from telemeter.web.fleet_events import Events
+from telemeter.web.fleet_observer import AttemptObserver
+from telemeter.web.fleet_page import html_sender, page_routes
 from telemeter.web.site.routing import Route
 
 log = Logger()

@@ -11,7 +11,7 @@ from telemeter.config.server_options import Options
 from telemeter.fleet.attempt import Attempt, Path, decode_attempts, encode_attempts
 from telemeter.loop.clocks import Elapsed
 from telemeter.observe.outcome import Outcome
-from telemeter.server.fleet_pages import ATTEMPTS, Fleet, reporter
+from telemeter.server.fleet import ATTEMPTS, Fleet, reporter
 from telemeter.server.workers.control import MAX_REPORT
 from telemeter.web.site.routing import make_site
 from tests.fakes import UPTIME, FakeWall, Log, ask

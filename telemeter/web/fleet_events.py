@@ -15,7 +15,7 @@ from telemeter.fleet.record import FleetRecord
 from telemeter.fleet.render import minute_value, row_value, totals_value
 from telemeter.loop.clocks import Elapsed, Moment, WallClock, moment
 from telemeter.loop.timeouts import TIMEOUTS
-from telemeter.web.fleet import EVENTS, dump
+from telemeter.web.fleet_api import EVENTS, dump
 from telemeter.web.site.refused import Refused
 from telemeter.web.site.routing import Route
 

@@ -13,16 +13,16 @@ from twisted.web.iweb import IRequest
 
 from telemeter.fleet.record import FleetRecord
 from telemeter.fleet.render import detail_value, history_value, row_value, totals_value
-from telemeter.fleet.standing import State
+from telemeter.fleet.totals import State
 from telemeter.fleet.view import SORTS, Query
 from telemeter.loop.clocks import WallClock, moment
 from telemeter.loop.turns import turn
 from telemeter.samples.stored_series import SeriesSource, StoredSeries
 from telemeter.samples.whitelist import Whitelist
+from telemeter.web.fleet_views import Views
 from telemeter.web.site.query import parse_fields, query_of
 from telemeter.web.site.refused import Refused
 from telemeter.web.site.routing import Route
-from telemeter.web.views import Views
 
 #: The paths of the API.
 FLEET: Final = "/api/v1/fleet"

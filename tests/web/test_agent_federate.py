@@ -6,7 +6,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from telemeter.samples.family import Family
-from telemeter.web.agent import federate_route
+from telemeter.web.agent_federate import federate_route
 from telemeter.web.site.routing import make_site
 from telemeter.web.site.site import Site
 from tests.fakes import NOW_MS, ask, parse_samples, untyped
