@@ -18,7 +18,7 @@ PROTO := telemeter/samples/proto
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test screenshots check bench proto clean
+.PHONY: help demo test screenshots check news bench proto clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -41,10 +41,14 @@ screenshots: .venv/.test ## Take the pictures in docs/images anew
 	@demo/need.sh commands $(NEEDS)
 	SCREENSHOTS=docs/images $(BIN)/python -m pytest -q tests/browser
 
-check: .venv/.dev ## Lint, formatting, types
+check: .venv/.dev ## Lint, formatting, types, news
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/towncrier build --draft > /dev/null
+
+news: .venv/.dev ## Show what is new since the last release
+	@$(BIN)/towncrier build --draft
 
 bench: NEEDS := wrk=wrk nginx=nginx-light vmagent=victoria-metrics
 bench: .venv/.run ## Measure, and write docs/performance.md (QUICK=1: see that it works)

@@ -158,7 +158,7 @@ class Flags(Options):
     def _help(self, width: int) -> Iterator[str]:
         """Yield the lines of the help."""
         yield ""
-        yield from textwrap.wrap(self.longdesc, width)
+        yield from textwrap.wrap(self.longdesc, width, break_on_hyphens=False)
         for group in self.groups:
             yield ""
             yield f"{group.title}:"
@@ -293,7 +293,13 @@ class Flags(Options):
 
 def _paragraph(text: str, width: int) -> list[str]:
     """Return the lines of an indented paragraph."""
-    return textwrap.wrap(text, width, initial_indent=_INDENT, subsequent_indent=_INDENT)
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=_INDENT,
+        subsequent_indent=_INDENT,
+        break_on_hyphens=False,
+    )
 
 
 def _value_method(flag: Flag) -> Callable[[Flags, str], None]:

@@ -70,7 +70,7 @@ def parse_token(endpoint: str, body: bytes, began: Elapsed) -> AccessToken:
     Raises:
         TokenUnavailableError: there is no usable token in it.
     """
-    # Here, because it takes 15 ms of every start, and few servers have an issuer.
+    # Here, because it takes 15 ms of a start, and few servers have an issuer; see `TokenSource`.
     from oauthlib.oauth2 import BackendApplicationClient, OAuth2Error
 
     fields = parse_object(endpoint, body)

@@ -72,6 +72,9 @@ class TokenSource:
             ValueError: that is no URL of an issuer.
         """
         self._timeouts = timeouts
+        # While nothing is served yet: it takes 15 ms, and `parse_token` needs it.
+        import oauthlib.oauth2  # noqa: F401
+
         credentials = Credentials(client_id, client_secret)
         self._issuer = Issuer(
             agent, clock, issuer, credentials, audience, scopes, timeouts.oidc_answer
