@@ -9,7 +9,7 @@ ARGS ?=
 ONCE ?=
 TLS ?=
 SOURCE ?=
-# QUICK=1 only shows that the benchmark works, and writes nothing.
+# QUICK=1 only shows that the benchmark works, and writes nothing; of the matrix it runs a part.
 QUICK ?=
 
 BIN := .venv/bin
@@ -18,23 +18,38 @@ PROTO := telemeter/samples/proto
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test screenshots check news bench proto clean
+.PHONY: help demo test test-matrix check-lowest coverage screenshots check news bench proto clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: NEEDS := $(if $(TLS),prometheus=prometheus node=nodejs npm=npm)
 demo: .venv/.run ## Show the whole path live on real input (ONCE=1: end when done; TLS=1: secure; SOURCE=builtin)
 	@demo/need.sh commands $(NEEDS)
 	@$(BIN)/python -m demo $(if $(TLS),--tls) $(if $(ONCE),--once) $(if $(SOURCE),--source $(SOURCE))
 
-test: NEEDS := prometheus=prometheus victoria-metrics=victoria-metrics vmagent=victoria-metrics
-test: NEEDS += memcached=memcached systemd-analyze=systemd tinyproxy=tinyproxy-bin haproxy=haproxy
-test: NEEDS += logrotate=logrotate faketime=faketime openssl=openssl
-test: NEEDS += node=nodejs npm=npm chromium=chromium
+NEEDS_OF_TESTS := prometheus=prometheus victoria-metrics=victoria-metrics vmagent=victoria-metrics
+NEEDS_OF_TESTS += memcached=memcached systemd-analyze=systemd tinyproxy=tinyproxy-bin haproxy=haproxy
+NEEDS_OF_TESTS += logrotate=logrotate faketime=faketime openssl=openssl
+NEEDS_OF_TESTS += node=nodejs npm=npm chromium=chromium
+
+test: NEEDS := $(NEEDS_OF_TESTS)
 test: .venv/.test ## Run all tests (ARGS="..." for pytest)
 	@demo/need.sh commands $(NEEDS)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+# The unit tests that differ most without compiled modules.
+QUICK_MATRIX := tests/web tests/agent tests/server tests/upstream
+
+test-matrix: NEEDS := $(NEEDS_OF_TESTS)
+test-matrix: .venv/.dev ## Run all tests on every Python here, compiled or not, with old and new libraries
+	@$(if $(QUICK),,demo/need.sh commands $(NEEDS))
+	$(BIN)/nox --no-error-on-missing-interpreters $(if $(QUICK),--session python_alone -- --numprocesses 2 $(QUICK_MATRIX),$(if $(ARGS),-- $(ARGS)))
+
+coverage: NEEDS := $(NEEDS_OF_TESTS)
+coverage: .venv/.test ## Run all tests, and show which lines and branches they reach
+	@demo/need.sh commands $(NEEDS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report term $(ARGS)
 
 screenshots: NEEDS := chromium=chromium node=nodejs npm=npm
 screenshots: .venv/.test ## Take the pictures in docs/images anew
@@ -46,6 +61,9 @@ check: .venv/.dev ## Lint, formatting, types, news
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/towncrier build --draft > /dev/null
+
+check-lowest: .venv/.dev ## What check does, and tests of Twisted's private names, with the lowest versions of the libraries
+	$(BIN)/nox --session check_lowest
 
 news: .venv/.dev ## Show what is new since the last release
 	@$(BIN)/towncrier build --draft
@@ -59,7 +77,7 @@ proto: .venv/.dev ## Generate the protobuf code anew
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. $(PROTO)/*.proto
 
 clean: ## Remove what was built
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .hypothesis _trial_temp
+	rm -rf .venv .nox build dist *.egg-info .mypy_cache .ruff_cache .hypothesis _trial_temp
 	rm -f twisted/plugins/dropin.cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 from pathlib import Path
 
@@ -62,6 +63,8 @@ class WheelOfWhatWasBuilt(bdist_wheel):  # type: ignore[misc]
 
 
 write_limits()
+# To try the package as it is where there is no compiler, without taking away this machine's.
+IS_COMPILED = os.environ.get("TELEMETER_COMPILED", "yes") != "no"
 setup(
     # twisted.plugins has no __init__.py on purpose: Twisted finds plugins by folder, and a second
     # __init__.py there would hide its own.
@@ -76,7 +79,7 @@ setup(
         "telemeter.samples.proto": ["*.proto", "*.pyi"],
         "telemeter.web": ["static/*"],
     },
-    ext_modules=COMPILED,
+    ext_modules=COMPILED if IS_COMPILED else [],
     cmdclass={"bdist_wheel": WheelOfWhatWasBuilt},
     zip_safe=False,
 )

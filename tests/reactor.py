@@ -7,8 +7,10 @@ from functools import wraps
 from typing import Any, Final, Literal, ParamSpec, TypeVar, cast
 
 import pytest_twisted
-from twisted.internet import reactor
+from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
+
+reactor: Any = _reactor
 
 _SECONDS: Final = 30.0
 

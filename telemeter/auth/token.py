@@ -154,7 +154,7 @@ class TokenVerifier:
         reason = "the token could not be verified"
         for key, algorithm in self._candidates(token):
             try:
-                return jwt.decode(
+                payload: dict[str, Any] = jwt.decode(
                     token,
                     key,
                     algorithms=[algorithm],
@@ -168,6 +168,7 @@ class TokenVerifier:
                         "verify_iat": False,
                     },
                 )
+                return payload
             except jwt.InvalidAudienceError:
                 reason = "the token is for another audience"
             except jwt.InvalidIssuerError:

@@ -24,7 +24,8 @@ class ReloadableServerContext:
 
     def getContext(self) -> SSL.Context:
         assert self._options is not None
-        return self._options.getContext()
+        context: SSL.Context = self._options.getContext()
+        return context
 
 
 @implementer(IPolicyForHTTPS)

@@ -32,10 +32,10 @@ def _options(
     if private.public_key() != own.public_key():
         raise ValueError("the private key does not belong to the first certificate")
     # Twisted hands these on to pyOpenSSL, which prefers the objects of cryptography to its own.
-    options = CertificateOptions(
-        privateKey=private,  # type: ignore[arg-type]
-        certificate=own,  # type: ignore[arg-type]
-        extraCertChain=chain,  # type: ignore[arg-type]
+    # The annotations of some of its versions do not know that.
+    objects: dict[str, Any] = {"privateKey": private, "certificate": own, "extraCertChain": chain}
+    options: CertificateOptions = CertificateOptions(
+        **objects,
         trustRoot=trust,
         raiseMinimumTo=TLSVersion.TLSv1_2,
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 from prometheus_client import REGISTRY, Metric, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
@@ -96,4 +97,5 @@ def metrics_page(accept: str, source: Collector = REGISTRY) -> tuple[str, bytes]
         The content type and the body.
     """
     encoder, content_type = choose_encoder(accept)
-    return content_type, encoder(source)
+    # It renders any collector, whatever its annotation says.
+    return content_type, cast("Callable[[Any], bytes]", encoder)(source)

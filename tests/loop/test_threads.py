@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from twisted.internet import reactor
+from twisted.internet import reactor as _reactor
 from twisted.internet.task import deferLater
 
 from telemeter.loop.threads import Runner, run_here, thread_runner
 from telemeter.samples.errors import BadInputError
 from tests.reactor import in_reactor
+
+reactor: Any = _reactor
 
 
 class Body:

@@ -14,7 +14,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import CertificateOptions
 from twisted.internet.task import Clock
-from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.scripts._twistd_unix import UnixApplicationRunner
 from twisted.web.client import Agent, ResponseFailed, readBody
@@ -37,6 +37,7 @@ from telemeter.loop.twisted_private import (
     say_in_words_why_nothing_started,
 )
 from tests.fakes import result_of
+from tests.tap.world import FakeReactor
 
 # --- Answers --------------------------------------------------------------------------------------
 
@@ -183,7 +184,7 @@ def test_a_pool_makes_its_own_connections() -> None:
         def connectionFactory(self, quiescent: object, metadata: object) -> Factory:
             return Connections(quiescent)
 
-    reactor = MemoryReactorClock()
+    reactor = FakeReactor()
     Agent(reactor, pool=Pool(reactor)).request(b"GET", b"http://127.0.0.1/")
     reactor.tcpClients[0][2].buildProtocol(None)
     assert len(made) == 1
@@ -195,7 +196,7 @@ def test_a_name_that_twisted_does_not_like() -> None:
         def is_good_name(cls, host: str) -> bool:
             return host == "under_score"
 
-    reactor = MemoryReactorClock()
+    reactor = FakeReactor()
     refused: list[str] = []
     for name in ("under_score", "another_one", "a.test"):
         connecting = Endpoint(reactor, name, 1).connect(Factory())

@@ -11,11 +11,8 @@ from typing import Any
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError  # noqa: A004
 from twisted.internet.interfaces import (
-    IHostnameResolver,
-    IHostResolution,
     IProtocol,
     IReactorPluggableNameResolver,
-    IResolutionReceiver,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.testing import MemoryReactorClock
@@ -23,6 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tests.fakes import FakeTransport
+from tests.names import Names
 
 
 class End(Protocol):
@@ -132,7 +130,18 @@ class Network(MemoryReactorClock):
         self.connected: list[tuple[str, int]] = []
         self._names: list[str] = []
         self._pipes: list[Pipe] = []
-        self.nameResolver = _Names(self._names)
+        self.nameResolver = Names(self._address_of)
+
+    def installNameResolver(self, resolver: Any) -> Any:
+        """Take another resolver; return the one that was there."""
+        before, self.nameResolver = self.nameResolver, resolver
+        return before
+
+    def _address_of(self, name: str) -> str:
+        """Return an address of its own for each name, from 192.0.2.0/24."""
+        if name not in self._names:
+            self._names.append(name)
+        return f"192.0.2.{self._names.index(name)}"
 
     def connectTCP(
         self, host: str, port: int, factory: Any, timeout: float = 30, bindAddress: Any = None
@@ -151,7 +160,7 @@ class Network(MemoryReactorClock):
 
     def join(self, client: IProtocol, name: str, port: int) -> None:
         """Connect a client to a server."""
-        server = self.servers[name, port].buildProtocol(None)
+        server = self.servers[name, port].buildProtocol(IPv4Address("TCP", name, port))
         assert server is not None
         self.connected.append((name, port))
         self._pipes.append(Pipe(client, server))
@@ -162,38 +171,3 @@ class Network(MemoryReactorClock):
         while moved:
             self.advance(0)
             moved = sum(pipe.carry() for pipe in self._pipes) > 0
-
-
-@implementer(IHostResolution)
-class _Resolution:
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def cancel(self) -> None:
-        """Nothing is under way."""
-
-
-@implementer(IHostnameResolver)
-class _Names:
-    """Gives each name an address of its own, from 192.0.2.0/24."""
-
-    def __init__(self, names: list[str]) -> None:
-        self._known = names
-
-    def resolveHostName(
-        self,
-        resolutionReceiver: IResolutionReceiver,
-        hostName: str,
-        portNumber: int = 0,
-        addressTypes: Any = None,
-        transportSemantics: str = "TCP",
-    ) -> IHostResolution:
-        resolution = _Resolution(hostName)
-        if hostName not in self._known:
-            self._known.append(hostName)
-        resolutionReceiver.resolutionBegan(resolution)
-        resolutionReceiver.addressResolved(
-            IPv4Address("TCP", f"192.0.2.{self._known.index(hostName)}", portNumber)
-        )
-        resolutionReceiver.resolutionComplete()
-        return resolution

@@ -15,6 +15,7 @@ from zope.interface.verify import verifyObject
 from telemeter.net.body import BytesBody, read_body
 from telemeter.net.client import InstrumentedAgent, make_agent, make_pool
 from tests.fakes import SILENCE, Broken, Growth, Peer, Reply, has_fired, result_of
+from tests.tap.world import FakeReactor
 
 URL = b"http://x.test/"
 
@@ -115,7 +116,7 @@ def test_a_pool_keeps_connections_for_half_a_minute() -> None:
 
 
 def test_a_connection_that_is_not_made_in_10_seconds_is_given_up() -> None:
-    reactor = MemoryReactorClock()
+    reactor = FakeReactor()
     agent = make_agent(reactor, "test", "program", pool=make_pool(reactor))
     request = agent.request(b"GET", b"http://127.0.0.1:9/")
     ((host, port, _, timeout, _),) = reactor.tcpClients

@@ -7,14 +7,17 @@ from typing import Any, ClassVar
 
 from twisted.application.service import IService, MultiService
 from twisted.internet.address import IPv4Address
+from twisted.internet.interfaces import IReactorPluggableNameResolver
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 from twisted.test import iosim
 from twisted.web.resource import Resource
 from twisted.web.server import Site as WebSite
+from zope.interface import implementer
 
 from telemeter.web.site.site import Site
 from tests.fakes import UPTIME
+from tests.names import Names
 
 
 class _Pool:
@@ -31,6 +34,7 @@ class _Pool:
             done(True, result)
 
 
+@implementer(IReactorPluggableNameResolver)
 class FakeReactor(MemoryReactorClock):
     """Time stands still, and nothing leaves the process."""
 
@@ -38,7 +42,14 @@ class FakeReactor(MemoryReactorClock):
 
     def __init__(self) -> None:
         super().__init__()
+        self.nameResolver = Names(lambda name: "127.0.0.1")
+        self.hasStopped = False  # of some versions it has, before it was started
         self.advance(UPTIME)
+
+    def installNameResolver(self, resolver: Any) -> Any:
+        """Take another resolver; return the one that was there."""
+        before, self.nameResolver = self.nameResolver, resolver
+        return before
 
     def getThreadPool(self) -> _Pool:
         return self._pool

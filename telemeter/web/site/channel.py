@@ -45,7 +45,7 @@ class Channel(ServerChannel):
     """
 
     site: _Site
-    factory: _Site
+    factory: Any
     transport: Any
     requestFactory = Request
 

@@ -205,7 +205,7 @@ class _Connection(ProtocolWrapper):
 
     def __init__(
         self,
-        factory: WrappingFactory[Any],
+        factory: Any,
         wrapped: IProtocol,
         clock: IReactorTime,
         seconds: float,

@@ -87,6 +87,9 @@ class Request(server.Request):
     # Twisted has these of its own classes; a request of ours is only made by `Channel`.
     site: _Site  # type: ignore[assignment]
     channel: _Channel  # type: ignore[assignment]
+    # And this is not None once the headers are there, which is when a request begins to be ours.
+    method: bytes
+    path: bytes
     admission: Admission | None = None
     defaultContentType = TEXT.encode()
 

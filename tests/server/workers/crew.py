@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.protocol import Factory
@@ -163,7 +164,7 @@ class CrewReactor(FakeReactor):
         protocol.makeConnection(process)
 
     def adoptStreamConnection(self, descriptor: int, family: int, factory: Factory) -> None:
-        control: Any = factory.buildProtocol(None)
+        control: Any = factory.buildProtocol(UNIXAddress(None))
         process = self.processes[-1]
         process.pump = connect(control, process.end)
 
