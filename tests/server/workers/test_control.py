@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from telemeter.server.workers.control import Control, Setup, decode_files, encode_files, short
-from tests.server.workers.crew import connect
+from telemeter.server.workers.control import Setup, decode_files, encode_files, short
 
 SETUP = Setup(
     workers=3,
@@ -27,16 +26,6 @@ def test_a_setup_shows_no_secrets() -> None:
 
 def test_files_arrive_as_they_were() -> None:
     assert decode_files(encode_files(SETUP.files)) == SETUP.files
-
-
-def test_what_is_larger_than_a_value_goes_in_pieces() -> None:
-    one, other = Control(), Control()
-    pump = connect(one, other)
-    for data in (b"", b"x" * 60_000, b"y" * 200_001, b"z"):
-        one.send_pieces(data)
-        pump.flush()
-        assert other.take_pieces() == data
-    assert other.take_pieces() == b""
 
 
 def test_a_text_is_cut_to_what_a_value_holds() -> None:
