@@ -17,9 +17,9 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseNeverReceived
 from twisted.web.iweb import IAgent
 
-from telemeter.auth.authorization_server import AuthorizationServer
-from telemeter.auth.cache import CachingAsker, Expiring, MemoryCache
 from telemeter.auth.composite import make_composite
+from telemeter.config.server import ServerConfig
+from telemeter.config.server_options import Options
 from telemeter.convert.sieve import WriteRules
 from telemeter.loop.threads import ThreadPolicy, run_here
 from telemeter.net.client import InstrumentedAgent
@@ -27,11 +27,13 @@ from telemeter.samples.compression import compress_block, compress_framed, decom
 from telemeter.samples.selector import parse_selector
 from telemeter.samples.whitelist import Whitelist
 from telemeter.samples.wire import write_varint
+from telemeter.server.app import SingleProcess, build
+from telemeter.server.endpoints import Seams
 from telemeter.store.federation import Federation, Text
 from telemeter.store.store import Store
-from telemeter.upstream.forwarder import Forwarder
 from telemeter.web import receive
 from telemeter.web.receive import ReceiveEndpoint, ReceiveSettings, TokenCheck
+from telemeter.web.site.listener import Listener
 from telemeter.web.site.routing import make_site
 from tests.convert.write_strategies import (
     Exemplar,
@@ -58,6 +60,7 @@ from tests.fakes import (
     SILENCE,
     Answer,
     Broken,
+    FakeWall,
     Growth,
     Log,
     Peer,
@@ -79,6 +82,7 @@ CLUSTER: Final = "cluster-1"
 SECRET: Final = "s3cr3t-of-cluster-1"
 TOKEN: Final = make_composite(CLUSTER, SECRET)
 TENANT: Final = "FB870BF3-9F3A-44FF-9BF7-D7A047A52F43"
+TOLLBOOTH_URL: Final = "http://reader:tb-passw0rd@tollbooth.test/tb"
 UPSTREAM_URL: Final = "http://writer:up-passw0rd@upstream.test/api/v1/receive"
 LIMIT: Final = 128 * 1024
 V1: Final = "application/x-protobuf"
@@ -98,8 +102,26 @@ def settings(
     return ReceiveSettings(WriteRules(whitelist, frozenset(elided)), limit, **more)
 
 
+def configured_by(config: ServerConfig, configured: ReceiveSettings) -> ServerConfig:
+    """The configuration of a server whose endpoint is configured in a way."""
+    rules = configured.rules
+    return replace(
+        config,
+        samples=replace(
+            config.samples,
+            partition_label=rules.partition_label,
+            whitelist=rules.whitelist,
+            elided_labels=rules.elided,
+            receive_bytes=configured.limit_bytes,
+            foreign_ids=configured.foreign_ids,
+            tenant_key=configured.tenant_key,
+        ),
+        forward=replace(config.forward, keeps_version=configured.keep_version),
+    )
+
+
 class Server:
-    """The endpoint, and the servers that it talks to.
+    """A server as its daemon builds it, and the servers that it talks to.
 
     Attributes:
         tollbooth: the authorization server; it accepts everything until told otherwise.
@@ -113,32 +135,40 @@ class Server:
         authorize: bool = True,
         authorize_agent: IAgent | None = None,
         forward_agent: IAgent | None = None,
-        check: TokenCheck | None = None,
         run: Run = maybeDeferred,
     ) -> None:
         self.clock: Clock = clock_at()
         self.tollbooth = Peer(ACCEPTED)
         self.upstream = Peer()
-        asker = AuthorizationServer(
-            InstrumentedAgent(authorize_agent or self.tollbooth.agent, "authorize", self.clock),
+        agents = {
+            "authorize": authorize_agent or self.tollbooth.agent,
+            "forward": forward_agent or self.upstream.agent,
+        }
+        options = Options()
+        options.parseOptions(
+            [
+                *("--forward-url", UPSTREAM_URL),
+                *("--forward-batch-requests", "1"),
+                *("--tenant-id", TENANT),
+                *("--authorize", TOLLBOOTH_URL if authorize else ""),
+                *("--authorize-cache-size", "10"),
+                *("--fleet-max-clusters", "0"),
+            ]
+        )
+        app = build(
+            configured_by(options.config, configured or settings()),
             self.clock,
-            "http://reader:tb-passw0rd@tollbooth.test/tb",
+            FakeWall(self.clock),
+            reader=options,
+            seams=Seams(lambda name, _: InstrumentedAgent(agents[name], name, self.clock), run),
         )
-        store = MemoryCache(self.clock, 300.0, 10)
-        cache = CachingAsker(asker, store, Expiring(self.clock, 10.0, 10))
-        forwarder = Forwarder(
-            InstrumentedAgent(forward_agent or self.upstream.agent, "forward", self.clock),
-            self.clock,
-            UPSTREAM_URL,
-            TENANT,
+        assert isinstance(app, SingleProcess)
+        self.forwarder = app.endpoints.clients.forwarder
+        (self.site,) = (
+            service.site
+            for service in app.services
+            if isinstance(service, Listener) and service.flag == "listen"
         )
-        endpoint = ReceiveEndpoint(
-            configured or settings(),
-            check or (cache.check if authorize else lambda question: succeed(None)),
-            forwarder,
-            run,
-        )
-        self.site = make_site([endpoint.route()], self.clock)
 
     def write(
         self,
@@ -164,6 +194,16 @@ class Server:
     def forwarded(self) -> bytes:
         """The only request that was forwarded, decompressed."""
         return decompress_block(self.upstream.only.body, 1 << 24)
+
+
+class Checking(Server):
+    """A server whose endpoint asks something else about tokens."""
+
+    def __init__(self, check: TokenCheck) -> None:
+        super().__init__()
+        assert self.forwarder is not None
+        endpoint = ReceiveEndpoint(settings(), check, self.forwarder, run_here)
+        self.site = make_site([endpoint.route()], self.clock)
 
 
 def headers_of(version: int = 1, token: str = TOKEN) -> dict[str, str | bytes]:
@@ -1159,7 +1199,7 @@ class TestWaitingForAnAnswer:
     def test_what_nobody_thought_of_is_told_to_the_log_only(self, log: Log, sent: bytes) -> None:
         log.errors_are_fine = True
         asked: Deferred[None] = Deferred()
-        server = Server(check=lambda question: asked)
+        server = Checking(lambda question: asked)
         wire = server.begin(len(BODY))
         wire.send(sent)
         asked.errback(ValueError("never thought of"))
@@ -1196,7 +1236,7 @@ class TestSendersThatVanish:
     def test_their_place_among_the_waiting_is_given_up(self, log: Log, sent: bytes) -> None:
         cancelled: list[Deferred[None]] = []
         asked: Deferred[None] = Deferred(cancelled.append)
-        server = Server(check=lambda question: asked)
+        server = Checking(lambda question: asked)
         wire = server.begin(len(BODY))
         wire.send(sent)
         assert cancelled == []
