@@ -106,7 +106,7 @@ class TokenExchange:
         return token
 
     def serves(self, url: str, initial_token: str) -> bool:
-        """Whether this store would ask there, with that token."""
+        """Return whether this store would ask there, with that token."""
         return (url, initial_token) == self._asks
 
     def use(self, agent: IAgent) -> None:

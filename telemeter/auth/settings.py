@@ -43,7 +43,7 @@ class AuthorizationSettings:
 
 @dataclass(frozen=True, slots=True)
 class OIDCSettings:
-    """Where the server gets the access tokens that it shows to others.
+    """The settings of the issuer of the access tokens that the server shows to others.
 
     Attributes:
         issuer: the URL of the OpenID Connect issuer; empty: no tokens are shown.

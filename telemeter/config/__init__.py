@@ -1,1 +1,1 @@
-"""Flags and files, parsed and checked before anything starts."""
+"""Flags, files and the environment, checked before anything starts, as typed configurations."""

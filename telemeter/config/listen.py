@@ -1,4 +1,4 @@
-"""Where to listen: HOST:PORT, or any of Twisted's endpoint descriptions."""
+"""Addresses to listen at: HOST:PORT, or any of Twisted's endpoint descriptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in the files, and in the environment, that flags name: secrets, certificates, selectors.
+"""The contents of the files that flags name: secrets, certificates, selectors.
 
 Everything here raises `UsageError`, which names the flag, the file, and what was expected.
 """

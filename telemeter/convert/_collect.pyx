@@ -369,7 +369,7 @@ cdef int compare_records(const void* one, const void* other) noexcept nogil:
 
 
 cdef inline int index_of(Span* name, Span* names, int count) noexcept:
-    """Where a name is among others, or -1."""
+    """Return the index of a name among others, or -1."""
     cdef int i
     for i in range(count):
         if is_same(names[i], name[0]):

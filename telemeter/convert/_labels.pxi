@@ -50,7 +50,7 @@ cdef inline uint64_t key_of(Span name, const uint8_t* end) noexcept:
 
 
 cdef inline bint is_before(Label* one, Label* other) noexcept:
-    """Whether the name of one comes before that of the other by their bytes."""
+    """Return whether the name of one comes before that of the other by their bytes."""
     cdef Py_ssize_t shorter
     cdef int order
     if one.key != other.key:
@@ -256,7 +256,7 @@ cdef class Labels:
         return NOTHING if label == NULL else label.value
 
     cdef inline bint is_arranged(self) noexcept:
-        """Whether `sorted` and `apart` are as this series needs them."""
+        """Return whether `sorted` and `apart` are as this series needs them."""
         return self.ordered == self.count and self.count != 0
 
     cdef void remove(self, list names, int read) noexcept:
@@ -298,7 +298,7 @@ cdef class Labels:
             width *= 2
 
     cdef bint is_sorted(self) noexcept:
-        """Whether they are in order, and no name is there twice."""
+        """Return whether they are in order, and no name is there twice."""
         cdef int i
         for i in range(1, self.left):
             if not is_before(self.sorted[i - 1], self.sorted[i]):
@@ -374,7 +374,7 @@ cdef class Labels:
         self.ordered = 0
 
     cdef Py_ssize_t size(self) noexcept:
-        """How many bytes those that are left take."""
+        """Return the size of those that are left, in bytes."""
         cdef Py_ssize_t size = 0
         cdef int i
         for i in range(self.left):
@@ -414,7 +414,7 @@ cdef class Examples:
         self.found = []
 
     cdef bint wants(self, Span name) except -1:
-        """Whether a series of this name is the first; the next one of this name is not."""
+        """Return whether a series of this name is the first; the next one of this name is not."""
         cdef bytes known
         if len(self.names) >= MAX_EXAMPLES:
             return False
@@ -467,7 +467,7 @@ cdef class Matcher:
         return self.matches(labels, value)
 
     cdef bint matches(self, Labels labels, Span value) except -1:
-        """Whether the regex matches a value, remembered within bounds."""
+        """Return whether the regex matches a value, remembered within bounds."""
         cdef bint is_short = value.size <= MAX_REMEMBERED_LENGTH
         cdef uint32_t hash = hash_of(value) if is_short else 0
         cdef int64_t at = self.known.find(self.texts.data, value, hash) if is_short else -1
@@ -491,7 +491,7 @@ cdef class Matcher:
         return answer
 
     cdef bint is_just(self, Name metric) noexcept:
-        """Whether it asks for that metric name and nothing else."""
+        """Return whether it asks for that metric name and nothing else."""
         return (
             self.is_metric
             and self.regex is None
@@ -502,7 +502,7 @@ cdef class Matcher:
 
 @cython.final
 cdef class Rules:
-    """What may pass: an index of the rules by metric name.
+    """The rules of what may pass, by metric name.
 
     Args:
         rules: for each rule its exact metric name or None, and its conditions as tuples of name,
@@ -555,7 +555,7 @@ cdef class Rules:
         return None if at < 0 else self.by_name[at]
 
     cdef bint allow(self, Labels labels, Span metric, list named) except -1:
-        """Whether at least one rule selects a series; named: the rules for its name."""
+        """Return whether at least one rule selects a series; named: the rules for its name."""
         if self.everything:
             return True
         return (named is not None and is_selected(labels, metric, named)) or is_selected(

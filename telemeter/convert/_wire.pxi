@@ -115,7 +115,7 @@ cdef inline bint is_ascii(const uint8_t* p, const uint8_t* end) noexcept:
 
 
 cdef bint is_utf8(const uint8_t* p, const uint8_t* end) noexcept:
-    """Whether this is UTF-8 in its shortest form, without surrogates."""
+    """Return whether this is UTF-8 in its shortest form, without surrogates."""
     cdef uint8_t lead, low, high
     cdef int more
     while p < end:
@@ -198,7 +198,7 @@ cdef inline bint is_same(Span one, Span other) noexcept:
 
 
 cdef inline bint has_same_bytes(const uint8_t* one, const uint8_t* other, Py_ssize_t size) noexcept:
-    """Whether so many bytes, four at least, are the same: for short ones quicker than a call."""
+    """Return whether so many bytes, four at least, are the same: for short ones quicker than a call."""
     cdef uint32_t one_half, other_half
     cdef Py_ssize_t at
     if size < 8:
@@ -224,7 +224,7 @@ cdef inline Py_ssize_t number_size(uint64_t number) noexcept:
 
 
 cdef inline Py_ssize_t field_size(Py_ssize_t size) noexcept:
-    """How many bytes a field with so many takes, its number being under 16."""
+    """Return the size of a field with so many bytes, its number being under 16."""
     return 1 + number_size(<uint64_t>size) + size
 
 
@@ -255,7 +255,7 @@ cdef class Output:
         return 0
 
     cdef bytes take(self):
-        """What was written; afterwards the output is no longer of use."""
+        """Return what was written; afterwards the output is no longer of use."""
         cdef bytes written
         _PyBytes_Resize(&self.buffer, self.size)
         written = <bytes>self.buffer

@@ -471,7 +471,7 @@ cdef class Sifting:
     # --- Both --------------------------------------------------------------------------------
 
     cdef bint may_pass(self) except -1:
-        """Whether a rule lets the series pass whose labels were read."""
+        """Return whether a rule lets the series pass whose labels were read."""
         cdef Label* label = self.labels.find(METRIC_NAME.text, METRIC_NAME.key)
         cdef Span cluster = self.labels.value_of(self.prepared.partition)
         self.received += 1
@@ -519,7 +519,7 @@ cdef class Sifting:
         return 0
 
     cdef bint is_duplicate(self, Span key, Span series) except -1:
-        """Whether the upstream would find a series in conflict with an earlier one.
+        """Return whether the upstream would find a series in conflict with an earlier one.
 
         Args:
             key: the labels that it goes on with, as they lie in the output.

@@ -166,7 +166,7 @@ class Transformed:
 
     @property
     def is_large(self) -> bool:
-        """Whether to work on it takes longer than to hand it to a thread."""
+        """Return whether to work on it takes longer than to hand it to a thread."""
         return not isinstance(self._left, bytes) or len(self._left) > LARGE
 
     def labelled(self, labels: Mapping[str, str]) -> bytes:

@@ -1,4 +1,4 @@
-"""What becomes of an upload, a remote write and a collection: the results of both twins of each."""
+"""The results of the conversions, which the reference and its compiled twin share."""
 
 from __future__ import annotations
 

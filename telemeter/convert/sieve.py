@@ -1,4 +1,4 @@
-"""Which series of a remote write may pass: docs/protocol.md, "Receive"."""
+"""The sieve that decides which series of a remote write may pass: docs/protocol.md, "Receive"."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Sieve:
         return kept
 
     def _is_duplicate(self, kept: Pairs, original: Pairs, stamps: Sequence[int]) -> bool:
-        """Whether the upstream would find a series in conflict with an earlier one.
+        """Return whether the upstream would find a series in conflict with an earlier one.
 
         A sender may well repeat a series in one request, with other timestamps: Prometheus does so
         when it has fallen behind. But two series that only became identical here must not mix.

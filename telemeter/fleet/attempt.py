@@ -36,7 +36,7 @@ _VERIFIED, _MEASURED, _DRIFT = 1, 2, 4
 
 
 class Path(IntEnum):
-    """Where an attempt was made."""
+    """The endpoint at which an attempt was made."""
 
     UPLOAD = 0
     RECEIVE = 1
@@ -88,17 +88,17 @@ class Attempt:
 
     @property
     def succeeded(self) -> bool:
-        """Whether the sender was told so."""
+        """Return whether the sender was told so."""
         return self.status < 400
 
     @property
     def was_accepted(self) -> bool:
-        """Whether it was in order, and there was something to forward."""
+        """Return whether it was in order, and there was something to forward."""
         return self.measured and self.kept > 0
 
     @property
     def failed(self) -> bool:
-        """Whether it did not succeed, and not because of what was sent."""
+        """Return whether it did not succeed, and not because of what was sent."""
         return self.status >= 499 or (self.status >= 400 and self.was_accepted)
 
 

@@ -1,4 +1,4 @@
-"""What the record of the fleet needs to know from the configuration."""
+"""The settings of the record of the fleet, which the configuration fills."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class FleetSettings:
-    """What the record of the fleet holds.
+    """The size of the record of the fleet.
 
     Attributes:
         max_clusters: how many clusters it knows; 0: there is no record.

@@ -1,4 +1,4 @@
-"""Which clusters are shown, and in what order.
+"""A view of the fleet: the clusters that are shown, in their order.
 
 With 100,000 clusters that takes a tenth of a second, which nobody may be made to wait for. So it is
 done in slices of a few milliseconds, and by no more than what the page that is asked for needs.

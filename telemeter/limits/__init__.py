@@ -1,1 +1,1 @@
-"""Whether a request may be served now: rate limit, and what replicas share."""
+"""The limits of senders: the rate limit, and what replicas share of it."""

@@ -171,7 +171,7 @@ def shared_memory(name: str) -> int:
 
 
 class Slot:
-    """A cluster's turn in an interval."""
+    """A cluster's slot in an interval."""
 
     __slots__ = ("_place", "_table")
 

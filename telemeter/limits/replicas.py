@@ -1,7 +1,7 @@
 """One upload per cluster and interval at all replicas of a server together, by way of memcached.
 
 A server first asks its own table (`ratelimit`), which answers at once. Only then it asks memcached,
-where an entry stands for a turn that was taken, and expires after the interval by memcached's own
+where an entry stands for a slot that was taken, and expires after the interval by memcached's own
 monotonic clock. The clocks of two replicas may differ, so they only say how long the wait is about.
 While memcached does not answer, the server's own table is all there is: nobody is refused because
 of that.
@@ -24,7 +24,7 @@ from telemeter.loop.clocks import WallClock
 ASKED: Final = Counter(
     "telemeter_ratelimit_shared_total",
     "Uploads that memcached was asked about by result: taken, refused (another replica has taken "
-    "the turn), or error (memcached did not answer, the upload went on).",
+    "the slot), or error (memcached did not answer, the upload went on).",
     ["result"],
 )
 for _result in ("taken", "refused", "error"):
@@ -40,7 +40,7 @@ class Memcache(Protocol):
 
 
 class Replicas:
-    """The turns that clusters have taken at any of the replicas."""
+    """The slots that clusters have taken at any of the replicas."""
 
     def __init__(self, memcache: Memcache, interval: float, wall: WallClock, mark: int) -> None:
         """Make it.
@@ -48,8 +48,8 @@ class Replicas:
         Args:
             memcache: what all replicas share.
             interval: seconds between two uploads of a cluster, above 0.
-            wall: tells about how long a turn of another replica still lasts.
-            mark: tells this server's turns from those of others; see `RateLimiter.mark`.
+            wall: tells about how long a slot of another replica still lasts.
+            mark: tells this server's slots from those of others; see `RateLimiter.mark`.
         """
         self._memcache = memcache
         self._interval = interval
@@ -58,7 +58,7 @@ class Replicas:
         self._works = True
 
     async def take(self, cluster: str) -> bool:
-        """Take a cluster's turn; whether memcached knows of it, which is not vital.
+        """Take a cluster's slot; whether memcached knows of it, which is not vital.
 
         Raises:
             RateLimitedError: another replica has taken it.
@@ -84,14 +84,14 @@ class Replicas:
             self._note(works=False, reason=str(error) or repr(error))
 
     async def _wait_after_taking(self, cluster: str) -> float:
-        """For how many seconds the cluster has to wait; 0: it has taken its turn."""
+        """For how many seconds the cluster has to wait; 0: it has taken its slot."""
         key, now = _key(cluster), self._wall.now()
         entry = (b"%.3f" % now, self._mark, expiry(math.ceil(self._interval), self._wall))
         if await self._memcache.call("add", key, *entry):
             return 0
         mark, value = await self._memcache.call("get", key)
         taken = _taken_at(value)
-        # Of our own turns our table knows better: lifetimes in memcached are whole seconds.
+        # Of our own slots our table knows better: lifetimes in memcached are whole seconds.
         if taken is not None and mark != self._mark:
             return min(max(taken + self._interval - now, 1), self._interval)
         await self._memcache.call("set", key, *entry)
@@ -108,7 +108,7 @@ class Replicas:
 
 
 class SharedSlot:
-    """A cluster's turn in an interval, at this replica and at the others.
+    """A cluster's slot in an interval, at this replica and at the others.
 
     Attributes:
         allowed: None once the other replicas agree, or a failure: `RateLimitedError`.
@@ -141,7 +141,7 @@ class SharedSlot:
         if self._is_known:
             self._is_known = False
             Deferred.fromCoroutine(self._replicas.give_back(self._cluster)).addErrback(
-                lambda failure: log.failure("a turn could not be given back", failure)
+                lambda failure: log.failure("a slot could not be given back", failure)
             )
 
 
@@ -150,7 +150,7 @@ def _key(cluster: str) -> str:
 
 
 def _taken_at(value: bytes | None) -> float | None:
-    """When a turn was taken, by another server's wall clock; None if that is not what is there."""
+    """When a slot was taken, by another server's wall clock; None if that is not what is there."""
     try:
         taken = float(value or b"nan")
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the limits need to know from the configuration."""
+"""The settings of the limits, which the configuration fills."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RateLimitSettings:
-    """How often a cluster may upload.
+    """The rate limit of uploads.
 
     Attributes:
         seconds: the shortest time between two uploads of a cluster; 0: no limit.

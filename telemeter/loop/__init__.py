@@ -1,1 +1,1 @@
-"""The event loop, and the two clocks that everything else is timed by."""
+"""The event loop: clocks, timeouts, turns, threads, waiters, signals, Twisted's private names."""

@@ -54,7 +54,7 @@ def thread_runner(reactor: Any, input_error: type[Exception]) -> Runner:
 
 
 class _Wrong:
-    """What is wrong with an input."""
+    """An input that is wrong, and why."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error

@@ -1,4 +1,4 @@
-"""How long the daemons wait for others, and others for them: all of it, in one place.
+"""The timeouts of the daemons, all in one place.
 
 The rooms that wait take what they need from here as an argument, so that the configuration can
 give them something else (`ServerConfig.timeouts`, `AgentConfig.timeouts`). What is no wait for

@@ -69,24 +69,24 @@ class AnswerParser(HTTPClientParser):
     """A parser of one answer. Twisted's has no public name, and hides how far it has come."""
 
     def is_in_headers(self) -> bool:
-        """Whether the status line has come, and the empty line after the headers has not."""
+        """Return whether the status line has come, and the empty line after the headers has not."""
         return bool(self.state == HEADER)
 
     def is_before_body(self) -> bool:
-        """Whether the empty line after the headers has not come."""
+        """Return whether the empty line after the headers has not come."""
         return self.state in (STATUS, HEADER)
 
     def has_header(self) -> bool:
-        """Whether a header has begun that the next line may continue."""
+        """Return whether a header has begun that the next line may continue."""
         return self._partialHeader is not None
 
     def has_length(self) -> bool:
-        """Whether the body has a length of its own, rather than chunks or nothing but an end."""
+        """Tell whether the body has a length, rather than chunks or nothing but an end."""
         decoder = self.bodyDecoder
         return isinstance(decoder, _IdentityTransferDecoder) and decoder.contentLength is not None
 
     def ends_with_connection(self) -> bool:
-        """Whether a body is being read that only the end of the connection ends."""
+        """Return whether a body is being read that only the end of the connection ends."""
         decoder = self.bodyDecoder
         return (
             self.state == BODY
@@ -184,7 +184,7 @@ class NamedEndpoint(HostnameEndpoint):
 
     @classmethod
     def is_good_name(cls, host: str) -> bool:
-        """Whether a name is good, whatever Twisted thinks of it."""
+        """Return whether a name is good, whatever Twisted thinks of it."""
         return False
 
     @classmethod
@@ -206,7 +206,7 @@ class ServerChannel(HTTPChannel):
         return self._command, self._path, self._version
 
     def are_headers_too_many(self) -> bool:
-        """Whether the headers have come to more bytes or lines than they may."""
+        """Return whether the headers have come to more bytes or lines than they may."""
         return bool(
             self._receivedHeaderSize > self.totalHeadersSize
             or self._receivedHeaderCount > self.maxHeaders
@@ -225,7 +225,7 @@ class ServerChannel(HTTPChannel):
 
 @implementer(IOpenSSLTrustRoot)
 class TrustRoot:
-    """What is trusted, as `twisted.internet.ssl.CertificateOptions` takes it."""
+    """A trust root, as `twisted.internet.ssl.CertificateOptions` takes it."""
 
     def add_to(self, context: SSL.Context) -> None:
         """Add it to a context, while that may still be changed."""

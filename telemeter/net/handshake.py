@@ -264,7 +264,7 @@ def note_request(connection: SSL.Connection, where: int, _: int) -> None:
 
 
 def _is_end(error: SSL.Error) -> bool:
-    """Whether the connection ended, rather than that something wrong came."""
+    """Return whether the connection ended, rather than that something wrong came."""
     reasons = openssl_reasons(error)
     return (
         isinstance(error, SSL.SysCallError)

@@ -1,4 +1,4 @@
-"""Which proxy a request goes through: HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
+"""The proxies that the environment names: HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
 
 They mean what they mean to programs written in Go (golang.org/x/net/http/httpproxy), with two
 differences: spaces separate too, and what cannot be understood is an error, where Go goes on
@@ -70,7 +70,7 @@ class Exclusion:
     port: int | None = None
 
     def covers(self, host: str, address: Address | None, port: int) -> bool:
-        """Whether a target is meant: a host name in lower case, or an address."""
+        """Return whether a target is meant: a host name in lower case, or an address."""
         if self.port not in (None, port):
             return False
         if address is not None:
@@ -136,7 +136,7 @@ class Proxies:
         return cls(proxies["http"], proxies["https"], tuple(exclusions), exclude_all="*" in entries)
 
     def __bool__(self) -> bool:
-        """Whether there is any proxy."""
+        """Return whether there is any proxy."""
         return self.http is not None or self.https is not None
 
     def __repr__(self) -> str:

@@ -138,7 +138,7 @@ class _Endpoints:
         self._timeouts = timeouts
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
-        """Where to connect to for a request that is not sent to a proxy itself.
+        """Return where to connect to for a request that is not sent to a proxy itself.
 
         TLS is spoken with the server, also through a tunnel: its certificate is verified, and the
         proxy sees nothing but the server's name.
@@ -162,7 +162,7 @@ class _Endpoints:
         return self._tls(uri.host, uri.port, endpoint)
 
     def of_proxy(self, proxy: Proxy) -> ProxyEndpoint:
-        """Where a proxy is."""
+        """Return the endpoint of a proxy."""
         endpoint = self._tcp(proxy.host, proxy.port)
         if proxy.secure:
             endpoint = self._tls(proxy.host.encode("ascii"), proxy.port, endpoint)

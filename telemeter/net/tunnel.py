@@ -53,7 +53,7 @@ def refusal(proxy: Proxy, what: str, status: int) -> ProxyError:
 
 @implementer(IStreamClientEndpoint)
 class ProxyEndpoint:
-    """Where a proxy is; a failure to connect names it."""
+    """The endpoint of a proxy; a failure to connect names it."""
 
     def __init__(self, proxy: Proxy, endpoint: IStreamClientEndpoint) -> None:
         self.proxy = proxy

@@ -1,4 +1,4 @@
-"""Whether the compiled modules are there, and what it costs if they are not."""
+"""The warning of a program that runs without its compiled modules, and what that costs."""
 
 from __future__ import annotations
 

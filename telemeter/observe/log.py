@@ -67,7 +67,7 @@ def level_of(line: str) -> Any:
 
 
 class Stream(Protocol):
-    """Where lines are written."""
+    """A stream that lines are written to."""
 
     def write(self, text: str, /) -> object: ...
 

@@ -22,7 +22,7 @@ class BusyError(Exception):
 
 
 def stacks() -> str:
-    """Where every thread is at this moment."""
+    """Return where every thread is at this moment."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     parts = []
     for ident, frame in sys._current_frames().items():

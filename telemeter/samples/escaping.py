@@ -33,12 +33,12 @@ class Escaping(Enum):
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a metric name is one of the text format."""
+    """Return whether a metric name is one of the text format."""
     return _METRIC_NAME.fullmatch(name) is not None
 
 
 def is_plain_label(name: str) -> bool:
-    """Whether a label name is one of the text format."""
+    """Return whether a label name is one of the text format."""
     return _LABEL_NAME.fullmatch(name) is not None
 
 

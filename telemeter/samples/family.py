@@ -59,7 +59,7 @@ def encode_families(families: Iterable[Family]) -> bytes:
 
 
 def is_too_long(text: str) -> bool:
-    """Whether a name or a value is over `MAX_NAME_LENGTH`."""
+    """Return whether a name or a value is over `MAX_NAME_LENGTH`."""
     # Four bytes is the most a character takes: most texts need not be encoded to know.
     return len(text) * 4 > MAX_NAME_LENGTH and len(text.encode()) > MAX_NAME_LENGTH
 
@@ -96,7 +96,7 @@ def label_fault(name: object, value: object) -> str:
 
 
 def holds_its_type(metric: Metric, family_type: int) -> bool:
-    """Whether the metric has the value field of its family's type, and no other."""
+    """Return whether the metric has the value field of its family's type, and no other."""
     field = VALUE_FIELD[family_type]
     for candidate in _VALUE_FIELDS:
         if metric.HasField(candidate) != (candidate == field):

@@ -1,4 +1,4 @@
-"""Which decoder goes with a Content-Type."""
+"""The decoder that goes with a Content-Type."""
 
 from __future__ import annotations
 

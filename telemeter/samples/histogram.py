@@ -134,7 +134,7 @@ def check_histogram(histogram: Histogram, *, is_kept: bool = False) -> None:
 
 
 def _check_count(histogram: Histogram, observations: int) -> None:
-    """Whether the buckets hold what the histogram says; observations of NaN are in no bucket."""
+    """Tell whether the buckets hold what the histogram says; NaN is in no bucket."""
     count = histogram.count_int
     if observations > count or (observations < count and not math.isnan(histogram.sum)):
         raise BadInputError(f"its buckets hold {observations} observations, its count is {count}")
@@ -201,7 +201,7 @@ def classic_points(histogram: Histogram) -> Iterator[Point]:
 
 
 def is_stale(histogram: Histogram) -> bool:
-    """Whether a histogram is the mark that its series has ended."""
+    """Return whether a histogram is the mark that its series has ended."""
     return struct.pack("<d", histogram.sum) == _STALE
 
 

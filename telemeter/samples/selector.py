@@ -77,7 +77,7 @@ class Matcher:
                 raise BadInputError(f"{value!r} is not a regex that RE2 takes: {text}") from None
 
     def matches(self, value: str) -> bool:
-        """Whether a label with this value (empty: no such label) meets the condition."""
+        """Return whether a label with this value (empty: no such label) meets the condition."""
         if not self.is_regex:
             return (value == self.value) != self.is_negative
         known = self._remembered.get(value)
@@ -112,7 +112,7 @@ class Selector:
     matchers: tuple[Matcher, ...]
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Whether a series with these labels (`__name__` among them) is selected."""
+        """Return whether a series with these labels (`__name__` among them) is selected."""
         get = labels.get
         return all(matcher.matches(get(matcher.name, "")) for matcher in self.matchers)
 
@@ -126,7 +126,7 @@ class Selector:
 
     @property
     def is_satisfiable(self) -> bool:
-        """Whether any series could be selected: no value that is demanded is excluded as well."""
+        """Tell whether any series could be selected: no demanded value is excluded as well."""
         exact = {
             each.name: each.value
             for each in self.matchers
@@ -138,7 +138,7 @@ class Selector:
 
     @property
     def selects_something_named(self) -> bool:
-        """Whether at least one matcher refuses the empty string, as a PromQL query requires."""
+        """Tell whether a matcher refuses the empty string, as a PromQL query requires."""
         return any(not matcher.matches("") for matcher in self.matchers)
 
 

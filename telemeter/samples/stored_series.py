@@ -1,4 +1,4 @@
-"""Where the series of a cluster can be looked at, with their values."""
+"""A source of the series of a cluster, with their values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which series may pass: those that at least one rule selects."""
+"""The whitelist: series pass that at least one rule selects."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Whitelist:
                 self._by_name.setdefault(name, []).append(selector)
 
     def __bool__(self) -> bool:
-        """Whether there are any rules; without rules everything passes."""
+        """Return whether there are any rules; without rules everything passes."""
         return bool(self.selectors)
 
     def allows(self, labels: Mapping[str, str]) -> bool:
-        """Whether a series with these labels (`__name__` among them) may pass."""
+        """Return whether a series with these labels (`__name__` among them) may pass."""
         if not self.selectors:
             return True
         for selector in self._by_name.get(labels.get(NAME, ""), ()):

@@ -1,4 +1,4 @@
-"""Which classic series came of a histogram with custom buckets: they end when it does.
+"""The classic series that came of a histogram with custom buckets: they end when it does.
 
 Before it is stored such a histogram becomes the classic one that it is. Its origin comes with it:
 a series with its own labels, and a histogram that says no more than the time and the bounds. Later
@@ -79,7 +79,7 @@ class Histograms:
         self._bounds: dict[int, bytes] = {}
 
     def has(self, key: Key) -> bool:
-        """Whether a series is that of such a histogram."""
+        """Return whether a series is that of such a histogram."""
         return hash(key) in self._bounds
 
     def replace(self, key: Key, bounds: bytes | None) -> bytes | None:

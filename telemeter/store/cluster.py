@@ -132,7 +132,7 @@ class ClusterSeries:
             self.histograms = None
 
     def has(self, name: bytes, labels: bytes) -> bool:
-        """Whether a series is there."""
+        """Return whether a series is there."""
         return self._find((name, labels, b"")) is not None
 
     def names(self) -> Iterator[list[bytes]]:

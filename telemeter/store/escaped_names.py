@@ -1,4 +1,4 @@
-"""Which series and families are one for a reader that takes other names than the store has.
+"""The series and families that are one for a reader that takes other names than the store has.
 
 Several names may become the same when they are escaped. A family must not be there twice in an
 answer, and neither must a series: a reader would refuse all of it.
@@ -31,7 +31,7 @@ _PLAIN: Final = re.compile(rb"[a-zA-Z_:][a-zA-Z0-9_:]*")
 
 
 def is_plain(name: bytes) -> bool:
-    """Whether a metric name is one of the text format."""
+    """Return whether a metric name is one of the text format."""
     return _PLAIN.fullmatch(name) is not None
 
 
@@ -62,7 +62,7 @@ class Families:
         self._plain: set[bytes] = set()
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
+        """Return whether there are any."""
         return bool(self._members)
 
     def add(self, names: Iterable[bytes]) -> None:

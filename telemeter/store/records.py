@@ -170,7 +170,7 @@ def _skip(data: bytes, at: int, end: int) -> int:
 
 
 def is_stale(tail: bytes) -> bool:
-    """Whether a sample is the mark that a series has ended."""
+    """Return whether a sample is the mark that a series has ended."""
     if tail[0] & 1:
         return _STALE_SUM in tail and _is_stale_histogram(tail)
     return tail[1:9] == _STALE

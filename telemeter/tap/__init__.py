@@ -1,1 +1,1 @@
-"""One module per daemon: its flags and its service. Flags are read here and nowhere else."""
+"""Each daemon as twistd starts it: from its options to its services."""

@@ -1,1 +1,1 @@
-"""Where samples go."""
+"""The way to the upstream, to which samples are forwarded."""

@@ -10,7 +10,7 @@ from telemeter.upstream.batch import BatchLimits
 
 @dataclass(frozen=True, slots=True)
 class ForwardSettings:
-    """Where samples are forwarded to, and how.
+    """The settings of forwarding.
 
     Attributes:
         url: of the upstream's remote write; empty: samples are kept in memory instead.

@@ -90,7 +90,7 @@ def negotiate(accept: str) -> tuple[str, Encoding]:
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
-    """Whether a reader takes gzip."""
+    """Return whether a reader takes gzip."""
     return any(coding.strip().lower() == "gzip" for coding, _ in _by_preference(accept_encoding))
 
 

@@ -16,7 +16,7 @@ from telemeter.web.site.routing import Route
 
 
 class Health:
-    """Whether the daemon lives, and whether it wants requests.
+    """The health of a daemon: that it lives, and whether it wants requests.
 
     Attributes:
         changed: is called with `ready` whenever that is set.
@@ -95,5 +95,5 @@ def index_route(routes: Iterable[Route], page: Callable[[IRequest], bytes] | Non
 
 
 def _wants_html(accept: str) -> bool:
-    """Whether the header Accept names text/html, as that of a browser does."""
+    """Return whether the header Accept names text/html, as that of a browser does."""
     return any(kind.partition(";")[0].strip().lower() == "text/html" for kind in accept.split(","))

@@ -1,4 +1,4 @@
-"""What the endpoints and their listeners need to know from the configuration."""
+"""The settings of the endpoints and their listeners, which the configuration fills."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ListenerSettings:
 
 @dataclass(frozen=True, slots=True)
 class SampleSettings:
-    """Which samples are accepted and forwarded, and what is changed in them.
+    """The settings of samples: those that are accepted and forwarded, and the changes to them.
 
     Attributes:
         partition_label: the label that holds the cluster's identifier.

@@ -88,7 +88,7 @@ class Upload(BoundedBody):
     """An upload whose sender is known: takes the body.
 
     Attributes:
-        allowed: None when the other replicas agree that it is the cluster's turn, or a failure:
+        allowed: None when the other replicas agree that the cluster has its slot, or a failure:
             `Refused`. None: there are none to ask.
     """
 
@@ -105,7 +105,7 @@ class Upload(BoundedBody):
         Args:
             client: the sender.
             cluster: whose samples they are.
-            slot: the cluster's turn, which this takes.
+            slot: the cluster's slot, which this takes.
             body_format: of the body.
             limit: what the decompressed body must stay under, in bytes.
         """
@@ -168,7 +168,7 @@ class UploadEndpoint:
             limiter: allows a cluster one upload per interval.
             rules: what is done with every upload.
             upstream: takes what is left.
-            clock: tells whose turn it is.
+            clock: tells who may upload now.
             wall: tells which tokens have expired, and when samples came.
             run: runs the conversion of a body.
             partition_label: the label that tells clusters apart.
@@ -230,7 +230,7 @@ class UploadEndpoint:
         try:
             converted = await self._converted(upload)
         except Refused:
-            raise  # the upload is at fault: that was the cluster's turn
+            raise  # the upload is at fault: that was the cluster's slot
         except Exception:
             upload.slot.give_back()
             raise

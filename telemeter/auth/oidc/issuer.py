@@ -210,7 +210,7 @@ def _whole(what: str, answer: Answer) -> bytes:
 
 
 def _is_cancelled(error: Exception) -> bool:
-    """Whether we ended a request ourselves, which Twisted may tell as that it was not answered."""
+    """Tell whether we ended a request ourselves; Twisted may say that it was not answered."""
     reasons = getattr(error, "reasons", None) or ()
     return isinstance(error, CancelledError) or any(each.check(CancelledError) for each in reasons)
 

@@ -182,7 +182,7 @@ class _Share:
         self._port.startReading()
 
     def _is_waiting(self) -> bool:
-        """Whether there is a connection to accept."""
+        """Return whether there is a connection to accept."""
         poll = select.poll()
         poll.register(self._port.fileno(), select.POLLIN)
         return bool(poll.poll(0))

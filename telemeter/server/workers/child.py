@@ -41,7 +41,7 @@ log = Logger()
 
 
 class Parent(Protocol):
-    """What the process of a worker needs of its parent; see `supervisor.Workers`.
+    """The part of the parent that a worker's process needs; see `supervisor.Workers`.
 
     Attributes:
         reports: what to do with the reports of workers, by kind.

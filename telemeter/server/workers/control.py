@@ -63,7 +63,7 @@ class Stop(Command):
 
 
 class Ready(Command):
-    """Whether the worker wants requests."""
+    """A message of a worker that it wants requests, or wants them no longer."""
 
     arguments: ClassVar = [(b"ready", Boolean())]
 

@@ -31,7 +31,7 @@ log = Logger()
 
 
 class Parent(child.Parent, Protocol):
-    """What a place needs of the parent; see `supervisor.Workers`."""
+    """The part of the parent that a place needs; see `supervisor.Workers`."""
 
     def may_start(self) -> bool: ...
     def start_process(self, process: Child, number: int) -> None: ...

@@ -93,7 +93,7 @@ class Workers(Service):
 
     @property
     def ready(self) -> bool:
-        """Whether clients are answered: after the start by all workers, later by one at least."""
+        """Tell whether clients are answered: at the start by all workers, later by one at least."""
         return self._were_ready and any(self._ready())
 
     def pids(self) -> dict[int, int]:
@@ -137,7 +137,7 @@ class Workers(Service):
         port.stopReading()
 
     def may_start(self) -> bool:
-        """Whether a worker may be started just now: not between the steps of a reload."""
+        """Return whether a worker may be started just now: not between the steps of a reload."""
         return not self._reloading
 
     def start_process(self, process: Child, number: int) -> None:

@@ -27,7 +27,7 @@ log = Logger()
 
 
 class _Site(Protocol):
-    """What a channel needs of its site; see `telemeter.web.site.site.Site`."""
+    """The part of the site that a channel needs; see `telemeter.web.site.site.Site`."""
 
     reactor: IReactorTime
     active: set[Request]

@@ -266,7 +266,7 @@ class _Connection(ProtocolWrapper):
         return self.transport.getPeer() if source is None else source
 
     def getHost(self) -> IAddress:
-        """Where the client had connected to, as far as the header names it."""
+        """Return where the client had connected to, as far as the header names it."""
         destination = None if self._header is None else self._header.destination
         return self.transport.getHost() if destination is None else destination
 

@@ -57,7 +57,7 @@ log = Logger()
 
 
 class _Site(Protocol):
-    """What a request needs of its site; see `telemeter.web.site.site.Site`."""
+    """The part of the site that a request needs; see `telemeter.web.site.site.Site`."""
 
     reactor: IReactorTime
     resource: IResource
@@ -71,7 +71,7 @@ class _Site(Protocol):
 
 
 class _Channel(Protocol):
-    """What a request needs of its channel; see `telemeter.web.site.channel.Channel`."""
+    """The part of the channel that a request needs; see `telemeter.web.site.channel.Channel`."""
 
     @property
     def site(self) -> _Site: ...
