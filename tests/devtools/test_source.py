@@ -7,6 +7,7 @@ import sys
 import pytest
 from twisted.internet.defer import Deferred
 
+from telemeter import observe
 from telemeter.devtools.source import MachineSource
 from telemeter.loop.threads import run_here
 from telemeter.tap.demo_source import Options, makeService
@@ -23,6 +24,7 @@ def options_of(*flags: str) -> Options:
 def test_without_psutil_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psutil", None)
     monkeypatch.delitem(sys.modules, "telemeter.observe.machine", raising=False)
+    monkeypatch.delattr(observe, "machine", raising=False)  # another test may have imported it
     with pytest.raises(SystemExit, match=r"psutil is needed: pip install 'telemeter\[demo\]'"):
         options_of()
 
