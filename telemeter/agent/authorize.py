@@ -56,7 +56,7 @@ class Token:
 
 
 class TokenExchange:
-    """Holds the current token, and gets a new one when there is none."""
+    """The agent's token, which is exchanged for a new one when it has expired."""
 
     def __init__(
         self,

@@ -92,7 +92,7 @@ class CycleError(Exception):
 
 
 class Agent(Service):
-    """Runs cycles."""
+    """The service that runs the cycles."""
 
     def __init__(
         self,

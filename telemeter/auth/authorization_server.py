@@ -62,7 +62,7 @@ class UnavailableError(Exception):
 
 
 class Authorizer(Protocol):
-    """Says whose a cluster is."""
+    """An authority that says whose a cluster is."""
 
     async def authorize(self, token: str, cluster: str) -> str:
         """Return the account of a cluster that shows this token.
@@ -75,7 +75,7 @@ class Authorizer(Protocol):
 
 
 class AcceptEveryone:
-    """Accepts every token, for servers without `--authorize`; the account is the token's hash."""
+    """An authority that accepts every token; the account is the token's hash."""
 
     async def authorize(self, token: str, cluster: str) -> str:
         return fnv1a_base32(token)
@@ -97,7 +97,7 @@ class Answer:
 
 
 class AuthorizationServer:
-    """Asks an authorization server over HTTP."""
+    """A client of an authorization server."""
 
     def __init__(
         self,

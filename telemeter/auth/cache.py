@@ -128,7 +128,7 @@ class MemoryCache:
 
 
 class CachingAsker:
-    """Asks only what it does not know, and asks it once however many wait for the answer."""
+    """A client that asks what is not cached, once however many wait for the answer."""
 
     def __init__(self, asker: Asker, store: AnswerCache, refused: Expiring[RefusedError]) -> None:
         """Make one.

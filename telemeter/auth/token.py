@@ -40,7 +40,7 @@ class Client:
 
 
 class TokenIssuer:
-    """Signs tokens."""
+    """A signer of tokens."""
 
     def __init__(self, key: SigningKey, lifetime: int) -> None:
         """Make an issuer.
@@ -70,7 +70,7 @@ class TokenIssuer:
 
 
 class TokenVerifier:
-    """Checks tokens against one or more keys, each with its own algorithm and no other.
+    """A verifier of tokens, with one or more keys, each for its own algorithm and no other.
 
     An agent shows one token for a day, and to check a signature takes longer than all else that is
     done with a small upload. So what was found to be good is remembered until it expires.

@@ -21,7 +21,7 @@ _ENDPOINT = re.compile(r"(?:tcp|tcp6|ssl|tls|unix|systemd|fd|haproxy)(?::|$)")
 
 
 class EndpointMaker(Protocol):
-    """Makes an endpoint."""
+    """A function that makes an endpoint."""
 
     def __call__(self, reactor: Any, timeouts: Timeouts = TIMEOUTS) -> IStreamServerEndpoint: ...
 

@@ -42,7 +42,7 @@ class NotReloadedError(ValueError):
 
 
 class Reloader(Service):
-    """Reloads on request, and some files when they change.
+    """A service that reloads on request, and some files when they change.
 
     Files that belong together are replaced one after the other, and a look may fall in between. So
     what has just changed and cannot be used is no failure yet, but is read once more at the next

@@ -49,7 +49,7 @@ class WriteRules:
 
 
 class Sieve:
-    """Decides on series one by one, and remembers which label sets it has let pass."""
+    """A sieve for the series of one request, which remembers the label sets that have passed."""
 
     def __init__(self, rules: WriteRules, result: Written) -> None:
         self._rules = rules

@@ -22,7 +22,7 @@ _SUFFIXES: Final[dict[int, tuple[str, ...]]] = {
 
 
 class WriterV1:
-    """Writes 2.0 series as a 1.0 request."""
+    """A writer of 2.0 series as a 1.0 request."""
 
     def __init__(
         self, symbols: Sequence[str], sieve: Sieve, result: Written, *, keep_origins: bool
@@ -85,7 +85,7 @@ class WriterV1:
 
 
 class WriterV2:
-    """Writes 2.0 series as a 2.0 request, with no symbols but those that its series need."""
+    """A writer of 2.0 series as a 2.0 request, with no symbols but those that its series need."""
 
     def __init__(self, symbols: Sequence[str], result: Written) -> None:
         self._symbols = symbols

@@ -33,7 +33,7 @@ class _Question(BoundedBody):
 
 
 class StubAuthorizer:
-    """Knows tokens, and remembers which clusters it has seen."""
+    """A stub that knows tokens, and remembers which clusters it has seen."""
 
     def __init__(self, tokens: Collection[str]) -> None:
         self._tokens = frozenset(tokens)

@@ -1,4 +1,4 @@
-"""Why no rule of the whitelist allowed a series, in words."""
+"""Explanations, in words, of why no rule of the whitelist allowed a series."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Near:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a series was dropped.
+    """An explanation of why a series was dropped.
 
     Attributes:
         metric: the series' name.

@@ -37,8 +37,8 @@ class Minute:
         uploads: attempts that succeeded.
         kept, dropped: their series.
         problems: attempts that did not succeed, by status.
-        failed: of these, how many were in order, or never came to that.
-        forward_errors: of those, how many we could not pass on.
+        failed: how many problems were not the sender's: its attempt was good, or not looked at.
+        forward_errors: how many of the failed ones the upstream did not take.
         reporting: clusters whose last upload is recent, at its end.
         series: the series of those clusters.
     """

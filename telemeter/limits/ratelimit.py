@@ -1,4 +1,4 @@
-"""One upload per cluster and interval, however many processes take uploads.
+"""The rate limit: one upload per cluster and interval, however many processes take uploads.
 
 Who has uploaded when is in a table of a fixed size, which processes may share. A cluster is found
 by a keyed hash of its identifier, which says in which bucket its entry is. When a bucket is full, a
@@ -51,7 +51,7 @@ class RateLimitedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """The clusters that have taken a slot, and when; the hash 0 stands for none."""
+    """An entry: the hash of a cluster, and when it took its slot; hash 0: it is free."""
 
     hash: int
     taken: float
@@ -71,7 +71,7 @@ class _Place:
 
 
 class Table:
-    """When clusters have uploaded last; with a file descriptor, for several processes.
+    """A table of when each cluster uploaded last; with a file descriptor, for several processes.
 
     Attributes:
         descriptor: what another process opens the same table with; None: the table is not shared.
@@ -187,7 +187,7 @@ class Slot:
 
 
 class RateLimiter:
-    """Hands out slots."""
+    """The rate limit, which gives each cluster one slot an interval."""
 
     def __init__(self, interval: float, table: Table | None = None) -> None:
         """Make a limiter.

@@ -34,7 +34,7 @@ log = Logger()
 
 
 class Memcache(Protocol):
-    """Calls methods of `MemCacheProtocol` by name and key; see `Memcached.call`."""
+    """A caller of methods of `MemCacheProtocol` by name and key; see `Memcached.call`."""
 
     async def call(self, method: str, key: str, *arguments: Any) -> Any: ...
 

@@ -15,7 +15,7 @@ _Converted = TypeVar("_Converted", covariant=True)
 
 
 class Runner(Protocol):
-    """Calls a function with arguments where it does not keep the reactor from its work."""
+    """A caller of functions, perhaps in a thread, that does not keep the reactor from its work."""
 
     def __call__(
         self,
@@ -93,7 +93,7 @@ class Converter(Protocol[_Arguments, _Converted]):
 
 @dataclass(frozen=True, slots=True)
 class ThreadPolicy:
-    """Up to which sizes work is done at once: handing it to a thread would cost more.
+    """The sizes up to which work is done at once: to hand it to a thread would cost more.
 
     Attributes:
         compiled: up to how many bytes the compiled module is tried at once.

@@ -14,7 +14,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """For how many seconds who waits for whom.
+    """The seconds that the daemons wait for others, and others for them.
 
     Attributes:
         connect: for a connection to a server or proxy.

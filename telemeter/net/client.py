@@ -99,7 +99,7 @@ def make_agent(
 
 @implementer(IAgent)
 class InstrumentedAgent:
-    """Counts and times the requests of another agent."""
+    """An agent that counts and times the requests of another one."""
 
     def __init__(self, agent: IAgent, name: str, clock: IReactorTime) -> None:
         self._agent = agent

@@ -76,7 +76,7 @@ class _TLSFactory(TLSMemoryBIOFactory):
 
 @implementer(IStreamClientEndpoint)
 class _TLSEndpoint:
-    """Speaks TLS over the connections of another endpoint; `wrapClientTLS` with a clock."""
+    """An endpoint with TLS over the connections of another one; `wrapClientTLS` with a clock."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class _TLSEndpoint:
 
 @implementer(IStreamClientEndpoint)
 class _TCPEndpoint(NamedEndpoint):
-    """Connects by name, without a word in the log about every connection.
+    """An endpoint by name, which does not log every connection.
 
     The name may have underscores, which Twisted refuses: names of containers often have them.
     """
@@ -183,7 +183,7 @@ class _Endpoints:
 
 @implementer(IAgent)
 class RoutingAgent:
-    """Makes each request directly or through its proxy, if it has one.
+    """An agent that makes each request directly, or through its proxy if it has one.
 
     A proxy that fails, or wants another user and password, is a `ProxyError`.
     """

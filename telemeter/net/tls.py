@@ -60,7 +60,7 @@ def server_options(certificates: bytes, key: bytes) -> CertificateOptions:
 
 
 class SystemAndMore(TrustRoot):
-    """Trusts the system's certificate authorities, and some others.
+    """A trust root of the system's certificate authorities and some others.
 
     What is trusted need not be a root: a chain may end at an intermediate authority, or at the
     server's own certificate, as it may for programs written in Go.
@@ -81,7 +81,7 @@ class SystemAndMore(TrustRoot):
 
 @implementer(IOpenSSLClientConnectionCreator)
 class _Connector:
-    """Makes the connections to one server."""
+    """A maker of the connections to one server."""
 
     def __init__(self, policy: ClientPolicy, host: str, port: int) -> None:
         self._policy = policy
@@ -94,7 +94,7 @@ class _Connector:
 
 @implementer(IPolicyForHTTPS)
 class ClientPolicy:
-    """Verifies servers, and may show a certificate of its own: TLS 1.2 and up.
+    """A policy that verifies servers, and may show a certificate of its own: TLS 1.2 and up.
 
     The host must be among the certificate's subjectAltNames, as a name or as an IP address. A
     failed handshake ends with a `telemeter.net.handshake.TLSError`, which says why in words.

@@ -126,7 +126,7 @@ class _OneTunnel(Factory):
 
 
 class _Tunnel(Protocol):
-    """Asks for a tunnel, and then passes on what comes through it.
+    """A tunnel, which is asked for and then passes on what comes through it.
 
     Attributes:
         opened: fires with the protocol at this end of the tunnel.

@@ -33,7 +33,7 @@ def stacks() -> str:
 
 
 class Profiler:
-    """Profiles the reactor's thread."""
+    """A profiler of the reactor's thread."""
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock

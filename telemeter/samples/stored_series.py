@@ -21,7 +21,7 @@ class StoredSeries(NamedTuple):
 
 
 class SeriesSource(Protocol):
-    """Holds series, such as the embedded store."""
+    """A holder of series, such as the embedded store."""
 
     def series(self, cluster: str) -> Iterable[StoredSeries]:
         """Return the series of a cluster; none if it is not known. Need not be read to the end."""

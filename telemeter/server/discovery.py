@@ -19,7 +19,7 @@ log = Logger()
 
 
 class Discovery(Service):
-    """Asks the issuer for its endpoints; the server is not ready before."""
+    """The service that asks the issuer for its endpoints; the server is not ready before."""
 
     def __init__(
         self,

@@ -98,7 +98,7 @@ class Families:
 
 
 class LabelEscaper:
-    """Gives the series of one family names that a reader takes, each series of a cluster once."""
+    """An escaper of labels in one family, which yields each series of a cluster once."""
 
     def __init__(self, escaping: Escaping, name: bytes, passes: Passes | None) -> None:
         """Make one.

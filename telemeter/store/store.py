@@ -53,7 +53,7 @@ _FULL_SECONDS: Final = "60"
 
 
 class Store:
-    """Keeps the latest sample of every series; see `telemeter.net.upstream.Upstream`.
+    """A store of the latest sample of every series; see `telemeter.net.upstream.Upstream`.
 
     An upload replaces what there is of its cluster, a remote-write request is merged into it.
     """

@@ -64,7 +64,7 @@ class _FailedError(Exception):
 
 @dataclass(frozen=True)
 class Address:
-    """Where a daemon listens.
+    """An address that a daemon listens at.
 
     Attributes:
         host: an address of this machine; empty: it is a socket in the file system.
@@ -86,7 +86,7 @@ class Address:
 
 
 class _Recorder:
-    """Stands in for a reactor, to learn where an endpoint would listen."""
+    """A stand-in for a reactor, to learn where an endpoint would listen."""
 
     def __init__(self) -> None:
         self.found: Address | None = None

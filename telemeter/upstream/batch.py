@@ -75,7 +75,7 @@ class _Waiting:
 
 
 class Batches:
-    """Sends blocks for one tenant and identity, several at a time when they come fast.
+    """A sender of blocks for one tenant and identity, several at a time when they come fast.
 
     Each sender gets the answer to the request that its samples were in. An idle upstream gets a
     block at once. While one is under way the following wait for its end, until they fill a batch or

@@ -41,7 +41,7 @@ log = Logger()
 
 
 class Forwarder:
-    """Sends remote-write requests over pooled connections, for one tenant and identity.
+    """A sender of remote-write requests over pooled connections, for one tenant and identity.
 
     Requests of version 1.0 go out in batches when they come fast; those of 2.0, whose symbols are
     numbered, cannot be joined.

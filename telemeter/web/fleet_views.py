@@ -22,7 +22,7 @@ _WAITING: Final = 32
 
 
 class Views:
-    """Makes views of a record, one after the other, and keeps the last few."""
+    """The last few views of a record, made one after the other."""
 
     def __init__(self, record: FleetRecord, clock: Any) -> None:
         """Make none yet.

@@ -18,7 +18,7 @@ _REFUSAL_LIMIT: Final = 64 * 1024
 
 @implementer(IAgent)
 class OIDCAgent:
-    """Shows an access token with every request of another agent."""
+    """An agent that shows an access token with every request of another one."""
 
     def __init__(self, agent: IAgent, source: TokenSource) -> None:
         self._agent = agent

@@ -63,7 +63,7 @@ class Credentials:
 
 
 class Issuer:
-    """Asks the issuer, once.
+    """A client of the issuer, which asks once.
 
     Attributes:
         url: where it is.

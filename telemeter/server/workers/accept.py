@@ -104,7 +104,7 @@ class InheritedEndpoint:
 
 
 class _Share:
-    """Counts the connections of a port, and has it give way."""
+    """A port's share of the connections, which counts them and has the port give way."""
 
     def __init__(self, reactor: Any, port: Any, connections: Connections, worker: int) -> None:
         self._reactor = reactor

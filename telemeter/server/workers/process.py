@@ -78,7 +78,7 @@ class BusyError(Exception):
 
 
 class Worker:
-    """Serves as it is told to, until it is told to stop or its parent is gone.
+    """A worker, which serves until it is told to stop or its parent is gone.
 
     Attributes:
         control: the connection to the parent.

@@ -33,7 +33,7 @@ class Admission(Protocol):
 
 
 class Gate(Protocol):
-    """Decides on a request by its headers."""
+    """A decision about a request by its headers."""
 
     def __call__(self, request: IRequest, length: int | None) -> Admission:
         """Admit a request.

@@ -272,7 +272,7 @@ class _Connection(ProtocolWrapper):
 
 
 class _Factory(WrappingFactory):
-    """Makes connections with a header in front of those of another factory."""
+    """A factory of connections that begin with a header, in front of those of another factory."""
 
     noisy = False
 

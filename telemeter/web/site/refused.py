@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 
 class Refused(Exception):
-    """Ends a request with a status and a reason in plain words.
+    """A refusal, which ends a request with a status and a reason in plain words.
 
     Attributes:
         status: the HTTP status.

@@ -25,7 +25,7 @@ from telemeter.web.site.request import Request
 
 
 class Site(server.Site):
-    """Serves a resource to guarded requests.
+    """A site that serves a resource to guarded requests.
 
     Attributes:
         routes: by path, without the query.

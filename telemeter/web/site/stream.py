@@ -25,7 +25,7 @@ log = Logger()
 
 @implementer(IPushProducer)
 class Stream:
-    """Writes the body of an answer piece by piece, as fast as the reader takes it.
+    """A body of an answer, written piece by piece as fast as the reader takes it.
 
     Attributes:
         done: fires when all is written, or fails with what went wrong; cancel it to stop. Then the
