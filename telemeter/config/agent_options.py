@@ -9,7 +9,7 @@ from twisted.python.usage import UsageError
 
 from telemeter.config.agent import AgentConfig, CollectSettings, SendSettings
 from telemeter.config.agent_flags import DEFAULT_MATCH, GROUPS
-from telemeter.config.flags import Flags
+from telemeter.config.flag_parser import Flags
 from telemeter.config.reading import (
     read_policy,
     read_proxies,

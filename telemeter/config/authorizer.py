@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from twisted.python.usage import UsageError
 
-from telemeter.config.flags import Flag, Flags, Group
+from telemeter.config.flag_parser import Flag, Flags, Group
 from telemeter.config.groups import LOGGING
 from telemeter.config.listen import listen_address
 from telemeter.config.reading import read_file

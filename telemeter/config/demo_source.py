@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from twisted.python.usage import UsageError
 
-from telemeter.config.flags import Flag, Flags, Group
+from telemeter.config.flag_parser import Flag, Flags, Group
 from telemeter.config.groups import LOGGING
 from telemeter.config.listen import listen_address
 from telemeter.config.values import duration, text

@@ -6,7 +6,7 @@ from typing import Final
 
 from twisted.logger import Logger
 
-from telemeter.config.flags import Flag, Flags, Group
+from telemeter.config.flag_parser import Flag, Flags, Group
 from telemeter.config.values import choice, fraction, integer, raw, text
 
 #: The flags that name the servers that `policy_flags` are about.

@@ -12,7 +12,7 @@ from typing import Final
 from twisted.python.usage import UsageError
 
 from telemeter.config import files
-from telemeter.config.flags import Flags
+from telemeter.config.flag_parser import Flags
 from telemeter.net.proxy import Proxies
 from telemeter.net.tls import ClientPolicy
 from telemeter.samples.errors import BadInputError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from telemeter.auth.oidc import check_issuer
-from telemeter.config.flags import Flag, Group
+from telemeter.config.flag_parser import Flag, Group
 from telemeter.config.groups import LOGGING, policy_flags, tracing_flags
 from telemeter.config.listen import listen_address
 from telemeter.config.values import (

@@ -18,7 +18,7 @@ from telemeter.auth.settings import (
     TokenSettings,
 )
 from telemeter.config.files import Contents, recording, signature
-from telemeter.config.flags import Flags
+from telemeter.config.flag_parser import Flags
 from telemeter.config.listen import is_tcp
 from telemeter.config.reading import (
     read_file,

@@ -160,8 +160,8 @@ class SingleProcess(ServerApp):
             self.reloader,
             self._internal_listener(REGISTRY, more),  # answers until clients are done
             OnStop(self.fleet.stop),
-            # The issuer's discovery, the listener for clients, and health: the first to stop, so
-            # that balancers send no more requests while those under way are finished.
+            # The issuer's discovery, the listener for clients, then health. So health is the first
+            # to stop, and balancers send no more requests while those under way are finished.
             *self.endpoints.listening(
                 endpoint_maker(config.listen.address)(reactor, config.timeouts)
             ),

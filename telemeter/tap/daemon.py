@@ -13,7 +13,7 @@ from twisted.application.service import IServiceCollection
 from twisted.logger import ILogObserver, Logger, LogLevel
 from twisted.python.components import Componentized
 
-from telemeter.config.flags import Flags
+from telemeter.config.flag_parser import Flags
 from telemeter.config.groups import log_level
 from telemeter.loop.memory import settle_memory
 from telemeter.loop.services import OrderedServices, StartError

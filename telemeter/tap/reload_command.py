@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from twisted.internet.protocol import Factory
 
-from telemeter.config.flags import Flags
+from telemeter.config.flag_parser import Flags
 from telemeter.config.listen import endpoint_maker
 
 PROGRAM: Final = "telemeter-reload"

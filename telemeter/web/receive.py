@@ -1,4 +1,8 @@
-"""POST /metrics/v1/receive: remote write from any Prometheus (docs/protocol.md, "Receive")."""
+"""POST /metrics/v1/receive: remote write from any Prometheus (docs/protocol.md, "Receive").
+
+`telemeter.web.site.request` asks the gate when the headers of a request are complete, gives the
+body to the `Write` that it returns, and has `post` called when the body is complete.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""POST /upload: metric families from an agent (docs/protocol.md, "Upload")."""
+"""POST /upload: metric families from an agent (docs/protocol.md, "Upload").
+
+`telemeter.web.site.request` asks the gate when the headers of a request are complete, gives the
+body to the `Upload` that it returns, and has `post` called when the body is complete.
+"""
 
 from __future__ import annotations
 

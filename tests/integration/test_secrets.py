@@ -32,7 +32,7 @@ from .wire import UPLOAD_HEADERS, encode, gauge, token_in, write_body
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from telemeter.config.flags import Flags
+    from telemeter.config.flag_parser import Flags
 
 CLUSTER: Final = "quiet-cluster"
 CLIENT: Final = "a client"

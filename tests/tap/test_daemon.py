@@ -20,7 +20,7 @@ from twisted.internet.testing import RaisingMemoryReactor
 from twisted.logger import ILogObserver, Logger, LogLevel, textFileLogObserver
 from twisted.web.iweb import IRequest
 
-from telemeter.config.flags import Flags
+from telemeter.config.flag_parser import Flags
 from telemeter.config.groups import LOGGING
 from telemeter.loop.services import OnStop, StartError
 from telemeter.loop.timeouts import TIMEOUTS

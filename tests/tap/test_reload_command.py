@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from telemeter.config.flags import Flags
+from telemeter.config.flag_parser import Flags
 from telemeter.config.server_options import Options as ServerOptions
 from telemeter.tap.client import Options as ClientOptions
 from telemeter.tap.reload_command import (

@@ -1,4 +1,4 @@
-"""Command-line flags: one table per daemon, parsed and checked before anything starts.
+"""The parser of command-line flags. Each daemon has a table of them, such as `server_flags.py`.
 
 A daemon that is told something it cannot do says so in one line, naming the flag, the value and
 what was expected, and exits with status 1.

@@ -10,7 +10,7 @@ from twisted.python.usage import UsageError
 
 from telemeter import __version__
 from telemeter.config import agent_options, authorizer, demo_source, server_options
-from telemeter.config.flags import Flag, Flags, Group
+from telemeter.config.flag_parser import Flag, Flags, Group
 from telemeter.config.groups import LOGGING, tracing_flags, warn_of_empty, warn_of_tracing
 from telemeter.config.reading import (
     read_file,
