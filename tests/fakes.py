@@ -182,6 +182,12 @@ class FakeTransport(StringTransport):
         self.producer = None
 
 
+def take_turns(clock: Clock) -> None:
+    """Let the event loop go round until nothing is due."""
+    while any(each.getTime() <= clock.seconds() for each in clock.getDelayedCalls()):
+        clock.advance(0)
+
+
 class Wire:
     """A connection to a site, byte by byte."""
 
@@ -194,16 +200,22 @@ class Wire:
         """
         self.transport = FakeTransport()
         self._eager = eager
+        self._reactor: Any = site.reactor
         self._protocol = site.buildProtocol(IPv4Address("TCP", "192.0.2.7", 54321))
         assert self._protocol is not None
         self._protocol.makeConnection(self.transport)
 
     def send(self, *pieces: bytes) -> None:
-        """Deliver bytes, each piece by itself."""
-        assert self._protocol is not None
+        """Deliver bytes, each piece by itself, with turns of the event loop in between."""
         for piece in pieces:
-            if self._eager or not self.transport.disconnecting:
-                self._protocol.dataReceived(piece)
+            self.deliver(piece)
+            take_turns(self._reactor)
+
+    def deliver(self, piece: bytes) -> None:
+        """Deliver bytes, and nothing else happens."""
+        assert self._protocol is not None
+        if self._eager or not self.transport.disconnecting:
+            self._protocol.dataReceived(piece)
 
     def vanish(self) -> None:
         """Lose the connection, as when the sender is gone."""

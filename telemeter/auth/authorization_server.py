@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.http_headers import Headers
@@ -20,7 +21,7 @@ from telemeter.auth.oidc import TokenUnavailableError
 from telemeter.loop.timeouts import TIMEOUTS
 from telemeter.net.body import AnswerTooLongError
 from telemeter.net.errors import explain
-from telemeter.net.exchange import exchange
+from telemeter.net.exchange import MOST_CONNECTIONS, exchange
 from telemeter.net.url import split_credentials
 from telemeter.samples.family import is_utf8
 
@@ -105,6 +106,7 @@ class AuthorizationServer:
         clock: IReactorTime,
         url: str,
         timeout: float = TIMEOUTS.authorization_server,
+        connections: int = MOST_CONNECTIONS,
     ) -> None:
         """Make one.
 
@@ -113,8 +115,10 @@ class AuthorizationServer:
             clock: times them.
             url: of the server, perhaps with a user and a password.
             timeout: how many seconds it may take for an answer.
+            connections: how many requests may be under way at a time.
         """
         self._timeout = timeout
+        self._places = DeferredSemaphore(connections)
         self._agent = agent
         self._clock = clock
         self._url, credentials = split_credentials(url)
@@ -171,6 +175,7 @@ class AuthorizationServer:
             question,
             timeout=self._timeout,
             limit=_ANSWER_LIMIT,
+            places=self._places,
         )
         content_type = answer.header(b"Content-Type").partition(";")[0].strip().lower()
         # A refusal is its status. What accepts must have come whole, but only the start is read.

@@ -33,6 +33,7 @@ class ServerConfig:
         listen: the listener for clients.
         listen_internal: the listener for operators.
         timeouts: how long who waits for whom.
+        peer_connections: how many requests to another server are under way at a time.
         workers: how many processes answer clients; 1: this one does.
         tokens: the agents' tokens.
         authorization: whom to ask about tokens.
@@ -52,6 +53,7 @@ class ServerConfig:
     listen: ListenerSettings
     listen_internal: ListenerSettings
     timeouts: Timeouts
+    peer_connections: int
     workers: int
     tokens: TokenSettings
     authorization: AuthorizationSettings

@@ -24,6 +24,7 @@ from telemeter.config.values import (
     text,
 )
 from telemeter.loop.timeouts import TIMEOUTS
+from telemeter.net.exchange import MOST_CONNECTIONS
 from telemeter.net.url import check_http_url
 
 #: The most processes that answer clients.
@@ -62,6 +63,39 @@ GROUPS: Final = (
         Flag("tls-key", raw, "", "File with the private key (PEM) for --listen.", warns=True),
         Flag("internal-tls-crt", raw, "", "As --tls-crt, for --listen-internal.", warns=True),
         Flag("internal-tls-key", raw, "", "As --tls-key, for --listen-internal.", warns=True),
+    ),
+    Group(
+        "How long clients may take",
+        Flag(
+            "handshake-timeout",
+            positive_duration,
+            TIMEOUTS.handshake,
+            "How long a client may take for a TLS handshake.",
+            shown="10s",
+        ),
+        Flag(
+            "headers-timeout",
+            positive_duration,
+            TIMEOUTS.headers,
+            "How long the headers of a request may take, from their first byte on.",
+            shown="10s",
+        ),
+        Flag(
+            "body-timeout",
+            positive_duration,
+            TIMEOUTS.body,
+            "How long the body of a request may take. After its first 10 seconds, 1000 bytes a "
+            "second on the average are the least.",
+            shown="2m",
+        ),
+        Flag(
+            "request-timeout",
+            positive_duration,
+            TIMEOUTS.request,
+            "How long a client waits for its answer, from the last byte of its request on; then "
+            "it is told to try again (503).",
+            shown="10s",
+        ),
     ),
     Group(
         "The tokens of agents",
@@ -250,6 +284,13 @@ GROUPS: Final = (
     ),
     Group(
         "Reaching other servers",
+        Flag(
+            "peer-connections",
+            integer(1, 100_000),
+            MOST_CONNECTIONS,
+            "How many requests to --forward-url may be under way at a time, and how many to "
+            "--authorize; others wait.",
+        ),
         Flag(
             "proxy-from-environment",
             None,

@@ -108,7 +108,15 @@ class Options(Flags):
             listen_internal=ListenerSettings(
                 "listen-internal", self["listen-internal"], internal_tls
             ),
-            timeouts=replace(TIMEOUTS, idle=self["idle-timeout"]),
+            timeouts=replace(
+                TIMEOUTS,
+                idle=self["idle-timeout"],
+                handshake=self["handshake-timeout"],
+                headers=self["headers-timeout"],
+                body=self["body-timeout"],
+                request=self["request-timeout"],
+            ),
+            peer_connections=self["peer-connections"],
             workers=self["workers"],
             tokens=TokenSettings(
                 tuple(self._read_key(path) for path in self["shared-key"]),

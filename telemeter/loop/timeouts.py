@@ -32,7 +32,12 @@ class Timeouts:
         idle: a client's connection for its next request: longer than the 60 seconds for which
             common load balancers keep theirs. If both closed a connection at once, the balancer
             would have sent a request into it.
-        silence: a request that has begun for its next byte.
+        handshake: a client's connection for the end of its TLS handshake.
+        headers: a request's headers, from their first byte to the empty line behind them.
+        body: a request's body, from its headers to its last byte.
+        body_grace: a body for the time from which on it must keep up its least pace, see
+            `telemeter.web.site.channel`.
+        request: a client for an answer, from the last byte of its request's body on.
         drain: for the rest of a body that nobody wants, so that its sender sees the answer.
         proxy_header: for the header of the PROXY protocol.
         reader: an answer that is made while it is sent for its reader to take some.
@@ -60,7 +65,11 @@ class Timeouts:
     oidc_token: float = 4.0
     memcached: float = 1.0
     idle: float = 75.0
-    silence: float = 60.0
+    handshake: float = 10.0
+    headers: float = 10.0
+    body: float = 120.0
+    body_grace: float = 10.0
+    request: float = 10.0
     drain: float = 10.0
     proxy_header: float = 10.0
     reader: float = 60.0

@@ -212,6 +212,10 @@ class ServerChannel(HTTPChannel):
             or self._receivedHeaderCount > self.maxHeaders
         )
 
+    def has_unread(self) -> bool:
+        """Return whether something has come that has not been looked at yet."""
+        return bool(self._buffer) or any(self._dataBuffer)
+
     def malformedReceived(self) -> None:
         """Answer what no request can be made of. Twisted's answer gives no reason."""
         super()._respondToBadRequestAndDisconnect()

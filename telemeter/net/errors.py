@@ -40,6 +40,10 @@ _WRAPPERS: Final = (
 )
 
 
+#: What happens while a connection is opened.
+_BEFORE_SENDING: Final = (ConnectError, DNSLookupError, ProxyError, SSL.Error, VerificationError)
+
+
 def explain(error: BaseException) -> str:
     """One sentence about a failed request. It holds no secret: it names no header and no body."""
     explained = _find_explained(error)
@@ -68,6 +72,13 @@ def explain(error: BaseException) -> str:
     if isinstance(error, SSL.Error):
         return f"TLS failed: {'; '.join(openssl_reasons(error)) or 'no reason was given'}"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def was_not_sent(error: BaseException) -> bool:
+    """Return whether a request failed before anything of it had reached the server."""
+    if isinstance(error, _WRAPPERS):
+        return any(was_not_sent(reason.value) for reason in error.reasons or ())
+    return isinstance(error, _BEFORE_SENDING)
 
 
 def _find_explained(error: BaseException) -> ExplainedError | None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.error import ConnectionClosed
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.client import RequestTransmissionFailed, ResponseNeverReceived
@@ -27,6 +27,8 @@ from telemeter.net.connection import StaleConnectionError
 from telemeter.net.errors import ExplainedError
 from telemeter.net.redirect import MOST_REDIRECTS, RedirectError, is_redirect, redirect_target
 
+#: How many requests to a server are under way at a time, unless it is configured.
+MOST_CONNECTIONS: Final = 64
 #: How many bytes of a redirect's body are read, so that its connection can be used again.
 _IGNORED_BYTES: Final = 4096
 
@@ -38,6 +40,13 @@ class LateError(ExplainedError):
 
     def __init__(self) -> None:
         super().__init__("no answer in time")
+
+
+class CrowdedError(ExplainedError):
+    """The request was not made in time, because too many others were under way."""
+
+    def __init__(self) -> None:
+        super().__init__("too many requests were under way there all the time")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +129,7 @@ async def exchange(
     timeout: float,
     limit: int,
     may_repeat: bool = False,
+    places: DeferredSemaphore | None = None,
 ) -> Answer:
     """Make a request, and read its answer.
 
@@ -138,6 +148,8 @@ async def exchange(
         limit: how many bytes the body may have, decoded. What comes after them is not read.
         may_repeat: whether it is repeated as well when a new connection is closed before an answer.
             It may come twice then.
+        places: bound how many requests are under way at a time; to wait for one is part of the
+            time that the request may take. None: there is no bound.
 
     Returns:
         The answer. Its status counts as soon as it is there: a body that is cut off, damaged, over
@@ -152,6 +164,14 @@ async def exchange(
     confidential = method != "GET" or headers.hasHeader(b"Authorization")
     verb = method.encode("ascii")
     deadline = _Deadline(clock, timeout)
+    if places is not None:
+        try:
+            await deadline.watch(places.acquire())
+        except CancelledError:
+            deadline.end()
+            if deadline.is_over:
+                raise CrowdedError from None
+            raise
 
     def ask() -> Deferred[IResponse]:
         producer = None if body is None else BytesBody(body)
@@ -182,6 +202,8 @@ async def exchange(
         raise
     finally:
         deadline.end()
+        if places is not None:
+            places.release()
 
 
 def _is_worth_repeating(

@@ -73,7 +73,11 @@ class Clients:
         if authorization.url:
             agent = self._with_token(self._make("authorize", self._authorize_policy))
             self.authorizer = AuthorizationServer(
-                agent, reactor, authorization.url, config.timeouts.authorization_server
+                agent,
+                reactor,
+                authorization.url,
+                config.timeouts.authorization_server,
+                config.peer_connections,
             )
         self.forwarder: Forwarder | None = None
         if forward.url:
@@ -86,6 +90,7 @@ class Clients:
                 forward.batches,
                 run,
                 config.timeouts.forward,
+                config.peer_connections,
             )
 
     def _make_agent(self, name: str, policy: ReloadablePolicy) -> IAgent:

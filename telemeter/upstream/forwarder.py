@@ -5,7 +5,10 @@ Protocol: https://prometheus.io/docs/specs/prw/remote_write_spec/
 
 from __future__ import annotations
 
+from typing import Final
+
 from prometheus_client import Histogram
+from twisted.internet.defer import CancelledError, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.http_headers import Headers
@@ -15,8 +18,8 @@ from telemeter.auth.oidc import TokenUnavailableError
 from telemeter.loop.threads import Runner, run_here, run_if_large
 from telemeter.loop.timeouts import TIMEOUTS
 from telemeter.net.coding import ACCEPTED
-from telemeter.net.errors import explain
-from telemeter.net.exchange import exchange
+from telemeter.net.errors import explain, was_not_sent
+from telemeter.net.exchange import MOST_CONNECTIONS, CrowdedError, LateError, exchange
 from telemeter.net.quoted import quote_answer
 from telemeter.net.redirect import RedirectError
 from telemeter.net.retry_after import retry_after
@@ -24,6 +27,7 @@ from telemeter.net.upstream import REQUESTS, SAMPLES, V1, V2, ForwardError, Sent
 from telemeter.net.url import split_credentials
 from telemeter.samples.compression import compress_block
 from telemeter.upstream.batch import ALONE, Batches, BatchLimits
+from telemeter.upstream.breaker import Breaker
 
 DURATION = Histogram(
     "telemeter_v1_forward_request_duration_seconds",
@@ -32,6 +36,8 @@ DURATION = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
 
+#: The statuses with which gateways speak of servers behind them.
+_GATEWAY_STATUSES: Final = frozenset((502, 503, 504))
 _DOWN_SECONDS = 30
 _ANSWER_LIMIT = 4096
 #: Up to so many bytes are compressed without a thread, which would cost more.
@@ -45,6 +51,9 @@ class Forwarder:
 
     Requests of version 1.0 go out in batches when they come fast; those of 2.0, whose symbols are
     numbered, cannot be joined.
+
+    Attributes:
+        breaker: knows whether the upstream is down.
     """
 
     def __init__(
@@ -56,6 +65,7 @@ class Forwarder:
         limits: BatchLimits = ALONE,
         run: Runner = run_here,
         timeout: float = TIMEOUTS.forward,
+        connections: int = MOST_CONNECTIONS,
     ) -> None:
         """Make a forwarder.
 
@@ -67,8 +77,11 @@ class Forwarder:
             limits: how large a batch may become.
             run: compresses a large request where that does not keep the reactor from its work.
             timeout: how many seconds the upstream may take for a request.
+            connections: how many requests may be under way at a time.
         """
         self._timeout = timeout
+        self._places = DeferredSemaphore(connections)
+        self.breaker = Breaker(clock)
         self._agent = agent
         self._clock = clock
         self._run = run
@@ -82,6 +95,7 @@ class Forwarder:
         """Send what is left of an upload; see `Upstream`."""
         began = self._clock.seconds()
         try:
+            self.breaker.check()
             block = await self._compressed(payload)
             del payload  # an upload may wait a while, and its compressed form is all it needs
             sent = await self._send(block)
@@ -96,6 +110,7 @@ class Forwarder:
 
     async def send(self, cluster: str, payload: bytes, version: Version = V1) -> Sent:
         """Send a remote-write request; see `Upstream`."""
+        self.breaker.check()
         block = await self._compressed(payload)
         del payload
         return await (self._send(block) if version == V1 else self._post(block, version))
@@ -110,6 +125,7 @@ class Forwarder:
         return await self._batches.add(block)
 
     async def _post(self, block: bytes, version: Version = V1) -> Sent:
+        self.breaker.admit()
         try:
             answer = await exchange(
                 self._agent,
@@ -121,7 +137,14 @@ class Forwarder:
                 timeout=self._timeout,
                 limit=_ANSWER_LIMIT,
                 may_repeat=True,
+                places=self._places,
             )
+        except CancelledError:
+            raise  # nobody waits for the answer any more
+        except CrowdedError as error:
+            log.warn("no request to the upstream could be made in time", reason=str(error))
+            reason = f"{error} (--peer-connections)"
+            raise ForwardError(503, f"the upstream: {reason}", str(_DOWN_SECONDS)) from error
         except TokenUnavailableError as error:
             log.warn("no access token for the upstream", reason=str(error))
             raise ForwardError(
@@ -131,10 +154,17 @@ class Forwarder:
             log.warn("the upstream sends elsewhere", reason=str(error))
             raise _unexpected(error.status) from error
         except Exception as error:
-            log.warn("the upstream did not answer", reason=explain(error))
+            reason = explain(error)
+            log.warn("the upstream did not answer", reason=reason)
+            if isinstance(error, LateError) or was_not_sent(error):
+                self.breaker.failed(reason)
             raise ForwardError(502, "the upstream did not answer") from error
         # The status is the answer: what the upstream says in the body is for people.
         status = answer.status
+        if status in _GATEWAY_STATUSES:
+            self.breaker.failed(f"it answered with status {status}")
+        else:
+            self.breaker.succeeded()
         if 200 <= status < 300:
             return Sent(status, answer.headers)
         log.warn(

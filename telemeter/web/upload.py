@@ -196,7 +196,7 @@ class UploadEndpoint:
         self._converter = UploadConverter(rules)
 
     def route(self) -> Route:
-        return Route("/upload", self.post, ("POST",), "upload", self.gate)
+        return Route("/upload", self.post, ("POST",), "upload", self.gate, timed=True)
 
     def gate(self, request: IRequest, length: int | None) -> Upload:
         """Decide on an upload by its headers: whose it is, whether it may come, in which format."""

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 
 from telemeter.net.upstream import ForwardError, Sent
 from telemeter.samples.compression import compress_block, decompress_block
 from telemeter.upstream import batch
 from telemeter.upstream.batch import Batches, BatchLimits
-from tests.fakes import Growth, Log, has_fired, result_of
+from tests.fakes import Growth, Log, has_fired, result_of, value_of
 
 LIMITS = BatchLimits(requests=4, size=1000)
 
@@ -180,12 +181,147 @@ def test_the_guilty_alone_is_told_so(world: World) -> None:
     assert statuses(first + rest) == [200, 200, 400, 200, 200]
     assert world.upstream.got[1:] == [
         [b"b", b"bad", b"c", b"d"],
-        [b"b", b"bad"],
-        [b"b"],
-        [b"bad"],
-        [b"c", b"d"],
+        *([text] for text in (b"b", b"bad", b"c", b"d")),
     ]
-    assert growth.of("telemeter_forward_batch_splits_total") == 2
+    assert growth.of("telemeter_forward_batch_splits_total") == 1
+
+
+def settle(world: World, bad: set[bytes]) -> int:
+    """Have the upstream refuse what has bad samples, and return how often it was asked in turn."""
+    trips = 0
+    while world.upstream.is_asked:
+        trips += 1
+        for _ in range(len(world.upstream.got) - world.upstream.answered):
+            if bad.intersection(world.upstream.got[world.upstream.answered]):
+                world.upstream.refuse(400)
+            else:
+                world.upstream.accept()
+    return trips
+
+
+def times_sent(world: World) -> Counter[bytes]:
+    return Counter(text for texts in world.upstream.got for text in texts)
+
+
+@pytest.mark.parametrize("count", [2, 19, 20, 64, 65, 90])
+def test_one_sender_at_fault_costs_the_others_three_round_trips(count: int) -> None:
+    for guilty in (0, count // 2, count - 1):
+        world = World(BatchLimits(requests=count, size=1 << 20))
+        texts = [b"%d" % number for number in range(count)]
+        world.add(b"first")
+        answers = world.add(*texts)
+        world.upstream.accept()
+        trips = settle(world, {texts[guilty]})
+        told = statuses(answers)
+        assert told.pop(guilty) == 400
+        assert set(told) == {200}
+        assert trips <= 3
+        assert len(world.upstream.got) - 1 <= 20
+        assert max(times_sent(world).values()) <= 3
+
+
+@pytest.mark.parametrize("count", [2, 3, 19, 20, 64, 65, 90, 91, 256, 1000])
+def test_however_many_are_at_fault_there_is_an_end(count: int) -> None:
+    world = World(BatchLimits(requests=count, size=1 << 20))
+    texts = [b"%d" % number for number in range(count)]
+    world.add(b"first")
+    answers = world.add(*texts)
+    world.upstream.accept()
+    settle(world, set(texts))
+    assert set(statuses(answers)) == {400}
+    assert len(world.upstream.got) - 1 <= 2 * count
+    assert max(times_sent(world).values()) <= 4
+
+
+def test_parts_are_bounded_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "_SIDE_BY_SIDE", 3)
+    world = World(BatchLimits(requests=16, size=1000))
+    world.add(b"first")
+    answers = world.add(*(b"%d" % number for number in range(16)))
+    world.upstream.accept()
+    world.upstream.refuse(400)
+    while world.upstream.is_asked:
+        assert len(world.upstream.got) - world.upstream.answered <= 3
+        world.upstream.accept()
+    assert statuses(answers) == [200] * 16
+
+
+def test_batches_become_small_when_they_are_refused_and_grow_again() -> None:
+    world = World(BatchLimits(requests=16, size=1000))
+
+    def next_batch(bad: set[bytes]) -> int:
+        before = len(world.upstream.got)
+        world.add(b"first")
+        answers = world.add(*(b"%d" % number for number in range(16)))
+        size = max(map(len, world.upstream.got[before:]))
+        world.clock.advance(1)
+        settle(world, bad)
+        assert len(statuses(answers)) == 16
+        return size
+
+    sizes = [next_batch({b"0", b"4", b"8", b"12"}) for _ in range(3)]
+    assert sizes[0] > sizes[1] > sizes[2]
+    sizes = [next_batch(set()) for _ in range(12)]
+    assert sizes == sorted(sizes)
+    assert sizes[-1] == 16
+
+
+def test_a_sender_that_leaves_is_taken_out_of_the_queue(world: World) -> None:
+    growth = Growth()
+    world.add(b"a")
+    gone, there = world.add(b"b", b"c")
+    gone.cancel()
+    gone.addErrback(lambda _: None)
+    world.upstream.accept()
+    assert world.upstream.got[1:] == [[b"c"]]
+    world.upstream.accept()
+    assert statuses([there]) == [200]
+    assert growth.of("telemeter_forward_queue_left_total") == 1
+    assert value_of("telemeter_forward_queue_bytes") == 0
+
+
+def test_when_nobody_waits_for_a_batch_it_makes_room(world: World) -> None:
+    """An upstream that hangs would keep the next one waiting."""
+    gone = world.add(b"a")
+    later = world.add(b"b")
+    assert world.upstream.got == [[b"a"]]
+    for each in gone:
+        each.cancel()
+        each.addErrback(lambda _: None)
+    assert world.upstream.got == [[b"a"], [b"b"]]
+    world.upstream.answered = 1
+    world.upstream.accept()
+    assert statuses(later) == [200]
+    assert not world.clock.getDelayedCalls()
+
+
+def test_one_that_leaves_while_its_batch_is_parted_is_not_sent_again(world: World) -> None:
+    world.add(b"a")
+    gone, there, bad = world.add(b"b", b"c", b"bad")
+    world.upstream.accept()
+    gone.cancel()
+    gone.addErrback(lambda _: None)
+    world.upstream.refuse(400)
+    assert world.upstream.got[2:] == [[b"c"], [b"bad"]]
+    world.upstream.accept()
+    world.upstream.refuse(400)
+    assert statuses([there, bad]) == [200, 400]
+
+
+def test_an_upstream_that_refuses_everything_at_once_takes_no_stack(clock: Clock) -> None:
+    """As while the circuit breaker is open."""
+    sent = 0
+
+    def deliver(block: bytes) -> Any:
+        nonlocal sent
+        sent += 1
+        return first if sent == 1 else fail(ForwardError(503, "down"))
+
+    first: Deferred[Sent] = Deferred()
+    batches = Batches(deliver, clock, BatchLimits(requests=2, size=1 << 20))
+    answers = [batches.add(compress_block(b"x")) for _ in range(10_000)]
+    first.callback(Sent())
+    assert statuses(answers) == [200] + [503] * 9999
 
 
 @given(st.integers(0, 2**8 - 1))
@@ -215,16 +351,6 @@ def test_what_is_not_about_the_samples_is_everyones(
     world.upstream.refuse(status, answered=answered)
     assert statuses(rest) == [status] * 3
     assert len(world.upstream.got) == 2
-
-
-def test_a_sender_that_has_gone_harms_nobody(world: World) -> None:
-    world.add(b"a")
-    gone, there = world.add(b"b", b"c")
-    gone.cancel()
-    gone.addErrback(lambda _: None)
-    world.upstream.accept()
-    world.upstream.accept()
-    assert statuses([there]) == [200]
 
 
 def test_too_much_is_refused(monkeypatch: pytest.MonkeyPatch, world: World) -> None:

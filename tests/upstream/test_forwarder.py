@@ -340,8 +340,8 @@ def test_a_refused_batch_is_the_fault_of_one(peer: Peer, clock: Clock) -> None:
     start(forwarder.forward("a", b"a", 1))
     good, bad = (start(forwarder.forward(text, text.encode(), 1)) for text in ("g", "b"))
     growth = Growth()
-    for status in (200, 400, 200, 400):
-        peer.received[-1].answer(Reply(status))
+    for number, status in enumerate((200, 400, 200, 400)):
+        peer.received[number].answer(Reply(status))
     assert [decompress_block(got.body, 100) for got in peer.received] == [b"a", b"gb", b"g", b"b"]
     result_of(good)
     with pytest.raises(ForwardError) as caught:

@@ -160,7 +160,7 @@ def test_no_gzip(coding: str, store: Store, clock: Clock, site: Site) -> None:
 
 def asked(site: Site, headers: dict[str, str | bytes] | None = None) -> Wire:
     wire = Wire(site)
-    wire.send(request_of("GET", "/federate?match[]=up", headers))
+    wire.deliver(request_of("GET", "/federate?match[]=up", headers))
     return wire
 
 

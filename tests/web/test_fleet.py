@@ -203,7 +203,7 @@ def test_a_large_fleet_is_looked_through_in_slices(
     page.add(*(f"c{number:05}" for number in range(9000)))
     monkeypatch.setattr(clock, "callLater", call_later)
     wire = Wire(page.site)
-    wire.send(head_of("GET", "/api/v1/clusters?sort=id&order=desc&limit=1"))
+    wire.deliver(head_of("GET", "/api/v1/clusters?sort=id&order=desc&limit=1"))
     assert not wire.written
     clock.advance(0)
     assert len(steps) >= 5
@@ -215,7 +215,7 @@ def test_who_goes_away_leaves_the_way_free(clock: Clock) -> None:
     page.add(*(f"c{number:05}" for number in range(5000)))
     first, second = Wire(page.site), Wire(page.site)
     for wire in (first, second):
-        wire.send(head_of("GET", "/api/v1/clusters?limit=1"))
+        wire.deliver(head_of("GET", "/api/v1/clusters?limit=1"))
     first.vanish()
     for _ in range(10):
         clock.advance(0)
@@ -304,7 +304,7 @@ def test_many_series_are_looked_at_in_turns(clock: Clock) -> None:
     page.add("c")
     seen: list[int] = []
     wire = Wire(page.site)
-    wire.send(head_of("GET", "/api/v1/clusters/c"))
+    wire.deliver(head_of("GET", "/api/v1/clusters/c"))
     assert not wire.written
     clock.callLater(0, lambda: seen.append(len(wire.written)))
     clock.advance(0)
@@ -365,7 +365,7 @@ def events_of(wire: Wire) -> list[dict[str, Any]]:
 
 def listen(page: Page) -> Wire:
     wire = Wire(page.site)
-    wire.send(head_of("GET", "/api/v1/events"))
+    wire.deliver(head_of("GET", "/api/v1/events"))
     return wire
 
 

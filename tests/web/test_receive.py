@@ -72,6 +72,7 @@ from tests.fakes import (
     head_of,
     json_reply,
     request_of,
+    take_turns,
 )
 from tests.samples import histogram_model
 from tests.samples.build import NORMAL_NAN, STALE_NAN, bits
@@ -1192,6 +1193,7 @@ class TestWaitingForAnAnswer:
         wire.send(BODY + request_of("POST", PATH, headers_of(), BODY))
         assert wire.written == b""
         server.decide()
+        take_turns(server.clock)
         assert [answer.status for answer in wire.answers] == [200, 200]
         wire.close()
 

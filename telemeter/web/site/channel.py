@@ -1,22 +1,30 @@
-"""A client's connection, which can go on reading a body that nobody wants."""
+"""A client's connection: one request in a turn, each in its time, and bodies that nobody wants."""
 
 from __future__ import annotations
 
 from typing import Any, Final, Protocol
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
+from zope.interface import implementer
 
 from telemeter.loop.timeouts import TIMEOUTS, Timeouts
+from telemeter.loop.turns import Turns
 from telemeter.loop.twisted_private import ServerChannel
 from telemeter.web.site.answers import PHRASES, TEXT
 from telemeter.web.site.request import Request
 
 #: How many bytes of a body nobody wants are read, for the sender to see the answer.
 _DRAIN_BYTES: Final = 16 << 20
+#: How a body in chunks ends, without trailers.
+_LAST_CHUNK: Final = b"0\r\n\r\n"
+#: How many bytes a second of a body must come on the average, once it has had its grace.
+_LEAST_PACE: Final = 1000
+#: The least time between two looks at a body's pace, in seconds.
+_LOOK_SECONDS: Final = 0.1
 _LONG_HEADERS: Final = (
     f"the headers may have {HTTPChannel.totalHeadersSize} bytes, and be {HTTPChannel.maxHeaders}: "
     "these limits are fixed, and there is more"
@@ -33,15 +41,20 @@ class _Site(Protocol):
     active: set[Request]
     channels: set[Channel]
     timeouts: Timeouts
+    turns: Turns
 
     def channel_closed(self, channel: Channel) -> None: ...
 
 
+@implementer(IHandshakeListener)
 class Channel(ServerChannel):
     """A connection. It can go on reading a body that nobody wants, for a while.
 
     Closing at once would reset the connection while the sender is still writing, and the sender
     would see the reset instead of the answer.
+
+    Of requests that come one behind the other without waiting for answers, it takes one in each
+    turn of the event loop. What has begun has to come in its time, see `_check_progress`.
     """
 
     site: _Site
@@ -52,13 +65,26 @@ class Channel(ServerChannel):
     def __init__(self) -> None:
         super().__init__()
         self._was_used = False
+        self._is_shaking_hands = False
+        self._is_lost = False
+        self._late: IDelayedCall | None = None
+        self._held_since: float | None = None
+        self._held = 0.0  # for how many seconds of the watched request we did not read
         self._drained: int | None = None
+        self._unwanted: int | None = None  # bytes of the body that nobody wants; None: in chunks
         self._drain_end: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         self.site = self.factory
         self.site.channels.add(self)
+        self._is_shaking_hands = self.isSecure()
         super().connectionMade()
+
+    def handshakeCompleted(self) -> None:
+        """Wait for the first request, now that the TLS handshake is done."""
+        self._is_shaking_hands = False
+        self.setTimeout(None)
+        self.setTimeout(self.site.timeouts.idle)
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """Answer a line that is longer than any may be, which Twisted would not."""
@@ -89,68 +115,173 @@ class Channel(ServerChannel):
             else:
                 peer = getattr(self.transport.getPeer(), "host", "")
                 log.info("malformed request", status=status, reason=reason, peer=peer)
+            # Over TLS, an orderly end would wait for the other side.
+            self._drained = 0
+            self._end_watch()
+            self._drain_end = self.site.reactor.callLater(
+                self.site.timeouts.drain, self.transport.abortConnection
+            )
         self.loseConnection()
 
     def hold(self) -> None:
         """Read no more for now."""
+        if self._held_since is None:
+            self._held_since = self.site.reactor.seconds()
         self.transport.pauseProducing()
 
     def release(self) -> None:
         """Read again."""
+        if self._held_since is not None:
+            self._held += self.site.reactor.seconds() - self._held_since
+            self._held_since = None
         self.transport.resumeProducing()
 
-    def drain(self) -> None:
-        """From now on, read and forget; then close."""
+    def drain(self, remaining: int | None) -> None:
+        """From now on, read and forget; then close.
+
+        Args:
+            remaining: how many bytes of the body are still to come; None: it comes in chunks.
+        """
         self.persistent = 0
         self._drained = 0
+        self._unwanted = remaining
+        self._end_watch()
         self.release()
         self._drain_end = self.site.reactor.callLater(
             self.site.timeouts.drain, self.transport.abortConnection
         )
 
+    def _forget(self, data: bytes) -> None:
+        """Take no note of a piece of a body but that it has come.
+
+        Chunks are not taken apart: that would cost the more the smaller they are. So where a body
+        ends is only seen if nothing comes behind it; otherwise the time to drain ends it.
+        """
+        self._drained = (self._drained or 0) + len(data)
+        if self._drained > _DRAIN_BYTES:
+            self.transport.abortConnection()
+        elif self._unwanted is None:
+            if data.endswith(_LAST_CHUNK):
+                self.loseConnection()
+        elif self._drained >= self._unwanted:
+            self.loseConnection()
+
     def setTimeout(self, period: float | None) -> float | None:
         """Start or end the timer; whenever Twisted starts it, no request has begun."""
         if period is not None:
-            period = self.site.timeouts.idle
-            if not self._was_used:  # it may be one that is no balancer's, or a silent handshake
-                period = min(period, TIMEOUTS.idle)
+            if self._is_shaking_hands:
+                period = self.site.timeouts.handshake
+            else:
+                period = self.site.timeouts.idle
+                if not self._was_used:  # it may be one that is no balancer's
+                    period = min(period, TIMEOUTS.idle)
         previous: float | None = super().setTimeout(period)
         return previous
 
-    def _limit_pause(self) -> None:
-        """Let a request that has begun, and is not there yet, be silent for its own time only."""
-        silence = self.site.timeouts.silence
-        if self.requests and self.timeOut not in (None, silence):
-            super().setTimeout(None)  # to move a timer forward takes as long as there are timers
-            super().setTimeout(silence)
+    def resetTimeout(self) -> None:
+        """Wait anew for the next byte; a handshake has its time, whatever comes of it."""
+        if not self._is_shaking_hands:
+            super().resetTimeout()
+
+    def _watch_request(self) -> None:
+        """Have a request that has begun, and is not there yet, come in its time."""
+        if self._late is not None or self._drained is not None or self.timeOut is None:
+            return
+        if self.requests or (self.has_unread() and not self.paused):
+            timeouts = self.site.timeouts
+            self._held = 0.0
+            self._late = self.site.reactor.callLater(timeouts.headers, self._check_progress)
+            # However long the connection may be idle between requests. To move a timer forward
+            # would take as long as there are timers.
+            super().setTimeout(None)
+            super().setTimeout(timeouts.headers + timeouts.body)
+
+    def _end_watch(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _check_progress(self) -> None:
+        """Hang up on a request that comes too slowly, or look again when it might have become so.
+
+        Its headers have a time to come in, and so has its body, which must also keep up a pace
+        after a while: otherwise a sender could keep what we hold of it for as long as it likes.
+        """
+        self._late = None
+        timeouts = self.site.timeouts
+        request = self.requests[-1] if self.requests else None
+        if request is None or not request.has_headers:
+            self._reject(
+                408,
+                f"the headers had not come whole after {timeouts.headers:g} seconds "
+                "(--headers-timeout)",
+            )
+            return
+        now = self.site.reactor.seconds()
+        held = self._held + (0.0 if self._held_since is None else now - self._held_since)
+        took, size = now - request.began - held, request.body_size
+        # Until then, what has come is enough.
+        enough = min(timeouts.body, timeouts.body_grace + size / _LEAST_PACE)
+        if took < enough:
+            wait = max(enough - took, _LOOK_SECONDS)
+            self._late = self.site.reactor.callLater(wait, self._check_progress)
+            return
+        if took >= timeouts.body:
+            least = f"it must be whole after {timeouts.body:g} (--body-timeout)"
+        else:
+            least = (
+                f"after {timeouts.body_grace:g} seconds {_LEAST_PACE} bytes a second are the least"
+            )
+        self._reject(408, f"of the body {size} bytes had come after {took:.0f} seconds: {least}")
 
     def dataReceived(self, data: bytes) -> None:
         if self.transport.disconnecting:
             return  # TLS hands on what it has read already, also after loseConnection
         if self._drained is not None:
-            self._drained += len(data)
-            if self._drained > _DRAIN_BYTES:
-                self.transport.abortConnection()
-                return
+            self._forget(data)
+            return
         super().dataReceived(data)
-        self._limit_pause()
+        self._watch_request()
+
+    def rawDataReceived(self, data: bytes) -> None:
+        if self._drained is None:
+            super().rawDataReceived(data)
+        else:
+            self._forget(data)
 
     def requestDone(self, request: Request) -> None:
-        if self._drained is None:
-            self._was_used = True
-            super().requestDone(request)
-            self._limit_pause()  # the next may have come meanwhile, in part
-        else:
+        if self._drained is not None:
             self.requests.remove(request)
+            return
+        self._was_used = True
+        # Another request that is here already has its turn when others have had theirs.
+        self.paused = self.has_unread()
+        super().requestDone(request)
+        if self.paused and not self.transport.disconnecting:
+            self.hold()
+            self.site.turns.call(self._take_next)
+
+    def _take_next(self) -> None:
+        """Take the next request, of which at least a part is here."""
+        if self._is_lost or self.transport.disconnecting:
+            return
+        self.paused = False
+        super().dataReceived(b"")
+        if not self.paused:
+            self.release()
+            self._watch_request()
 
     def allContentReceived(self) -> None:
         if self._drained is None:
+            self._end_watch()
             super().allContentReceived()
         else:
             self.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._is_lost = True
         self.site.channel_closed(self)
+        self._end_watch()
         if self._drain_end is not None and self._drain_end.active():
             self._drain_end.cancel()
         super().connectionLost(reason)

@@ -49,6 +49,10 @@ SIZE = Histogram(
 
 #: The largest body that a route without a gate ignores.
 _IGNORED_BODY: Final = 65536
+#: To take a chunk costs time however small it is: beyond so many, so many bytes are their least
+#: size on the average.
+_MOST_SMALL_CHUNKS: Final = 4096
+_LEAST_CHUNK: Final = 16
 _METHODS: Final = frozenset(
     (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE")
 )
@@ -78,11 +82,20 @@ class _Channel(Protocol):
     def request_line(self) -> tuple[bytes, bytes, bytes]: ...
     def hold(self) -> None: ...
     def release(self) -> None: ...
-    def drain(self) -> None: ...
+    def drain(self, remaining: int | None) -> None: ...
 
 
 class Request(server.Request):
-    """A request whose body goes to its admission, not to a buffer."""
+    """A request whose body goes to its admission, not to a buffer.
+
+    Attributes:
+        admission: takes the body; None: nobody does.
+        outcome: what becomes of the request.
+        route: the route of its path; None: there is none.
+        has_headers: whether its headers are complete.
+        began: when they were, in elapsed seconds.
+        body_size: how many bytes of its body have come.
+    """
 
     # Twisted has these of its own classes; a request of ours is only made by `Channel`.
     site: _Site  # type: ignore[assignment]
@@ -100,10 +113,13 @@ class Request(server.Request):
         self.route: SiteRoute | None = None
         self._meant: SiteRoute | None = None  # by a path that has to be cleaned
         self.body_size = 0
+        self.has_headers = False
+        self.began = 0.0
+        self._length: int | None = None
+        self._pieces = 0
         self._complete = False
         self._refused = False
         self._gone = False
-        self._began = 0.0
 
     def parseCookies(self) -> None:
         """No route uses cookies."""
@@ -122,7 +138,9 @@ class Request(server.Request):
 
     def gotLength(self, length: int | None) -> None:
         """Decide whether a body may come, now that the headers are complete."""
-        self._began = self.site.reactor.seconds()
+        self.began = self.site.reactor.seconds()
+        self.has_headers = True
+        self._length = length
         self.site.active.add(self)
         self.content = BytesIO()
         self._set_line(*self.channel.request_line())
@@ -169,7 +187,17 @@ class Request(server.Request):
         gate = self._known_route().gate
         return None if gate is None else gate(self, length)
 
+    def _check_framing(self) -> None:
+        """Refuse what is no request of HTTP/1.1 (RFC 9112, sections 3.2 and 6.1)."""
+        hosts = self.requestHeaders.getRawHeaders(b"Host", ())
+        if len(hosts) > 1 or (not hosts and self.clientproto == b"HTTP/1.1"):
+            raise Refused(400, f"expected one Host header, saw {len(hosts)}")
+        has = self.requestHeaders.hasHeader
+        if has(b"Transfer-Encoding") and self._length == 0 and not has(b"Content-Length"):
+            raise Refused(400, "expected a Content-Length, or Transfer-Encoding: chunked")
+
     def _known_route(self) -> SiteRoute:
+        self._check_framing()
         if self.route is None:
             raise self._no_route()
         if self.method.decode("latin-1") not in self.route.methods:
@@ -189,7 +217,10 @@ class Request(server.Request):
         self.body_size += len(data)
         if self._refused:
             return
+        self._pieces += 1
         try:
+            if self._length is None and self._pieces > _MOST_SMALL_CHUNKS:
+                self._check_chunks()
             if self.admission is not None:
                 self.admission.write(data)
             elif self.body_size > _IGNORED_BODY:
@@ -201,11 +232,20 @@ class Request(server.Request):
         except Refused as refused:
             self._refuse_early(refused)
 
+    def _check_chunks(self) -> None:
+        if self.body_size < self._pieces * _LEAST_CHUNK:
+            raise Refused(
+                400,
+                f"the body came in {self._pieces} chunks with {self.body_size} bytes in all: of "
+                f"more than {_MOST_SMALL_CHUNKS} chunks, {_LEAST_CHUNK} bytes each on the average "
+                "are the least",
+            )
+
     def _refuse_early(self, refused: Refused) -> None:
         """Answer now, though the body is still to come."""
         self._refused = True
         self.requestHeaders.removeHeader("Expect")  # no "100 Continue" behind the answer
-        self.channel.drain()
+        self.channel.drain(None if self._length is None else self._length - self.body_size)
         self._set_default_headers()
         self.setHeader("Connection", "close")
         self.write(answer_refused(self, refused))
@@ -267,7 +307,7 @@ class Request(server.Request):
             return
         self.site.active.discard(self)
         self.site.over += 1
-        took = self.site.reactor.seconds() - self._began
+        took = self.site.reactor.seconds() - self.began
         route = self.route or self._meant
         if route is not None and route.name:
             method = self.method.decode().lower() if self.method in _METHODS else "unknown"

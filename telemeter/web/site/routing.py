@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from inspect import isawaitable
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 from klein import Klein
-from twisted.internet.defer import CancelledError
+from prometheus_client import Counter
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 from twisted.web.http import NO_BODY_CODES
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
+from telemeter.loop.deadlines import Deadlines
 from telemeter.loop.timeouts import TIMEOUTS, Timeouts
 from telemeter.web.site.admission import Gate
 from telemeter.web.site.answers import (
@@ -25,6 +27,16 @@ from telemeter.web.site.answers import (
 )
 from telemeter.web.site.refused import Refused
 from telemeter.web.site.site import Site
+
+#: Answers a request: returns the body or an awaitable of it, or raises `Refused`.
+Handler: TypeAlias = Callable[[IRequest], Any]
+
+LATE: Final = Counter(
+    "telemeter_requests_late_total",
+    "Requests that were answered with 503 because their time was over (--request-timeout).",
+)
+#: When a sender whose time was over should try again, in seconds.
+_RETRY_SECONDS: Final = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,25 +52,32 @@ class Route:
         gate: decides on the headers; None for routes that ignore bodies.
         branch: whether everything below the path belongs to it that has no route of its own.
         listed: whether it is in the list of paths at /.
+        timed: whether its answers have the deadline of requests (`Timeouts.request`).
     """
 
     path: str
-    handler: Callable[[IRequest], Any]
+    handler: Handler
     methods: tuple[str, ...] = ("GET", "HEAD")
     name: str = ""
     gate: Gate | None = None
     branch: bool = False
     listed: bool = True
+    timed: bool = False
 
 
-def make_resource(routes: Iterable[Route]) -> IResource:
-    """Return a Klein resource that serves routes, and answers everything else in plain text."""
+def make_resource(routes: Iterable[Route], deadlines: Deadlines | None = None) -> IResource:
+    """Return a Klein resource that serves routes, and answers everything else in plain text.
+
+    Args:
+        routes: what it serves.
+        deadlines: of the answers of timed routes; None: they have none.
+    """
     app = Klein()
     app.url_map.merge_slashes = False
     for route in routes:
         app.route(
             route.path, methods=list(route.methods), endpoint=route.path, branch=route.branch
-        )(_endpoint(route.handler))
+        )(_endpoint(route.handler, deadlines if route.timed else None))
 
     @app.handle_errors(Refused)
     def refused(request: IRequest, failure: Failure) -> bytes:
@@ -81,25 +100,58 @@ def make_resource(routes: Iterable[Route]) -> IResource:
     return resource
 
 
-def _endpoint(handler: Callable[[IRequest], Any]) -> Callable[..., Any]:
+def _endpoint(
+    handler: Callable[[IRequest], Any], deadlines: Deadlines | None
+) -> Callable[..., Any]:
     """Return a handler as Klein calls it, whose answer tells its length."""
+    if deadlines is None:
 
-    async def endpoint(request: IRequest, *_: Any) -> bytes:
-        try:
-            body = handler(request)
-            if isawaitable(body):
-                body = await body
-        except Refused:
-            if getattr(request, "channel", None) is None:  # the client is gone: nobody to tell
-                raise CancelledError from None
+        async def endpoint(request: IRequest, *_: Any) -> bytes:
+            return await _answer(handler, request)
+
+        return endpoint
+
+    def timed_endpoint(request: IRequest, *_: Any) -> Deferred[bytes]:
+        answer = Deferred.fromCoroutine(_answer_in_time(handler, request, deadlines.seconds))
+        return deadlines.watch(answer)
+
+    return timed_endpoint
+
+
+async def _answer_in_time(handler: Handler, request: IRequest, seconds: float) -> bytes:
+    try:
+        return await _answer(handler, request)
+    except CancelledError:
+        if _is_gone(request):
             raise
-        if body is None:  # the handler has written its answer itself, or gives no length
-            return b""
-        if getattr(request, "code", 200) not in NO_BODY_CODES:
-            request.setHeader("Content-Length", str(len(body)))
-        return body  # type: ignore[no-any-return]
+        LATE.inc()
+        raise Refused(
+            503,
+            f"there was no answer within {seconds:g} seconds (--request-timeout): another server "
+            "that is needed for it is slow or down",
+            {"Retry-After": str(_RETRY_SECONDS)},
+        ) from None
 
-    return endpoint
+
+async def _answer(handler: Handler, request: IRequest) -> bytes:
+    try:
+        body = handler(request)
+        if isawaitable(body):
+            body = await body
+    except Refused:
+        if _is_gone(request):  # nobody to tell
+            raise CancelledError from None
+        raise
+    if body is None:  # the handler has written its answer itself, or gives no length
+        return b""
+    if getattr(request, "code", 200) not in NO_BODY_CODES:
+        request.setHeader("Content-Length", str(len(body)))
+    return body  # type: ignore[no-any-return]
+
+
+def _is_gone(request: IRequest) -> bool:
+    """Return whether the client has gone away."""
+    return getattr(request, "channel", None) is None
 
 
 def make_site(routes: Iterable[Route], reactor: Any, *, timeouts: Timeouts = TIMEOUTS) -> Site:
@@ -113,4 +165,6 @@ def make_site(routes: Iterable[Route], reactor: Any, *, timeouts: Timeouts = TIM
     table = list(routes)
     by_path = {route.path.encode(): route for route in table}
     branches = sorted((route for route in table if route.branch), key=lambda each: -len(each.path))
-    return Site(make_resource(table), by_path, reactor, branches, timeouts)
+    deadlines = Deadlines(reactor, timeouts.request)
+    resource = make_resource(table, deadlines)
+    return Site(resource, by_path, reactor, branches, timeouts)

@@ -17,6 +17,7 @@ from twisted.web import server
 from twisted.web.resource import IResource
 
 from telemeter.loop.timeouts import TIMEOUTS, Timeouts
+from telemeter.loop.turns import Turns
 from telemeter.loop.waiters import Waiters
 from telemeter.observe.outcome import Outcome
 from telemeter.web.site.admission import SiteRoute
@@ -36,6 +37,7 @@ class Site(server.Site):
         over: how many are no longer.
         channels: the connections that are open.
         timeouts: how long clients may take.
+        turns: of those who sent several requests at once.
         stopping: whether no more requests are wanted.
     """
 
@@ -59,6 +61,7 @@ class Site(server.Site):
         self.over = 0
         self.channels: set[Channel] = set()
         self.stopping = False
+        self.turns = Turns(reactor)
         self._idle: Waiters[None] = Waiters()
 
     def route_at(self, path: bytes) -> SiteRoute | None:

@@ -18,7 +18,7 @@ from telemeter.config.listen import endpoint_maker
 from telemeter.loop.timeouts import TIMEOUTS
 from telemeter.web.site.proxied import Header, MalformedHeaderError, parse_header
 from telemeter.web.site.routing import Route, make_site
-from tests.fakes import FakeTransport, Log, parse_answers, request_of, result_of
+from tests.fakes import FakeTransport, Log, parse_answers, request_of, result_of, take_turns
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 REQUEST = request_of("GET", "/")
@@ -176,6 +176,7 @@ class Balanced:
     def send(self, *pieces: bytes) -> None:
         for piece in pieces:
             self.protocol.dataReceived(piece)
+            take_turns(self.clock)
 
     @property
     def statuses(self) -> list[int]:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import trustme
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
 from twisted.internet.task import Clock
 from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
+from zope.interface import alsoProvides
 
-from telemeter.loop.timeouts import Timeouts
+from telemeter.loop.timeouts import TIMEOUTS, Timeouts
 from telemeter.net.tls import server_options
 from telemeter.observe.log import logfmt
 from telemeter.web.site.refused import Refused
 from telemeter.web.site.routing import Route, make_site
 from telemeter.web.site.site import Site
 from tests.fakes import (
+    FakeTransport,
     Growth,
     Log,
     Reply,
@@ -29,6 +36,7 @@ from tests.fakes import (
     head_of,
     parse_answers,
     request_of,
+    take_turns,
     untyped,
 )
 from tests.net.network import Ends, Pipe
@@ -41,9 +49,12 @@ class Toy:
     Attributes:
         seen: method, path and URI of the requests that were handled.
         slow: what the answers of /slow wait for.
+        takes: how many seconds it takes to answer /plain.
     """
 
     def __init__(self, clock: Clock, **more: Any) -> None:
+        self.takes = 0.0
+        self._clock = clock
         self.seen: list[tuple[bytes, bytes, bytes]] = []
         self.slow: list[Deferred[bytes]] = []
         self.site: Site = make_site(
@@ -65,6 +76,7 @@ class Toy:
 
     def plain(self, request: IRequest) -> bytes:
         self.seen.append((request.method, request.path, request.uri))
+        self._clock.rightNow += self.takes
         return b"plain"
 
     def wait(self, request: IRequest) -> Deferred[bytes]:
@@ -282,7 +294,7 @@ def test_a_line_that_is_too_long_is_answered(
 
 def test_a_status_has_its_words(toy: Toy) -> None:
     wire = Wire(toy.site)
-    wire.send(b"GET /refused HTTP/1.1\r\n\r\n")
+    wire.send(request_of("GET", "/refused"))
     assert wire.written.startswith(b"HTTP/1.1 418 I'm a Teapot\r\n")
 
 
@@ -300,10 +312,44 @@ def test_any_host_header_does(toy: Toy, host: str) -> None:
     assert wire.answer.status == 200
 
 
-def test_no_host_header_does(toy: Toy) -> None:
+@pytest.mark.parametrize(
+    ("version", "hosts", "status"),
+    [
+        (b"1.1", 0, 400),
+        (b"1.1", 1, 200),
+        (b"1.1", 2, 400),
+        (b"1.0", 0, 200),  # as load balancers check the health of servers
+        (b"1.0", 1, 200),
+        (b"1.0", 2, 400),
+    ],
+)
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+def test_a_request_has_one_host(
+    toy: Toy, version: bytes, hosts: int, status: int, method: bytes
+) -> None:
     wire = Wire(toy.site)
-    wire.send(b"GET /plain HTTP/1.1\r\n\r\n")
-    assert wire.answer.status == 200
+    length = b"Content-Length: 1\r\n" if method == b"POST" else b""
+    head = method + b" /plain HTTP/" + version + b"\r\n" + b"Host: x\r\n" * hosts + length
+    wire.send(head + b"\r\n" + b"x" * len(length[:1]))
+    assert wire.answer.status == status
+    if status == 400:
+        assert wire.answer.text == f"expected one Host header, saw {hosts}\n"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Transfer-Encoding": "identity"}, 400),
+        ({"Transfer-Encoding": "Identity"}, 400),
+        ({"Transfer-Encoding": "identity", "Content-Length": "3"}, 200),
+        ({"Transfer-Encoding": "identity", "Content-Length": "0"}, 200),
+    ],
+)
+def test_a_body_of_unknown_length_is_400(toy: Toy, headers: dict[str, str], status: int) -> None:
+    """Where would it end?"""
+    wire = Wire(toy.site)
+    wire.send(head_of("POST", "/plain", headers) + b"abc"[: int(headers.get("Content-Length", 0))])
+    assert wire.answer.status == status
 
 
 # --- Methods --------------------------------------------------------------------------------------
@@ -438,13 +484,17 @@ def test_pipelined_requests_are_answered_in_order(toy: Toy) -> None:
     assert not wire.is_closed()
 
 
-def test_pipelined_requests_wait_for_their_turn(toy: Toy) -> None:
+def test_pipelined_requests_wait_for_their_turn(toy: Toy, clock: Clock) -> None:
     wire = Wire(toy.site)
     wire.send(request_of("GET", "/slow") + request_of("GET", "/slow"), request_of("GET", "/plain"))
     assert len(toy.slow) == 1
     toy.slow[0].callback(b"first")
+    assert len(toy.slow) == 1
+    assert wire.is_paused()
+    take_turns(clock)
     assert len(toy.slow) == 2
     toy.slow[1].callback(b"second")
+    take_turns(clock)
     assert [answer.body for answer in wire.answers] == [b"first", b"second", b"plain"]
 
 
@@ -455,13 +505,70 @@ def test_one_byte_at_a_time(toy: Toy) -> None:
     assert [answer.status for answer in wire.answers] == [200, 200]
 
 
-def test_who_sends_on_during_an_answer_is_paused(toy: Toy) -> None:
+def seen_each_turn(clock: Clock, see: Callable[[], object]) -> list[object]:
+    """Let the event loop go round until nothing is due, and look once in each turn."""
+    seen: list[object] = []
+
+    def look() -> None:
+        if len(clock.getDelayedCalls()) > others:
+            clock.callLater(0, look)
+        seen.append(see())
+
+    others = sum(each.getTime() > clock.seconds() for each in clock.getDelayedCalls())
+    look()
+    take_turns(clock)
+    return seen
+
+
+def test_a_connection_gets_one_request_in_a_turn_of_the_event_loop(toy: Toy, clock: Clock) -> None:
+    first, second = Wire(toy.site), Wire(toy.site)
+    for wire in (first, second):
+        wire.deliver(REQUEST * 3)
+    answered = seen_each_turn(clock, lambda: (len(first.answers), len(second.answers)))
+    assert answered[:3] == [(1, 1), (2, 2), (3, 3)]
+    assert not first.is_paused()
+    assert not first.is_closed()
+
+
+def test_who_does_not_wait_for_answers_cannot_make_us_hold_much(toy: Toy, clock: Clock) -> None:
+    wire = Wire(toy.site)
+    wire.deliver(REQUEST * 1000)
+    paused = seen_each_turn(clock, wire.is_paused)
+    assert paused[:999] == [True] * 999
+    assert not wire.is_paused()
+    assert len(wire.answers) == 1000
+
+
+@pytest.mark.parametrize("end", [Wire.vanish, Wire.close])
+def test_a_sender_that_is_gone_has_no_more_turns(
+    toy: Toy, clock: Clock, end: Callable[[Wire], None]
+) -> None:
+    wire = Wire(toy.site)
+    wire.deliver(REQUEST * 3)
+    end(wire)
+    take_turns(clock)
+    assert len(toy.seen) == 1
+    assert clock.getDelayedCalls() == []
+
+
+def test_turns_of_many_go_on_after_some_milliseconds(toy: Toy, clock: Clock) -> None:
+    """What else is due comes in between."""
+    wires = [Wire(toy.site) for _ in range(3)]
+    for wire in wires:
+        wire.deliver(REQUEST * 2)
+    toy.takes = 0.004
+    answered = seen_each_turn(clock, lambda: sum(len(wire.answers) for wire in wires))
+    assert answered[:3] == [3, 5, 6]
+
+
+def test_who_sends_on_during_an_answer_is_paused(toy: Toy, clock: Clock) -> None:
     wire = Wire(toy.site)
     wire.send(request_of("GET", "/slow"))
     for _ in range(3):
         wire.send(bytes(8000))
     assert wire.is_paused()
     toy.slow[0].callback(b"")
+    take_turns(clock)
     assert not wire.is_paused()
 
 
@@ -502,13 +609,11 @@ def test_how_long_a_connection_may_be_idle_can_be_chosen(
 
 
 @pytest.mark.parametrize(("seconds", "bound"), [(5.0, 5.0), (1000.0, 75.0)])
-@pytest.mark.parametrize("before", [b"", b"GET /pl"])
 def test_a_first_request_is_not_waited_for_longer_than_usual(
-    clock: Clock, before: bytes, seconds: float, bound: float
+    clock: Clock, seconds: float, bound: float
 ) -> None:
     """Of a balancer's connections only those that were used wait for long."""
     wire = Wire(Toy(clock, timeouts=Timeouts(idle=seconds)).site)
-    wire.send(before)
     clock.advance(bound - 0.1)
     assert not wire.is_closed()
     clock.advance(0.1)
@@ -516,25 +621,114 @@ def test_a_first_request_is_not_waited_for_longer_than_usual(
     wire.close()
 
 
-@pytest.mark.parametrize("seconds", [5.0, 1000.0])
-@pytest.mark.parametrize("begun", BEGUN)
+@pytest.mark.parametrize("idle", [5.0, 1000.0])
+@pytest.mark.parametrize("begun", [b"G", REQUEST[:-3], BEGUN[0]])
 @pytest.mark.parametrize("before", [b"", REQUEST])
-def test_a_request_that_has_begun_may_be_silent_for_a_minute(
-    clock: Clock, before: bytes, begun: bytes, seconds: float
+def test_headers_have_a_time_to_come_in(
+    clock: Clock, before: bytes, begun: bytes, idle: float, log: Log
 ) -> None:
-    """However long a connection may be idle."""
-    wire = Wire(Toy(clock, timeouts=Timeouts(idle=seconds)).site)
-    wire.send(before, begun[:-1])
-    clock.advance(59)
-    wire.send(begun[-1:])
-    clock.advance(59.9)
+    """However long the connection may be idle, and in whatever small steps they come."""
+    wire = Wire(Toy(clock, timeouts=Timeouts(idle=idle, headers=8)).site)
+    if before:
+        wire.send(before)
+        clock.advance(4)
+    wire.send(begun[:1])
+    for at in range(7):
+        clock.advance(1)
+        wire.send(begun[1 + at : 2 + at])
+    assert len(wire.answers) == bool(before)
+    clock.advance(1)
+    answer = wire.answers[-1]
+    assert (answer.status, answer.headers["connection"]) == (408, "close")
+    assert answer.text == "the headers had not come whole after 8 seconds (--headers-timeout)\n"
+    assert wire.is_closed()
+    (event,) = log.of("malformed request")
+    assert event["status"] == 408
+    clock.advance(TIMEOUTS.drain)
+    assert wire.is_aborted()
+    wire.close()
+    assert clock.getDelayedCalls() == []
+
+
+class SecureTransport(FakeTransport):
+    """A transport that says it is one of TLS."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        alsoProvides(self, ISSLTransport)
+
+    def setTcpNoDelay(self, enabled: bool) -> None: ...
+
+
+class Handshake:
+    """A TLS connection to a site, without the TLS."""
+
+    def __init__(self, site: Site) -> None:
+        self.channel: Any = site.buildProtocol(IPv4Address("TCP", "192.0.2.7", 54321))
+        self.transport = SecureTransport()
+        self.channel.makeConnection(self.transport)
+
+
+def test_a_handshake_has_its_time(clock: Clock) -> None:
+    for seconds, is_done in ((9.9, True), (10.1, False)):
+        there = Handshake(Toy(clock).site)
+        clock.advance(seconds)
+        assert there.transport.disconnecting is not is_done
+        there.channel.handshakeCompleted()
+        if is_done:
+            clock.advance(74.9)
+            assert not there.transport.disconnecting
+            clock.advance(0.1)
+        assert there.transport.disconnecting
+        there.channel.connectionLost(Failure(ConnectionDone()))
+        assert clock.getDelayedCalls() == []
+
+
+def body_at_a_pace(wire: Wire, clock: Clock, size: int, seconds: int) -> None:
+    for _ in range(seconds):
+        if wire.is_closed():
+            break
+        wire.send(bytes(size))
+        clock.advance(1)
+
+
+@pytest.mark.parametrize(("pace", "is_fast_enough"), [(700, False), (1100, True)])
+def test_a_body_has_to_keep_up_a_pace(clock: Clock, pace: int, is_fast_enough: bool) -> None:
+    wire = Wire(Toy(clock).site)
+    wire.send(head_of("POST", "/plain", {"Content-Length": "60000"}))
+    clock.advance(9)
+    body_at_a_pace(wire, clock, pace, 51)
+    assert wire.is_closed() is not is_fast_enough
+    if not is_fast_enough:
+        assert wire.answer.status == 408
+        assert "1000 bytes a second are the least" in wire.answer.text
+    wire.close()
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_body_that_has_stopped_is_given_up_when_its_pace_is_too_slow(clock: Clock) -> None:
+    wire = Wire(Toy(clock).site)
+    wire.send(head_of("POST", "/plain", {"Content-Length": "60000"}) + bytes(20_000))
+    clock.advance(29.9)
     assert not wire.is_closed()
-    clock.advance(0.1)
+    clock.advance(0.2)
     assert wire.is_closed()
     wire.close()
 
 
-def test_a_request_that_began_while_another_was_answered_may_be_silent_for_a_minute(
+def test_a_body_has_a_time_to_come_in(clock: Clock) -> None:
+    wire = Wire(Toy(clock, timeouts=Timeouts(body=30)).site)
+    wire.send(head_of("POST", "/plain", {"Content-Length": "60000"}))
+    body_at_a_pace(wire, clock, 1500, 40)
+    assert wire.answer.status == 408
+    assert wire.answer.text == (
+        "of the body 45000 bytes had come after 30 seconds: it must be whole after 30 "
+        "(--body-timeout)\n"
+    )
+    wire.close()
+
+
+def test_a_request_that_began_while_another_was_answered_has_its_time_from_then_on(
     clock: Clock,
 ) -> None:
     toy = Toy(clock, timeouts=Timeouts(idle=1000.0))
@@ -542,9 +736,10 @@ def test_a_request_that_began_while_another_was_answered_may_be_silent_for_a_min
     wire.send(request_of("GET", "/slow") + HALF_A_BODY)
     clock.advance(600)
     toy.slow[0].callback(b"at last")
-    clock.advance(59.9)
+    take_turns(clock)
+    clock.advance(9.9)
     assert not wire.is_closed()
-    clock.advance(0.1)
+    clock.advance(0.2)
     assert wire.is_closed()
     wire.close()
 
@@ -552,11 +747,17 @@ def test_a_request_that_began_while_another_was_answered_may_be_silent_for_a_min
 def test_timers_of_usual_requests_are_never_moved_forward(toy: Toy, clock: Clock) -> None:
     """The reactor would look through the timers of all connections for that one."""
     wire = Wire(toy.site)
+    moved: list[object] = []
     for _ in range(3):
-        wire.send(REQUEST, *[bytes([each]) for each in HALF_A_BODY + b"y"])
+        wire.send(REQUEST)
+        for each in HALF_A_BODY + b"y":
+            timers = {timer: timer.getTime() for timer in clock.getDelayedCalls()}
+            wire.send(bytes([each]))
+            moved += [timer for timer, due in timers.items() if timer.getTime() < due]
         (timer,) = clock.getDelayedCalls()
         assert timer.getTime() == clock.seconds() + 75
         clock.advance(1)
+    assert moved == []
 
 
 def test_an_answer_may_take_its_time(toy: Toy, clock: Clock) -> None:
@@ -780,7 +981,7 @@ def fields_of(line: str) -> dict[str, str]:
 )
 def test_no_path_can_forge_a_log_line(toy: Toy, target: str, log: Log) -> None:
     wire = Wire(toy.site)
-    wire.send(b"GET " + target.encode("latin-1") + b" HTTP/1.1\r\n\r\n")
+    wire.send(b"GET " + target.encode("latin-1") + b" HTTP/1.1\r\nHost: x\r\n\r\n")
     assert wire.answer.status == 404
     (event,) = log.requests()
     line = logfmt(event) or ""
