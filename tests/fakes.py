@@ -257,7 +257,7 @@ class Wire:
 
 def head_of(method: str, target: str, headers: Mapping[str, str | bytes] | None = None) -> bytes:
     """The head of a request in HTTP/1.1."""
-    lines = [f"{method} {target} HTTP/1.1".encode(), b"Host: telemeter.test"]
+    lines = [f"{method} {target} HTTP/1.1".encode(), b"Host: localhost"]
     for name, value in (headers or {}).items():
         lines.append(
             name.encode() + b": " + (value if isinstance(value, bytes) else value.encode())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from twisted.application.service import IService
 from twisted.logger import Logger
@@ -17,7 +17,7 @@ from telemeter.agent.upload import Destination
 from telemeter.config.agent import AgentConfig, AgentConfigReader
 from telemeter.config.files import reading_from, recording, signature
 from telemeter.config.listen import plain_listener
-from telemeter.config.reload import Reloader
+from telemeter.config.reload import Reloader, Told
 from telemeter.convert.engine import CollectConverter
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock
 from telemeter.loop.threads import thread_runner
@@ -30,7 +30,11 @@ from telemeter.web.agent_federate import federate_route
 from telemeter.web.debug import debug_routes
 from telemeter.web.health import Health, index_route, metrics_route
 from telemeter.web.reload import reload_route
+from telemeter.web.site.guard import Guard
 from telemeter.web.site.routing import make_site
+
+#: How many connections of operators there may be.
+_OPERATORS: Final = 64
 
 log = Logger()
 
@@ -73,7 +77,9 @@ class AgentApp:
             refresh=planner.current,
             run=thread_runner(reactor, BadInputError),
         )
-        self.reloader = Reloader(reactor, wall, lambda: planner.reload(agent))
+        self._agent = agent
+        self._guard = Guard(config.operators)
+        self.reloader = Reloader(reactor, wall, self._reload)
         self.services: Sequence[IService] = [agent, self.reloader]
         if config.listen:
             routes = [
@@ -83,9 +89,20 @@ class AgentApp:
                 federate_route(lambda: agent.last),
                 reload_route(self.reloader.reload),
             ]
-            site = make_site([index_route(routes), *routes], reactor, timeouts=config.timeouts)
+            site = make_site(
+                [index_route(routes), *routes],
+                reactor,
+                timeouts=config.timeouts,
+                guard=self._guard,
+                connections=_OPERATORS,
+            )
             listener = plain_listener(reactor, site, config.listen, config.program)
             self.services = [*self.services, listener]
+
+    def _reload(self) -> Told:
+        told = self.planner.reload(self._agent)
+        self._guard.settings = self.planner.config.operators
+        return told
 
 
 def make_collecting(config: AgentConfig, reactor: Any) -> Collecting:
@@ -155,6 +172,10 @@ class Planner:
     """The plan of each cycle, made again on request and when tokens or certificates have changed.
 
     Kubernetes, for one, replaces such files while the agent runs.
+
+    Attributes:
+        config: the configuration that was read last.
+        plan: made of it.
     """
 
     def __init__(self, reader: AgentConfigReader, reactor: Any, wall: WallClock) -> None:
@@ -163,11 +184,12 @@ class Planner:
         self._wall = wall
         self._signature = signature(reader.rotating_paths())
         with recording() as self._contents:
-            self.plan = make_cycle_plan(reader.read_config(), reactor, wall)
+            self.config = reader.read_config()
+            self.plan = make_cycle_plan(self.config, reactor, wall)
 
     def _make_again(self) -> None:
-        config = self._reader.read_config()
-        self.plan = make_cycle_plan(config, self._reactor, self._wall, self.plan)
+        self.config = self._reader.read_config()
+        self.plan = make_cycle_plan(self.config, self._reactor, self._wall, self.plan)
 
     def reload(self, agent: Agent) -> Mapping[str, object]:
         """Read all files again and have the agent use them; raises `UsageError`.

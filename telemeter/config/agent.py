@@ -10,6 +10,7 @@ from telemeter.convert.collect import Transforms
 from telemeter.loop.timeouts import TIMEOUTS, Timeouts
 from telemeter.net.proxy import Proxies
 from telemeter.net.tls import ClientPolicy
+from telemeter.web.settings import OperatorSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ class AgentConfig:
         sending: where to send; None: nothing is sent.
         knows_id: whether the agent says to the server which cluster it is.
         timeouts: how long who waits for whom.
+        operators: who is let in at its listener.
     """
 
     program: str
@@ -79,6 +81,7 @@ class AgentConfig:
     sending: SendSettings | None
     knows_id: bool
     timeouts: Timeouts = TIMEOUTS
+    operators: OperatorSettings = field(default_factory=OperatorSettings)
 
 
 class AgentConfigReader(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from telemeter.config.flag_parser import Flag, Group
-from telemeter.config.groups import LOGGING, tracing_flags
+from telemeter.config.groups import LOGGING, operator_flags, tracing_flags
 from telemeter.config.listen import listen_address
 from telemeter.config.values import (
     integer,
@@ -187,6 +187,7 @@ GROUPS: Final = (
             "empty for nowhere.",
             may_be_empty=True,
         ),
+        *operator_flags("listen"),
     ),
     LOGGING,
     tracing_flags("telemeter-client"),

@@ -10,6 +10,7 @@ from twisted.python.usage import UsageError
 from telemeter.config.agent import AgentConfig, CollectSettings, SendSettings
 from telemeter.config.agent_flags import DEFAULT_MATCH, GROUPS
 from telemeter.config.flag_parser import Flags
+from telemeter.config.groups import read_operators
 from telemeter.config.reading import (
     read_policy,
     read_proxies,
@@ -84,6 +85,7 @@ class Options(Flags):
             ),
             sending=None if self["dry-run"] else self._sending(timeout),
             knows_id=bool(self["id"] or self["to-auth"]),
+            operators=read_operators(self),
         )
 
     def _sending(self, timeout: float) -> SendSettings:

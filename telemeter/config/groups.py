@@ -7,7 +7,9 @@ from typing import Final
 from twisted.logger import Logger
 
 from telemeter.config.flag_parser import Flag, Flags, Group
-from telemeter.config.values import choice, fraction, integer, raw, text
+from telemeter.config.reading import read_secret_file
+from telemeter.config.values import choice, fraction, host_name, integer, raw, text
+from telemeter.web.settings import OperatorSettings
 
 #: The flags that name the servers that `policy_flags` are about.
 _TARGETS: Final = {"forward": "forward-url", "authorize": "authorize"}
@@ -71,6 +73,40 @@ def policy_flags(target: str) -> tuple[Flag, ...]:
         ),
         Flag(f"{target}-tls-key", raw, "", "File with its private key (PEM).", warns=True),
     )
+
+
+def operator_flags(listen: str) -> tuple[Flag, ...]:
+    """Return the flags of who is let in at a listener for operators.
+
+    Args:
+        listen: the flag that says where that listens.
+    """
+    return (
+        Flag(
+            "internal-host",
+            host_name,
+            [],
+            f"A name under which --{listen} may be asked, besides addresses, localhost and the "
+            "machine's name. Others get 403, but for /metrics and health: a web page could have a "
+            "browser ask.",
+            repeated=True,
+        ),
+        Flag(
+            "internal-token-file",
+            raw,
+            "",
+            f"File with the bearer token that --{listen} expects, but for health.",
+            guards="let everybody in",
+        ),
+    )
+
+
+def read_operators(flags: Flags) -> OperatorSettings:
+    """Return who is let in at a listener for operators; raises `UsageError`."""
+    token = ""
+    if flags["internal-token-file"]:
+        token = read_secret_file(flags, "internal-token-file")
+    return OperatorSettings(frozenset(flags["internal-host"]), token)
 
 
 LOGGING: Final = Group(

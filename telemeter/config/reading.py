@@ -58,10 +58,21 @@ def read_secret(flags: Flags, name: str) -> str:
     given = f"--{name} (a secret)"
     secret = str(flags[name]).strip()
     if not flags[name] and flags[file_flag]:
-        given = f"--{file_flag} {flags[file_flag]!r}"
-        secret = read_text(flags, file_flag).strip()
-        if not secret:
-            raise UsageError(f"{given}: expected a secret, the file is empty")
+        return read_secret_file(flags, file_flag)
+    return _one_line(given, secret)
+
+
+def read_secret_file(flags: Flags, name: str) -> str:
+    """Return the secret in the file that a flag names; raises `UsageError`."""
+    given = f"--{name} {flags[name]!r}"
+    secret = read_text(flags, name).strip()
+    if not secret:
+        raise UsageError(f"{given}: expected a secret, the file is empty")
+    return _one_line(given, secret)
+
+
+def _one_line(given: str, secret: str) -> str:
+    """Return a secret that is a line; raises `UsageError`."""
     if secret and not secret.isprintable():
         lines = len(secret.splitlines())
         seen = f"saw {lines} lines" if lines > 1 else "saw other characters"

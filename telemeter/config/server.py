@@ -21,7 +21,7 @@ from telemeter.loop.timeouts import Timeouts
 from telemeter.net.proxy import Proxies
 from telemeter.store.settings import StoreSettings
 from telemeter.upstream.settings import ForwardSettings
-from telemeter.web.settings import ListenerSettings, SampleSettings
+from telemeter.web.settings import ListenerSettings, OperatorSettings, SampleSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class ServerConfig:
         listen: the listener for clients.
         listen_internal: the listener for operators.
         timeouts: how long who waits for whom.
+        operators: who is let in at the listener for operators.
+        connections: how many connections of clients a process may have.
         peer_connections: how many requests to another server are under way at a time.
         workers: how many processes answer clients; 1: this one does.
         tokens: the agents' tokens.
@@ -53,6 +55,8 @@ class ServerConfig:
     listen: ListenerSettings
     listen_internal: ListenerSettings
     timeouts: Timeouts
+    operators: OperatorSettings
+    connections: int
     peer_connections: int
     workers: int
     tokens: TokenSettings

@@ -6,7 +6,7 @@ from typing import Final
 
 from telemeter.auth.oidc import check_issuer
 from telemeter.config.flag_parser import Flag, Group
-from telemeter.config.groups import LOGGING, policy_flags, tracing_flags
+from telemeter.config.groups import LOGGING, operator_flags, policy_flags, tracing_flags
 from telemeter.config.listen import listen_address
 from telemeter.config.values import (
     choice,
@@ -45,6 +45,7 @@ GROUPS: Final = (
             "localhost:9004",
             "HOST:PORT to listen on for health, metrics and debugging.",
         ),
+        *operator_flags("listen-internal"),
         Flag(
             "idle-timeout",
             positive_duration,
@@ -65,7 +66,16 @@ GROUPS: Final = (
         Flag("internal-tls-key", raw, "", "As --tls-key, for --listen-internal.", warns=True),
     ),
     Group(
-        "How long clients may take",
+        "How much clients may take up",
+        Flag(
+            "max-connections",
+            integer(0),
+            0,
+            "How many connections of clients there may be in each process. Over it, the one that "
+            "has sent nothing for longest is closed, those that never completed a request first. "
+            "0: as many as the limit of open files allows, less some for other uses.",
+            shown="0",
+        ),
         Flag(
             "handshake-timeout",
             positive_duration,

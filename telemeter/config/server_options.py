@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from twisted.internet.ssl import CertificateOptions
 from twisted.python.usage import UsageError
@@ -19,6 +20,7 @@ from telemeter.auth.settings import (
 )
 from telemeter.config.files import Contents, recording, signature
 from telemeter.config.flag_parser import Flags
+from telemeter.config.groups import read_operators
 from telemeter.config.listen import is_tcp
 from telemeter.config.reading import (
     read_file,
@@ -39,6 +41,12 @@ from telemeter.store.settings import StoreSettings
 from telemeter.upstream.batch import BatchLimits
 from telemeter.upstream.settings import ForwardSettings
 from telemeter.web.settings import ListenerSettings, SampleSettings
+
+#: How many descriptors are left for other servers, operators, workers and files; of a small limit,
+#: half.
+_RESERVED_FILES: Final = 256
+#: More connections than any process could answer.
+_MOST_CONNECTIONS: Final = 1_000_000
 
 
 class Options(Flags):
@@ -116,6 +124,8 @@ class Options(Flags):
                 body=self["body-timeout"],
                 request=self["request-timeout"],
             ),
+            operators=read_operators(self),
+            connections=self["max-connections"] or most_connections(),
             peer_connections=self["peer-connections"],
             workers=self["workers"],
             tokens=TokenSettings(
@@ -227,6 +237,14 @@ class Options(Flags):
         except ValueError as error:
             given = ", ".join(f"--{name} {self[name]!r}" for name in (certificate, key))
             raise UsageError(f"{given}: {error}") from None
+
+
+def most_connections() -> int:
+    """Return how many connections of clients leave room for a process's other descriptors."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return _MOST_CONNECTIONS
+    return min(_MOST_CONNECTIONS, files - min(_RESERVED_FILES, files // 2))
 
 
 def _processors() -> int:

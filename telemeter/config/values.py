@@ -51,6 +51,13 @@ def header_text(value: str) -> str:
     return value
 
 
+def host_name(value: str) -> str:
+    """Parse a host's name, as a Host header has it without the port; return it in lower case."""
+    if not re.fullmatch(r"[0-9A-Za-z_]([0-9A-Za-z_.-]{0,252}[0-9A-Za-z_])?", value):
+        raise ValueError("expected a host name such as telemeter.example.com, without a port")
+    return value.lower()
+
+
 def duration(value: str) -> float:
     """Parse a Go duration, such as `4m30s`, `1.5h` or `0`; return seconds."""
     if value == "0":

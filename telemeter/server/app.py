@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from prometheus_client import REGISTRY
 from prometheus_client.registry import Collector
@@ -39,8 +39,12 @@ from telemeter.web.debug import debug_routes
 from telemeter.web.federate import federate_route
 from telemeter.web.health import Health, index_route, metrics_route
 from telemeter.web.reload import reload_route
+from telemeter.web.site.guard import Guard
 from telemeter.web.site.listener import Listening
 from telemeter.web.site.routing import Route, make_site
+
+#: How many connections of operators there may be; clients leave room for them.
+_OPERATORS: Final = 64
 
 log = Logger()
 
@@ -90,6 +94,7 @@ class ServerApp(ABC):
         self.fleet = Fleet(config, reactor, wall)
         self._reactor = reactor
         self._reader = reader
+        self._guard = Guard(config.operators)
         self._internal_tls = ReloadableServerContext(config.listen_internal.tls)
         self.reloader = Reloader(
             reactor,
@@ -108,6 +113,7 @@ class ServerApp(ABC):
         """
         self.fleet.reload(config.samples.whitelist)
         self._internal_tls.use(config.listen_internal.tls)
+        self._guard.settings = config.operators
         self.config = config
 
     async def _reload(self) -> Told:
@@ -131,7 +137,13 @@ class ServerApp(ABC):
         ]
         routes.insert(0, index_route(routes, self.fleet.page()))
         settings = self.config.listen_internal
-        site = make_site(routes, self._reactor, timeouts=self.config.timeouts)
+        site = make_site(
+            routes,
+            self._reactor,
+            timeouts=self.config.timeouts,
+            guard=self._guard,
+            connections=_OPERATORS,
+        )
         endpoint = endpoint_maker(settings.address)(self._reactor, self.config.timeouts)
         return listener(self.config, settings, self._reactor, endpoint, site, self._internal_tls)
 

@@ -194,7 +194,12 @@ class Endpoints:
             needs_issuer: whether the process ends if the OIDC issuer is not there at the start. A
                 worker may take the place of another one long after that.
         """
-        site = make_site(self.routes(), self._reactor, timeouts=self._config.timeouts)
+        site = make_site(
+            self.routes(),
+            self._reactor,
+            timeouts=self._config.timeouts,
+            connections=self._config.connections,
+        )
         if self._shared.observer is not None:
             site.observers.append(self._shared.observer)
         discovery = self.clients.discovery(self.health, vital=needs_issuer)

@@ -59,7 +59,13 @@ class Health:
 
     def routes(self) -> list[Route]:
         """Return the routes of both."""
-        return [Route("/healthz", self.answer_live), Route("/healthz/ready", self.answer_ready)]
+        return [
+            Route(path, answer, any_host=True, any_caller=True)
+            for path, answer in (
+                ("/healthz", self.answer_live),
+                ("/healthz/ready", self.answer_ready),
+            )
+        ]
 
 
 def metrics_route(source: Collector = REGISTRY) -> Route:
@@ -70,7 +76,7 @@ def metrics_route(source: Collector = REGISTRY) -> Route:
         request.setHeader("Content-Type", content_type)
         return body
 
-    return Route("/metrics", metrics)
+    return Route("/metrics", metrics, any_host=True)
 
 
 def index_route(routes: Iterable[Route], page: Callable[[IRequest], bytes] | None = None) -> Route:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from twisted.internet.ssl import CertificateOptions
 
@@ -23,6 +23,19 @@ class ListenerSettings:
     flag: str
     address: str
     tls: CertificateOptions | None
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorSettings:
+    """The settings of who is let in at a listener for operators.
+
+    Attributes:
+        hosts: the names besides the machine's own that requests may be for, in lower case.
+        token: the bearer token that is expected; empty: none is.
+    """
+
+    hosts: frozenset[str] = frozenset()
+    token: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from telemeter.loop.timeouts import TIMEOUTS, Timeouts
 from telemeter.loop.turns import Turns
 from telemeter.loop.twisted_private import ServerChannel
 from telemeter.web.site.answers import PHRASES, TEXT
+from telemeter.web.site.connections import Connections
 from telemeter.web.site.request import Request
 
 #: How many bytes of a body nobody wants are read, for the sender to see the answer.
@@ -43,6 +44,8 @@ class _Site(Protocol):
     timeouts: Timeouts
     turns: Turns
 
+    @property
+    def connections(self) -> Connections[Any]: ...
     def channel_closed(self, channel: Channel) -> None: ...
 
 
@@ -77,6 +80,7 @@ class Channel(ServerChannel):
     def connectionMade(self) -> None:
         self.site = self.factory
         self.site.channels.add(self)
+        self.site.connections.opened(self)
         self._is_shaking_hands = self.isSecure()
         super().connectionMade()
 
@@ -240,6 +244,7 @@ class Channel(ServerChannel):
         if self._drained is not None:
             self._forget(data)
             return
+        self.site.connections.heard(self)
         super().dataReceived(data)
         self._watch_request()
 
@@ -253,7 +258,9 @@ class Channel(ServerChannel):
         if self._drained is not None:
             self.requests.remove(request)
             return
-        self._was_used = True
+        if not self._was_used:
+            self._was_used = True
+            self.site.connections.used(self)
         # Another request that is here already has its turn when others have had theirs.
         self.paused = self.has_unread()
         super().requestDone(request)
@@ -285,6 +292,15 @@ class Channel(ServerChannel):
         if self._drain_end is not None and self._drain_end.active():
             self._drain_end.cancel()
         super().connectionLost(reason)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is being answered."""
+        return bool(self.requests) and self.timeOut is None and self._drained is None
+
+    def give_way(self) -> None:
+        """Close at once, because there are too many connections."""
+        self.transport.abortConnection()
 
     def stop(self) -> None:
         """Close, after the request that is being answered, if there is one."""

@@ -29,6 +29,7 @@ from telemeter.web.site.answers import (
     method_not_allowed,
     not_found,
 )
+from telemeter.web.site.guard import Guard
 from telemeter.web.site.paths import clean, moved
 from telemeter.web.site.refused import Refused
 
@@ -71,6 +72,8 @@ class _Site(Protocol):
 
     @property
     def observers(self) -> Sequence[Callable[[Outcome], None]]: ...
+    @property
+    def guard(self) -> Guard | None: ...
     def route_at(self, path: bytes) -> SiteRoute | None: ...
 
 
@@ -202,6 +205,8 @@ class Request(server.Request):
             raise self._no_route()
         if self.method.decode("latin-1") not in self.route.methods:
             raise method_not_allowed(self.route.methods)
+        if self.site.guard is not None:
+            self.site.guard.check(self, self.route)
         return self.route
 
     def _no_route(self) -> Refused:

@@ -25,6 +25,7 @@ from telemeter.web.site.answers import (
     method_not_allowed,
     not_found,
 )
+from telemeter.web.site.guard import Guard
 from telemeter.web.site.refused import Refused
 from telemeter.web.site.site import Site
 
@@ -53,6 +54,8 @@ class Route:
         branch: whether everything below the path belongs to it that has no route of its own.
         listed: whether it is in the list of paths at /.
         timed: whether its answers have the deadline of requests (`Timeouts.request`).
+        any_host: whether it answers whatever host a request is for, where there is a guard.
+        any_caller: whether it answers who shows no token, where there is a guard.
     """
 
     path: str
@@ -63,6 +66,8 @@ class Route:
     branch: bool = False
     listed: bool = True
     timed: bool = False
+    any_host: bool = False
+    any_caller: bool = False
 
 
 def make_resource(routes: Iterable[Route], deadlines: Deadlines | None = None) -> IResource:
@@ -154,17 +159,33 @@ def _is_gone(request: IRequest) -> bool:
     return getattr(request, "channel", None) is None
 
 
-def make_site(routes: Iterable[Route], reactor: Any, *, timeouts: Timeouts = TIMEOUTS) -> Site:
+def make_site(
+    routes: Iterable[Route],
+    reactor: Any,
+    *,
+    timeouts: Timeouts = TIMEOUTS,
+    guard: Guard | None = None,
+    connections: int | None = None,
+) -> Site:
     """Make a site that serves routes.
 
     Args:
         routes: what it serves.
         reactor: tells the time, and calls later.
         timeouts: how long clients may take.
+        guard: has its say about every request; None: there is none.
+        connections: how many there may be; None: any number.
     """
     table = list(routes)
     by_path = {route.path.encode(): route for route in table}
     branches = sorted((route for route in table if route.branch), key=lambda each: -len(each.path))
     deadlines = Deadlines(reactor, timeouts.request)
-    resource = make_resource(table, deadlines)
-    return Site(resource, by_path, reactor, branches, timeouts)
+    return Site(
+        make_resource(table, deadlines),
+        by_path,
+        reactor,
+        branches,
+        timeouts,
+        guard=guard,
+        connections=connections,
+    )

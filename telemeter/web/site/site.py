@@ -22,6 +22,8 @@ from telemeter.loop.waiters import Waiters
 from telemeter.observe.outcome import Outcome
 from telemeter.web.site.admission import SiteRoute
 from telemeter.web.site.channel import Channel
+from telemeter.web.site.connections import Connections
+from telemeter.web.site.guard import Guard
 from telemeter.web.site.request import Request
 
 
@@ -36,6 +38,8 @@ class Site(server.Site):
         active: the requests that are under way.
         over: how many are no longer.
         channels: the connections that are open.
+        connections: bound how many there are.
+        guard: has its say about every request; None: there is none.
         timeouts: how long clients may take.
         turns: of those who sent several requests at once.
         stopping: whether no more requests are wanted.
@@ -51,6 +55,9 @@ class Site(server.Site):
         reactor: Any,
         branches: Sequence[SiteRoute] = (),
         timeouts: Timeouts = TIMEOUTS,
+        *,
+        guard: Guard | None = None,
+        connections: int | None = None,
     ) -> None:
         super().__init__(resource, requestFactory=Request, timeout=timeouts.idle, reactor=reactor)
         self.timeouts = timeouts
@@ -59,7 +66,9 @@ class Site(server.Site):
         self.observers: list[Callable[[Outcome], None]] = []
         self.active: set[Request] = set()
         self.over = 0
+        self.guard = guard
         self.channels: set[Channel] = set()
+        self.connections: Connections[Channel] = Connections(reactor, connections)
         self.stopping = False
         self.turns = Turns(reactor)
         self._idle: Waiters[None] = Waiters()
@@ -99,6 +108,7 @@ class Site(server.Site):
     def channel_closed(self, channel: Channel) -> None:
         """Forget a connection that is gone."""
         self.channels.discard(channel)
+        self.connections.closed(channel)
         if self.stopping and not self.channels:
             self._idle.tell(None)
 
