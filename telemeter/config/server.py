@@ -35,6 +35,7 @@ class ServerConfig:
         timeouts: how long who waits for whom.
         operators: who is let in at the listener for operators.
         connections: how many connections of clients a process may have.
+        inflight_bytes: how many bytes of requests a process may hold.
         peer_connections: how many requests to another server are under way at a time.
         workers: how many processes answer clients; 1: this one does.
         tokens: the agents' tokens.
@@ -57,6 +58,7 @@ class ServerConfig:
     timeouts: Timeouts
     operators: OperatorSettings
     connections: int
+    inflight_bytes: int
     peer_connections: int
     workers: int
     tokens: TokenSettings

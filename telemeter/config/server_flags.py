@@ -77,6 +77,14 @@ GROUPS: Final = (
             shown="0",
         ),
         Flag(
+            "max-inflight-bytes",
+            integer(1 << 20),
+            256 << 20,
+            "How many bytes of requests each process may hold: bodies, what they are converted to, "
+            "and what waits for the upstream. Over it, or over a sender's share of it, 503.",
+            shown="256 MiB",
+        ),
+        Flag(
             "handshake-timeout",
             positive_duration,
             TIMEOUTS.handshake,

@@ -126,6 +126,7 @@ class Options(Flags):
             ),
             operators=read_operators(self),
             connections=self["max-connections"] or most_connections(),
+            inflight_bytes=self["max-inflight-bytes"],
             peer_connections=self["peer-connections"],
             workers=self["workers"],
             tokens=TokenSettings(

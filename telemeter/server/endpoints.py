@@ -17,9 +17,11 @@ from telemeter.auth.token import TokenIssuer, TokenVerifier
 from telemeter.config.server import ServerConfig
 from telemeter.convert.sieve import WriteRules
 from telemeter.convert.upload import UploadRules
+from telemeter.limits.inflight import InFlight
 from telemeter.limits.ratelimit import RateLimiter, Table
 from telemeter.limits.replicas import Memcache, Replicas
 from telemeter.loop.clocks import WallClock
+from telemeter.loop.memory import MemoryReturn
 from telemeter.loop.services import OnStop
 from telemeter.loop.threads import Runner, thread_runner
 from telemeter.net.reloadable import ReloadableServerContext
@@ -106,6 +108,7 @@ class Endpoints:
         self._config = config
         self._reactor = reactor
         self._shared = shared
+        self._run = run
         self.clients = Clients(config, reactor, run, seams.make_agent)
         self.store: Store | None = None
         upstream: Upstream
@@ -122,6 +125,7 @@ class Endpoints:
             samples.partition_label,
             samples.required_labels,
         )
+        self._in_flight = InFlight(config.inflight_bytes)
         self.limiter = RateLimiter(config.ratelimit.seconds, shared.table)
         memcache = seams.memcache or self._memcached
         self._upload = UploadEndpoint(
@@ -134,6 +138,7 @@ class Endpoints:
             run,
             partition_label=samples.partition_label,
             limit_bytes=samples.upload_bytes,
+            in_flight=self._in_flight,
             replicas=(
                 Replicas(memcache, config.ratelimit.seconds, wall, self.limiter.mark)
                 if memcache is not None and config.ratelimit.seconds
@@ -151,6 +156,7 @@ class Endpoints:
             ),
             upstream,
             run,
+            self._in_flight,
         )
         self.health = Health()
         self.tls = ReloadableServerContext(config.listen.tls)
@@ -175,7 +181,10 @@ class Endpoints:
 
     def helpers(self) -> list[IService]:
         """Return the services that the endpoints need, in start order."""
-        services: list[IService] = [OnStop(self.clients.close)]
+        services: list[IService] = [
+            OnStop(self.clients.close),
+            MemoryReturn(self._reactor, self._in_flight, self._run),
+        ]
         if self.store is not None:
             timer = TimerService(_EXPIRE_SECONDS, self.store.expire)
             timer.clock = self._reactor

@@ -23,6 +23,7 @@ from telemeter.auth.composite import CompositeToken, MalformedTokenError, parse_
 from telemeter.convert.engine import WriteConverter
 from telemeter.convert.results import Written
 from telemeter.convert.sieve import ForeignIdError, MissingLabelError, WriteRules
+from telemeter.limits.inflight import Account, InFlight
 from telemeter.loop.threads import CONVERTED_HERE, Runner
 from telemeter.net.upstream import V1, V2, ForwardError, Sent, Upstream
 from telemeter.samples.compression import block_size, decompress_block
@@ -109,8 +110,8 @@ def _refused(reason: str, refused: Refused) -> Refused:
 class Write(BoundedBody):
     """A remote-write request: takes the body, once its token has turned out to be good."""
 
-    def __init__(self, token: CompositeToken, version: int, limit: int) -> None:
-        super().__init__(limit - 1)
+    def __init__(self, token: CompositeToken, version: int, limit: int, account: Account) -> None:
+        super().__init__(limit - 1, account)
         self.token = token
         self.version = version
         self.allowed: Deferred[None]
@@ -150,7 +151,12 @@ class ReceiveEndpoint:
     """The endpoint."""
 
     def __init__(
-        self, settings: ReceiveSettings, check: TokenCheck, upstream: Upstream, run: Runner
+        self,
+        settings: ReceiveSettings,
+        check: TokenCheck,
+        upstream: Upstream,
+        run: Runner,
+        in_flight: InFlight,
     ) -> None:
         """Make the endpoint.
 
@@ -159,7 +165,9 @@ class ReceiveEndpoint:
             check: asks whether a token is good.
             upstream: takes what is left.
             run: sifts a body where it does not keep the reactor from its work.
+            in_flight: the bytes of requests that are held.
         """
+        self._in_flight = in_flight
         self.use(settings)
         self._check = check
         self._upstream = upstream
@@ -181,7 +189,8 @@ class ReceiveEndpoint:
             raise _refused("token", Refused(400, str(error))) from None
         outcome = outcome_of(request)
         outcome.cluster, outcome.tenant = token.cluster, token.tenant
-        write = Write(token, _version_of(request), self._settings.limit_bytes)
+        account = self._in_flight.account(token.question.decode("latin-1"))
+        write = Write(token, _version_of(request), self._settings.limit_bytes, account)
         if write.version == 2:
             _tell_written(request, dict.fromkeys(_WRITTEN, 0))
         write.expect(length)
@@ -238,7 +247,9 @@ class ReceiveEndpoint:
         converter, limit = self._converter, self._settings.limit_bytes
         cluster = None if self._settings.foreign_ids else write.token.cluster
         body = write.take_body()
-        if block_size(body) > CONVERTED_HERE.compiled:
+        size = block_size(body)
+        write.hold(min(size, _MOST_COMPRESSION * len(body)))  # what says more is refused below
+        if size > CONVERTED_HERE.compiled:
             large: Written = await self._run(sift, body, write.version, cluster, converter, limit)
             return large
         plain = _decompressed(body, limit)
@@ -248,6 +259,7 @@ class ReceiveEndpoint:
 
     async def _forward(self, write: Write, written: Written) -> Sent:
         keep = write.version == 2 and self._settings.keep_version
+        write.keep(len(written.payload))
         try:
             sending = self._upstream.send(write.token.cluster, written.payload, V2 if keep else V1)
             written.payload = b""  # what waits for the upstream keeps no more than it needs

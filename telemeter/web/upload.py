@@ -19,6 +19,7 @@ from telemeter.auth.token import Client, TokenVerifier
 from telemeter.convert.engine import KIND, UploadConverter
 from telemeter.convert.results import Converted
 from telemeter.convert.upload import UploadRules
+from telemeter.limits.inflight import Account, InFlight
 from telemeter.limits.ratelimit import RateLimitedError, RateLimiter, Slot
 from telemeter.limits.replicas import Replicas, SharedSlot
 from telemeter.loop.clocks import WallClock, elapsed, milliseconds
@@ -103,6 +104,7 @@ class Upload(BoundedBody):
         slot: Slot | SharedSlot,
         body_format: BodyFormat,
         limit: int,
+        account: Account,
     ) -> None:
         """Make one.
 
@@ -112,6 +114,7 @@ class Upload(BoundedBody):
             slot: the cluster's slot, which this takes.
             body_format: of the body.
             limit: what the decompressed body must stay under, in bytes.
+            account: counts what is held of it.
         """
         self.client = client
         self.cluster = cluster
@@ -119,7 +122,7 @@ class Upload(BoundedBody):
         self.decode = body_format.decode
         self.is_compressed = body_format.is_compressed
         self._limit = limit
-        super().__init__((max_framed_size(limit) if self.is_compressed else limit) - 1)
+        super().__init__((max_framed_size(limit) if self.is_compressed else limit) - 1, account)
 
     def too_large(self, size: int) -> Refused:
         what = "compressed bytes" if self.is_compressed else "bytes"
@@ -163,6 +166,7 @@ class UploadEndpoint:
         *,
         partition_label: str,
         limit_bytes: int,
+        in_flight: InFlight,
         replicas: Replicas | None = None,
     ) -> None:
         """Make the endpoint.
@@ -177,6 +181,7 @@ class UploadEndpoint:
             run: runs the conversion of a body.
             partition_label: the label that tells clusters apart.
             limit_bytes: the limit of a decompressed body.
+            in_flight: the bytes of requests that are held.
             replicas: have their say after the limiter; None: there are none, or no limit.
         """
         self._replicas = replicas
@@ -189,6 +194,7 @@ class UploadEndpoint:
         self._run = run
         self._partition_label = partition_label
         self._limit = limit_bytes
+        self._in_flight = in_flight
 
     def use(self, verifier: TokenVerifier, rules: UploadRules) -> None:
         """Check tokens and convert uploads in another way from now on."""
@@ -219,7 +225,8 @@ class UploadEndpoint:
             raise _too_early(cluster, error) from None
         encoding = (request.getHeader("Content-Encoding") or "").strip().lower()
         of_body = body_format(request.getHeader("Content-Type"), encoding)
-        upload = Upload(client, cluster, slot, of_body, self._limit)
+        account = self._in_flight.account(cluster)
+        upload = Upload(client, cluster, slot, of_body, self._limit, account)
         upload.expect(length)
         if self._replicas is not None:
             upload.slot = shared = SharedSlot(slot, self._replicas, cluster)
@@ -243,6 +250,7 @@ class UploadEndpoint:
         outcome.dropped, outcome.duplicates = converted.dropped, converted.duplicates
         outcome.examples, outcome.newest_ms = converted.dropped_examples, converted.newest_ms
         if converted.series:
+            upload.keep(len(converted.payload))
             try:
                 await self._forward(upload.cluster, converted)
             except Exception:
@@ -273,6 +281,7 @@ class UploadEndpoint:
                 body = await self._run(decompress_framed, body, self._limit)
             else:
                 body = decompress_framed(body, self._limit)
+            upload.hold(len(body))
         return await CONVERTED_HERE.convert(
             self._run, len(body), self._converter, body, upload.decode, upload.client.labels, now_ms
         )

@@ -13,6 +13,7 @@ from twisted.python.usage import UsageError
 
 from telemeter.config.reload import Reloader
 from telemeter.config.server_options import Options
+from telemeter.loop.memory import MemoryReturn
 from telemeter.loop.services import OnStop, OrderedServices
 from telemeter.server.app import ParentOfWorkers, ServerApp, SingleProcess, build
 from telemeter.server.workers.supervisor import Workers
@@ -43,6 +44,7 @@ def test_the_start_order_of_a_process() -> None:
     assert isinstance(app, SingleProcess)
     assert kinds(app) == [
         OnStop.__name__,  # the connections to other servers
+        MemoryReturn.__name__,
         TimerService.__name__,
         Reloader.__name__,
         "listener of --listen-internal",

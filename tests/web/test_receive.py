@@ -21,6 +21,7 @@ from telemeter.auth.composite import make_composite
 from telemeter.config.server import ServerConfig
 from telemeter.config.server_options import Options
 from telemeter.convert.sieve import WriteRules
+from telemeter.limits.inflight import InFlight
 from telemeter.loop.threads import ThreadPolicy, run_here
 from telemeter.net.client import InstrumentedAgent
 from telemeter.samples.compression import compress_block, compress_framed, decompress_block
@@ -203,7 +204,7 @@ class Checking(Server):
     def __init__(self, check: TokenCheck) -> None:
         super().__init__()
         assert self.forwarder is not None
-        endpoint = ReceiveEndpoint(settings(), check, self.forwarder, run_here)
+        endpoint = ReceiveEndpoint(settings(), check, self.forwarder, run_here, InFlight(1 << 30))
         self.site = make_site([endpoint.route()], self.clock)
 
 
@@ -510,7 +511,9 @@ class TestCountsOf2:
         """It keeps no exemplars."""
         clock = clock_at()
         store = Store(clock, 600.0, 1000)
-        endpoint = ReceiveEndpoint(settings(), lambda _: succeed(None), store, run_here)
+        endpoint = ReceiveEndpoint(
+            settings(), lambda _: succeed(None), store, run_here, InFlight(1 << 30)
+        )
         site = make_site([endpoint.route()], clock)
         series = replace(up(), exemplars=(EXEMPLAR,), histograms=(HISTOGRAM,))
         sent = encoded(request(series, observed(named("lat"), custom=True)), 2)

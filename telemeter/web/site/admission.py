@@ -31,6 +31,9 @@ class Admission(Protocol):
     def abandoned(self) -> None:
         """Undo what admitting the request did: its sender left before the body was complete."""
 
+    def over(self) -> None:
+        """Hold nothing any longer: the request has its answer, or its sender has left."""
+
 
 class Gate(Protocol):
     """A decision about a request by its headers."""

@@ -312,6 +312,8 @@ class Request(server.Request):
             return
         self.site.active.discard(self)
         self.site.over += 1
+        if self.admission is not None:
+            self.admission.over()
         took = self.site.reactor.seconds() - self.began
         route = self.route or self._meant
         if route is not None and route.name:

@@ -32,6 +32,7 @@ class Gatekeeper:
         asked: the lengths that it was asked about.
         written: the pieces of the bodies that it took.
         abandoned_times: how often a sender went away.
+        over_times: how often a request was over.
         limit: at how many bytes it refuses.
     """
 
@@ -41,6 +42,7 @@ class Gatekeeper:
         self.asked: list[int | None] = []
         self.written: list[bytes] = []
         self.abandoned_times = 0
+        self.over_times = 0
         self.limit = 10
         self.refusal: Refused | None = None
 
@@ -57,6 +59,9 @@ class Gatekeeper:
 
     def abandoned(self) -> None:
         self.abandoned_times += 1
+
+    def over(self) -> None:
+        self.over_times += 1
 
 
 class Guarded:
@@ -335,9 +340,9 @@ def test_nor_is_a_request_for_what_is_not_there(guarded: Guarded, target: str) -
 def test_an_admission_learns_that_its_sender_is_gone(guarded: Guarded, sent: bytes) -> None:
     wire = Wire(guarded.site)
     wire.send(sent)
-    assert guarded.gate.abandoned_times == 0
+    assert (guarded.gate.abandoned_times, guarded.gate.over_times) == (0, 0)
     wire.vanish()
-    assert guarded.gate.abandoned_times == 1
+    assert (guarded.gate.abandoned_times, guarded.gate.over_times) == (1, 1)
     assert guarded.answered == 0
 
 
@@ -365,8 +370,9 @@ def test_an_answered_request_is_not_abandoned(guarded: Guarded, too_long: bool) 
     body = b"12345678901" if too_long else b"1234567890"
     wire.send(request_of("POST", "/guarded", body=body))
     assert wire.answer.status == (413 if too_long else 200)
+    assert guarded.gate.over_times == 1
     wire.vanish()
-    assert guarded.gate.abandoned_times == 0
+    assert (guarded.gate.abandoned_times, guarded.gate.over_times) == (0, 1)
 
 
 def test_an_early_refusal_is_counted_and_logged_once(guarded: Guarded, log: Log) -> None:
