@@ -1,22 +1,22 @@
 """The `/metrics` page.
 
 Metrics are declared at the top of the module that counts them and live in prometheus-client's
-global registry, as its users expect. Worker processes keep theirs in files, by prometheus-client's
-multiprocess mode, and the page of their parent adds everything up.
+global registry, as its users expect. Worker processes have theirs in memory that they share with
+their parent (`shared`), whose page adds everything up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 from prometheus_client import REGISTRY, Metric, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
+
+from telemeter.observe.shared import Memory, metrics_of
 
 disable_created_metrics()
 
@@ -26,28 +26,24 @@ class WithWorkers(Collector):
 
     def __init__(
         self,
-        folder: Callable[[], Path | None],
+        memories: Callable[[], Mapping[int, Memory]],
         pids: Callable[[], Mapping[int, int]],
         own: Collector = REGISTRY,
     ) -> None:
         """Make one.
 
         Args:
-            folder: where the workers keep their metrics; None: there are none yet.
+            memories: the metrics of the workers, by their numbers.
             pids: the processes that run now, by the numbers of the workers.
             own: the metrics of this process.
         """
-        self._folder = folder
+        self._memories = memories
         self._pids = pids
         self._own = own
 
     def collect(self) -> Iterator[Metric]:
         """All metrics, each name once."""
-        folder = self._folder()
-        kept: Iterable[Metric] = ()
-        if folder is not None:
-            kept = MultiProcessCollector.merge(map(str, folder.glob("*.db")), accumulate=True)
-        yield from merged(self._own.collect(), kept)
+        yield from merged(self._own.collect(), metrics_of(self._memories().items()))
         yield from of_processes(self._pids())
 
 

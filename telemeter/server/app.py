@@ -229,10 +229,9 @@ class ParentOfWorkers(ServerApp):
         self.at_once = workers.end_at_once
         self.health = Health(lambda: workers.ready)
         discovery = self._clients.discovery(self.health)
-        metrics = WithWorkers(lambda: workers.folder, workers.pids)
+        metrics = WithWorkers(lambda: workers.metrics, workers.pids)
         self.services = [
             OnStop(self._clients.close),
-            OnStop(workers.remove_folder),
             self.reloader,
             self._internal_listener(metrics),  # answers until the workers are done
             OnStop(self.fleet.stop),

@@ -124,12 +124,14 @@ class Crew:
     Attributes:
         stack: what it belongs to.
         server: the server.
-        temporary: where it makes temporary files.
+        temporary: where it could make temporary files, ...
+        untouched: ... and the state of that folder, if it makes none.
     """
 
     stack: Stack
     server: Server
     temporary: Path
+    untouched: int
     _clients: list[Client] = field(default_factory=list)
 
     @property
@@ -141,6 +143,10 @@ class Crew:
         """The workers' processes."""
         children = Path(f"/proc/{self.parent}/task/{self.parent}/children").read_text()
         return [int(pid) for pid in children.split() if alive(int(pid))]
+
+    def nothing_was_written(self) -> bool:
+        """Return whether it has never made a temporary file."""
+        return self.temporary.stat().st_mtime_ns == self.untouched
 
     def wait_until_ready(self) -> None:
         """Wait until all workers serve."""
@@ -199,8 +205,9 @@ def start_crew(stack: Stack, *flags: str, environment: Mapping[str, str] | None 
     name = f"server-{len(stack.programs)}"
     temporary = stack.folder / f"{name}.tmp"
     temporary.mkdir()
+    untouched = temporary.stat().st_mtime_ns
     environment = {**(environment or {}), "TMPDIR": str(temporary)}
     server = start_server(stack, name, "--workers", "2", *flags, environment=environment)
-    crew = Crew(stack, server, temporary)
+    crew = Crew(stack, server, temporary, untouched)
     crew.wait_until_ready()
     return crew

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -63,8 +63,11 @@ def crew(shared_crew: Crew) -> Iterator[Crew]:
     shared_crew.close()
 
 
-def start_unlimited(stack: Stack, upstream: Upstream, *flags: str) -> Crew:
-    return start_crew(stack, "--forward-url", upstream.url, "--ratelimit", "0", *flags)
+def start_unlimited(
+    stack: Stack, upstream: Upstream, *flags: str, environment: Mapping[str, str] | None = None
+) -> Crew:
+    flags = ("--forward-url", upstream.url, "--ratelimit", "0", *flags)
+    return start_crew(stack, *flags, environment=environment)
 
 
 # --- What they share ------------------------------------------------------------------------------
@@ -301,6 +304,47 @@ def test_a_worker_that_cannot_start_says_why_and_is_not_tried_all_the_time(
     assert program.stop() == -signal.SIGTERM
 
 
+def test_it_needs_no_disk(stack: Stack, upstream: Upstream) -> None:
+    """Nothing is written where temporary files go, and so a server minds neither if that is full
+    nor if somebody cleans up there."""
+    crew = start_unlimited(stack, upstream)
+    url = crew.server.internal_url
+    accepted = {"handler": "upload", "code": "200", "method": "post"}
+    for client in crew.client_of_each():
+        assert client.upload(client.authorize(CLUSTER), CLUSTER, "up").status == 200
+    for pid in crew.pids():
+        os.kill(pid, signal.SIGKILL)
+    stack.wait(lambda: counted(url, "telemeter_worker_restarts_total") == 2, "other workers")
+    stack.wait(lambda: counted(url, "telemeter_workers") == 2, "them to be ready")
+    for client in crew.client_of_each():
+        assert client.upload(client.authorize(CLUSTER), CLUSTER, "up").status == 200
+    assert counted(url, "http_requests_total", **accepted) == 4
+    assert crew.nothing_was_written()
+    crew.close()
+
+
+def test_a_server_that_may_not_have_such_memory_serves_without_these_metrics(
+    stack: Stack, upstream: Upstream
+) -> None:
+    stack.write(
+        "sitecustomize.py",
+        "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n",
+    )
+    crew = start_unlimited(stack, upstream, environment={"PYTHONPATH": str(stack.folder)})
+    (stack.folder / "sitecustomize.py").unlink()
+    for client in crew.client_of_each():
+        assert client.upload(client.authorize(CLUSTER), CLUSTER, "up").status == 200
+    page = fetch(f"{crew.server.internal_url}/metrics").text
+    assert "http_requests_total{" not in page
+    assert counted(crew.server.internal_url, "telemeter_workers") == 2
+    lines = map(parse_logfmt, crew.server.program.output().splitlines())
+    reasons = [
+        line["reason"] for line in lines if line["msg"] == "the metrics of a worker do not count"
+    ]
+    assert reasons == ["[Errno 27] File too large"] * 2
+    crew.close()
+
+
 # --- Reload ---------------------------------------------------------------------------------------
 
 
@@ -429,8 +473,6 @@ def test_what_is_under_way_is_finished(stack: Stack, upstream: Upstream, end: ob
 
 def test_a_stuck_client_holds_nobody_for_long(stack: Stack, upstream: Upstream) -> None:
     crew = start_unlimited(stack, upstream)
-    (folder,) = crew.temporary.iterdir()
-    assert folder.stat().st_mode & 0o777 == 0o700
     pids = crew.pids()
     client = crew.client()
     client.begin_upload(client.authorize(CLUSTER))
@@ -438,7 +480,6 @@ def test_a_stuck_client_holds_nobody_for_long(stack: Stack, upstream: Upstream) 
     to_the_parent(crew)
     assert crew.server.program.popen.wait(STOP_SECONDS) == -signal.SIGTERM
     assert not any(map(alive, pids))
-    assert not folder.exists()
     crew.close()
 
 
@@ -448,4 +489,3 @@ def test_workers_do_not_outlive_their_parent(stack: Stack, upstream: Upstream) -
     crew.server.program.stopped = True
     os.kill(crew.parent, signal.SIGKILL)
     stack.wait(lambda: not any(map(alive, pids)), "the workers to end", crew.server.program)
-    assert list(crew.temporary.iterdir()) == []

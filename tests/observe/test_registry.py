@@ -7,19 +7,19 @@ import subprocess
 import sys
 from collections import Counter as Counts
 from collections.abc import Iterable
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric
-from prometheus_client.multiprocess import mark_process_dead
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
 )
 
 from telemeter.observe.registry import WithWorkers, merged, metrics_page, of_processes
+from telemeter.observe.shared import Memory
 from tests.fakes import parse_samples
+from tests.observe.test_shared import new_memory
 
 
 @pytest.fixture
@@ -136,14 +136,15 @@ def test_nothing_is_lost_and_nothing_counts_twice(
     }
 
 
-#: Counts in the files of a worker, and then as the one that takes its place.
+#: Counts as a worker, and then as the one that takes its place.
 WORKER = """
 import os
 import sys
 from prometheus_client import values
+from telemeter.observe.shared import Memory, value_class
 
 worker = int(sys.argv[1])
-values.ValueClass = values.MultiProcessValue(lambda: worker)
+values.ValueClass = value_class(Memory(int(sys.argv[2])))
 from prometheus_client import Counter, Gauge, Histogram
 
 Counter("c", "A counter.", ["label"]).labels('a"b').inc(worker + 1)
@@ -154,19 +155,22 @@ os.kill(os.getpid(), 9)
 """
 
 
-def run_worker(number: int, folder: Path) -> None:
-    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)}
-    subprocess.run([sys.executable, "-c", WORKER, str(number)], env=environment, check=False)
+def run_worker(number: int, memory: Memory) -> None:
+    descriptor = memory.descriptor
+    argv = [sys.executable, "-c", WORKER, str(number), str(descriptor)]
+    done = subprocess.run(argv, pass_fds=[descriptor], check=False)
+    assert done.returncode == -9
 
 
-def test_the_page_of_a_parent(registry: CollectorRegistry, tmp_path: Path) -> None:
+def test_the_page_of_a_parent(registry: CollectorRegistry) -> None:
     Gauge("unset", "A gauge.", registry=registry).set(5)
     Info("i", "An info.", registry=registry).info({"kind": "x"})
+    memories = {number: new_memory() for number in range(3)}
     for number in (0, 1, 1):
-        run_worker(number, tmp_path)
-    mark_process_dead(0, str(tmp_path))  # its gauges are gone, but not what it has counted
+        run_worker(number, memories[number])
+    memories[0].forget_living()  # its gauges are gone, but not what it has counted
     pids = {7: os.getpid()}
-    page = WithWorkers(lambda: tmp_path, lambda: pids, registry)
+    page = WithWorkers(lambda: memories, lambda: pids, registry)
     _, body = metrics_page("", page)
     found = parse_samples(body.decode())
     of_process = {key: value for key, value in found.items() if "process" in key[0]}
@@ -186,7 +190,7 @@ def test_the_page_of_a_parent(registry: CollectorRegistry, tmp_path: Path) -> No
 
 
 def test_a_page_without_workers_yet(registry: CollectorRegistry) -> None:
-    _, body = metrics_page("", WithWorkers(lambda: None, dict, registry))
+    _, body = metrics_page("", WithWorkers(dict, dict, registry))
     assert parse_samples(body.decode()) == SAMPLES
 
 
@@ -200,7 +204,8 @@ from prometheus_client import REGISTRY, Gauge
 import telemeter.server.app
 gauges = [one for one in REGISTRY._collector_to_names if isinstance(one, Gauge)]
 assert len(gauges) > 3
-print(*(gauge._name for gauge in gauges if gauge._multiprocess_mode == "all"))
+print(*(gauge._name for gauge in gauges
+        if gauge._multiprocess_mode not in ("livesum", "mostrecent")))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("\n", "")

@@ -59,7 +59,6 @@ def test_the_start_order_of_a_parent() -> None:
     assert isinstance(app, ParentOfWorkers)
     assert kinds(app) == [
         OnStop.__name__,
-        OnStop.__name__,
         Reloader.__name__,
         "listener of --listen-internal",
         OnStop.__name__,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextlib import suppress
 
 from telemeter.loop.signals import PARENTS
 
@@ -16,16 +17,28 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, PARENTS)
     worker = int(sys.argv[1])
 
-    from prometheus_client import values
-
-    # Before any metric is declared: the files are those of the worker's number, so that one that
-    # takes the place of another goes on counting.
-    values.ValueClass = values.MultiProcessValue(lambda: worker)
+    count_in_shared_memory()
 
     from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, elapsed_reactor
     from telemeter.server.workers.process import Worker
 
     Worker(elapsed_reactor(), SYSTEM_WALL_CLOCK, worker).run()
+
+
+def count_in_shared_memory() -> None:
+    """Have metrics be where the parent sees them; before any is declared.
+
+    The memory is that of the worker's number, so that one that takes the place of another goes on
+    counting.
+    """
+    from prometheus_client import values
+
+    from telemeter.observe.shared import Memory, value_class
+    from telemeter.server.workers.control import METRICS_FD
+
+    # Without, the parent has logged why; this process counts for nobody then.
+    with suppress(OSError):
+        values.ValueClass = value_class(Memory(METRICS_FD))
 
 
 main()

@@ -15,11 +15,12 @@ from twisted.protocols.amp import AMP, Boolean, Command, Float, Integer, String,
 from telemeter.config.files import Contents
 
 #: The descriptors that a worker inherits: the listening socket, its end of the control connection,
-#: how many connections each has, and the table of the rate limit.
+#: how many connections each has, the table of the rate limit, and its metrics.
 LISTEN_FD: Final = 3
 CONTROL_FD: Final = 4
 CONNECTIONS_FD: Final = 5
 TABLE_FD: Final = 6
+METRICS_FD: Final = 7
 
 #: The report of how many requests a worker let finish when it stopped: a number in decimals.
 FINISHED: Final = "finished"

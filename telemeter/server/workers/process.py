@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -102,7 +101,6 @@ class Worker:
         self._endpoints: Endpoints
         self._prepared: Any = None
         self._stopping = False
-        self._is_orphan = False
 
     def run(self) -> None:
         """Serve until the end."""
@@ -115,9 +113,6 @@ class Worker:
         reactor.addSystemEventTrigger("before", "shutdown", self._stops)
         signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(self.stop))
         reactor.run(installSignalHandlers=False)
-        if self._is_orphan:
-            # The parent would have done it. What other orphans have open there goes on working.
-            shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
 
     def configure(self, setup: Setup) -> None:
         """Begin to serve; what cannot work ends the process, and the log says why."""
@@ -203,11 +198,6 @@ class Worker:
             reported = self.control.report(FINISHED, str(daemon.finished).encode())
             await reported.addTimeout(self.timeouts.parent_report, self._reactor)
 
-    def parent_is_gone(self) -> None:
-        """Stop, and do what else is to be done then."""
-        self._is_orphan = not self._stopping
-        self.stop()
-
 
 class WorkerControl(Control):
     """The worker's end of the connection to its parent."""
@@ -243,7 +233,7 @@ class WorkerControl(Control):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Stop, because the parent is gone."""
         super().connectionLost(reason)
-        self._worker.parent_is_gone()
+        self._worker.stop()
 
     # --- What it is told ------------------------------------------------------------------------
 

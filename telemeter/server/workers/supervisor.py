@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Final
 
 from prometheus_client import Gauge
-from prometheus_client.multiprocess import mark_process_dead
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.protocol import Factory
+from twisted.logger import Logger
 from twisted.python.usage import UsageError
 
 from telemeter.auth.cache import AskParent
@@ -25,6 +22,7 @@ from telemeter.config.files import Contents
 from telemeter.limits.ratelimit import shared_memory
 from telemeter.loop.signals import held_back
 from telemeter.loop.timeouts import TIMEOUTS, Timeouts
+from telemeter.observe.shared import Memory
 from telemeter.server.workers.accept import Connections
 from telemeter.server.workers.child import Child, ReportHandler
 from telemeter.server.workers.control import (
@@ -32,6 +30,7 @@ from telemeter.server.workers.control import (
     CONTROL_FD,
     FINISHED,
     LISTEN_FD,
+    METRICS_FD,
     TABLE_FD,
     Setup,
 )
@@ -44,13 +43,15 @@ WORKERS: Final = Gauge(
     multiprocess_mode="mostrecent",
 )
 
+log = Logger()
+
 
 class Workers(Service):
     """The workers of a server.
 
     Attributes:
         finished: how many requests they let finish when they stopped.
-        folder: where they keep their metrics; None before the start.
+        metrics: those of each worker that has been started, by its number.
         reports: what to do with the reports of workers, by kind.
     """
 
@@ -76,7 +77,7 @@ class Workers(Service):
             timeouts: how long workers may take.
         """
         self.finished = 0
-        self.folder: Path | None = None
+        self.metrics: dict[int, Memory] = {}
         self.reports: dict[str, ReportHandler] = {FINISHED: self._have_finished}
         self.ask = ask
         self.pass_on = pass_on
@@ -113,7 +114,8 @@ class Workers(Service):
     def forget(self, number: int) -> None:
         """Forget a worker that has ended: nothing is under way there."""
         self._connections.leave(number)
-        mark_process_dead(number, str(self.folder))  # its gauges only; counters go on
+        if number in self.metrics:
+            self.metrics[number].forget_living()
         self.readiness_changed()
 
     # --- Start ------------------------------------------------------------------------------------
@@ -127,7 +129,6 @@ class Workers(Service):
         super().startService()
         self._listening.startService()
         self._leave_connections_to_workers()
-        self.folder = Path(tempfile.mkdtemp(prefix="telemeter-server-"))
         for place in self._places:
             self._connections.leave(place.number)
             place.start()
@@ -152,13 +153,16 @@ class Workers(Service):
         descriptors[CONNECTIONS_FD] = self._connections_fd
         if self._table is not None:
             descriptors[TABLE_FD] = self._table
+        metrics = self._metrics_of(number)
+        if metrics is not None:
+            descriptors[METRICS_FD] = metrics.descriptor
         try:
             with held_back():
                 self._reactor.spawnProcess(
                     process,
                     sys.executable,
                     [sys.executable, "-P", "-m", "telemeter.server.workers", str(number)],
-                    env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(self.folder)},
+                    env=os.environ,
                     childFDs=descriptors,
                 )
             self._reactor.adoptStreamConnection(
@@ -168,6 +172,18 @@ class Workers(Service):
             ours.close()
             theirs.close()
         process.configure(self._setup)
+
+    def _metrics_of(self, number: int) -> Memory | None:
+        """Return where a worker counts; None: that is not possible now, and the log says why."""
+        if number not in self.metrics:
+            try:
+                memory = Memory.new(shared_memory(f"telemeter-metrics-{number}"))
+            except OSError as error:
+                reason = str(error)
+                log.error("the metrics of a worker do not count", worker=number, reason=reason)
+                return None
+            self.metrics[number] = memory
+        return self.metrics[number]
 
     # --- Reload -----------------------------------------------------------------------------------
 
@@ -222,9 +238,3 @@ class Workers(Service):
         for pid in self.pids().values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self.remove_folder()
-
-    def remove_folder(self) -> None:
-        """Forget the metrics of workers."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)

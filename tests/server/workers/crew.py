@@ -87,17 +87,18 @@ class FakeProcess:
     Attributes:
         number: the worker's.
         descriptors: what it has inherited.
-        environment: its environment.
         end: of the control connection.
         signals: those that it got.
         alive: whether it has not ended.
     """
 
-    def __init__(self, protocol: Any, pid: int, args: list[str], environment: Any) -> None:
+    def __init__(
+        self, protocol: Any, pid: int, args: list[str], descriptors: dict[int, Any]
+    ) -> None:
         self.protocol = protocol
         self.pid = pid
         self.number = int(args[-1])
-        self.environment = environment
+        self.descriptors = descriptors
         self.end = WorkerEnd()
         self.pump: Any = None
         self.signals: list[str] = []
@@ -155,11 +156,11 @@ class CrewReactor(FakeReactor):
         self.no_more: OSError | None = None
 
     def spawnProcess(
-        self, protocol: Any, executable: str, args: list[str], env: Any, childFDs: Any
+        self, protocol: Any, executable: str, args: list[str], env: Any, childFDs: dict[int, Any]
     ) -> None:
         if self.no_more is not None:
             raise self.no_more
-        process = FakeProcess(protocol, 1000 + len(self.processes), args, env)
+        process = FakeProcess(protocol, 1000 + len(self.processes), args, childFDs)
         self.processes.append(process)
         protocol.makeConnection(process)
 
@@ -233,4 +234,3 @@ class Parent:
         for process in self.processes:
             process.ended(0)
         assert stopping.called
-        self.workers.remove_folder()

@@ -69,7 +69,6 @@ class Worker:
     problem: Any = ""
     commits: int = 0
     stops: int = 0
-    orphaned: int = 0
 
     def configure(self, setup: Setup) -> None:
         self.setup = setup
@@ -85,9 +84,6 @@ class Worker:
 
     def stop(self) -> None:
         self.stops += 1
-
-    def parent_is_gone(self) -> None:
-        self.orphaned += 1
 
 
 @dataclass
@@ -140,7 +136,7 @@ async def channel(**timeouts: float) -> AsyncIterator[Channel]:
         yield made
     finally:
         made.close()
-        await made.until(lambda: worker.orphaned)
+        await made.until(lambda: worker.stops)
 
 
 def setup() -> Setup:
@@ -187,7 +183,7 @@ async def test_a_worker_that_cannot_answer(log: Log) -> None:
     async with channel() as both:
         both.worker.problem = ZeroDivisionError("ours")
         assert (await both.child.prepare({}, False)).startswith("worker 3 gives no answer: ")
-        await both.until(lambda: both.worker.orphaned)  # AMP hangs up after an error of ours
+        await both.until(lambda: both.worker.stops)  # AMP hangs up after an error of ours
 
 
 @in_reactor
@@ -279,7 +275,7 @@ async def test_a_parent_that_is_gone_says_nothing() -> None:
         await both.until(lambda: both.parent.asked)
         both.ends[0].abortConnection()
         assert isinstance(await failure_of(asking), UnavailableError)
-        await both.until(lambda: both.worker.orphaned)
+        await both.until(lambda: both.worker.stops)
         assert isinstance(await failure_of(both.control.ask(QUESTION)), UnavailableError)
         both.parent.answer.callback(1.0)
 

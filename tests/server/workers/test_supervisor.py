@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from twisted.python.usage import UsageError
 
 from telemeter.auth.authorization_server import RefusedError, UnavailableError
-from telemeter.server.workers.control import CheckToken, Report
+from telemeter.observe.shared import Key
+from telemeter.server.workers.control import METRICS_FD, CheckToken, Report
 from telemeter.server.workers.place import STABLE_SECONDS, pause_after
 from tests.fakes import Growth, Log, has_fired, result_of, start, value_of
 from tests.server.workers.crew import Parent
@@ -42,14 +43,39 @@ def test_it_listens_and_leaves_the_connections_to_workers(parent: Parent) -> Non
     assert parent.workers.pids() == {0: 1000, 1: 1001}
 
 
-def test_workers_count_in_a_folder_of_their_own(parent: Parent) -> None:
-    folder = parent.workers.folder
-    assert folder is not None
-    assert folder.stat().st_mode & 0o777 == 0o700
-    for process in parent.processes:
-        assert process.environment["PROMETHEUS_MULTIPROC_DIR"] == str(folder)
+def test_each_counts_in_memory_of_its_own(parent: Parent) -> None:
+    metrics = parent.workers.metrics
+    assert {process.number: process.descriptors[METRICS_FD] for process in parent.processes} == {
+        number: memory.descriptor for number, memory in metrics.items()
+    }
+    assert metrics[0].descriptor != metrics[1].descriptor
+    parent.processes[1].ended(**KILLED)
+    parent.reactor.advance(0)
+    assert parent.processes[1].descriptors[METRICS_FD] == metrics[1].descriptor
+
+
+def test_a_worker_whose_metrics_have_no_place_serves_without(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(descriptor: int, size: int) -> None:
+        raise OSError(27, "File too large")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "posix_fallocate", lambda *_: no_memory(0, 0))
+        parent = Parent()
+        parent.start()
+    assert parent.workers.ready
+    events = log.of("the metrics of a worker do not count")
+    assert [(event["worker"], event["reason"]) for event in events] == [
+        (number, "[Errno 27] File too large") for number in range(2)
+    ]
+    assert all(METRICS_FD not in process.descriptors for process in parent.processes)
+    # The next one has them again.
+    parent.processes[0].ended(**KILLED)
+    parent.reactor.advance(0)
+    assert parent.processes[0].descriptors[METRICS_FD] == parent.workers.metrics[0].descriptor
+    log.errors_are_fine = True
     parent.end()
-    assert not folder.exists()
 
 
 def test_it_is_ready_when_all_have_been_and_one_is() -> None:
@@ -149,14 +175,12 @@ def test_a_system_without_room_for_a_process_is_asked_again(parent: Parent, log:
 
 
 def test_what_is_under_way_in_a_dead_worker_is_not_counted(parent: Parent) -> None:
-    folder = parent.workers.folder
-    assert folder is not None
-    for kind in ("gauge_livesum", "counter"):
-        for number in range(2):
-            (folder / f"{kind}_{number}.db").touch()
+    for memory in parent.workers.metrics.values():
+        for kind, mode, name in (("gauge", "livesum", "under_way"), ("counter", "", "done")):
+            memory.add(Key(kind, mode, name, "", name, ()), 7)
     parent.processes[0].ended(**KILLED)
-    left = sorted(path.name for path in folder.iterdir())
-    assert left == ["counter_0.db", "counter_1.db", "gauge_livesum_1.db"]
+    for number, values in enumerate(([0, 7], [7, 7])):
+        assert [entry.value for entry in parent.workers.metrics[number].entries()] == values
     parent.reactor.advance(0)
 
 
@@ -404,12 +428,9 @@ def test_who_has_not_even_started_is_told_by_a_signal() -> None:
         assert process.signals == ["TERM"]
         process.ended(signal=int(signal.SIGTERM))
     result_of(stopping)
-    parent.workers.remove_folder()
 
 
 def test_a_stop_before_the_start_is_none() -> None:
     parent = Parent()
     result_of(parent.workers.stopService())
-    parent.workers.remove_folder()
-    assert parent.workers.folder is None
-    assert not Path("None").exists()
+    assert parent.workers.metrics == {}
