@@ -45,6 +45,7 @@ class Timeouts:
             least twice as long before they kill it.
         worker_start: the parent for a worker to start.
         worker_answer: the parent for a worker to think about other files, and to use them.
+        worker_silence: the parent for a worker to give any sign of life.
         worker_stop_answer: the parent for a worker to say that it stops.
         worker_stop: the parent for its workers to end, beyond `stop`.
         worker_kill: the parent for workers that were killed.
@@ -76,6 +77,7 @@ class Timeouts:
     stop: float = 10.0
     worker_start: float = 60.0
     worker_answer: float = 10.0
+    worker_silence: float = 10.0
     worker_stop_answer: float = 1.0
     worker_stop: float = 1.5
     worker_kill: float = 5.0

@@ -24,6 +24,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from demo.keys import signing_key
 from demo.programs import start_authorizer, twistd
 from demo.stack import HOST, Ready, Stack, answers, fetch, parse_logfmt
+from telemeter.loop.timeouts import TIMEOUTS
+from telemeter.server.workers.supervisor import PING_SECONDS
 
 from .certificates import client_context, write_pair
 from .crew import Crew, alive, start_crew
@@ -302,6 +304,39 @@ def test_a_worker_that_cannot_start_says_why_and_is_not_tried_all_the_time(
     stack.wait(lambda: answers(f"{program.url}/healthz/ready", 200), "workers", program)
     assert tries() < 10
     assert program.stop() == -signal.SIGTERM
+
+
+def wait_for_its_replacement(crew: Crew, pid: int) -> None:
+    """Wait until one that has just been stopped is noticed, killed and replaced, and no other."""
+    url, program = crew.server.internal_url, crew.server.program
+    others = [each for each in crew.pids() if each != pid]
+    seconds = TIMEOUTS.worker_silence + 3 * PING_SECONDS + 5
+    crew.stack.wait(lambda: not alive(pid), "it to be killed", program, seconds)
+    crew.stack.wait(lambda: counted(url, "telemeter_worker_restarts_total") == 1, "another one")
+    crew.stack.wait(lambda: counted(url, "telemeter_workers") == 2, "it to be ready", program)
+    assert counted(url, "telemeter_worker_silences_total") == 1
+    assert set(others) < set(crew.pids())
+    lines = [parse_logfmt(line) for line in program.output().splitlines()]
+    (line,) = (line for line in lines if "sign of life" in line["msg"])
+    assert (line["level"], line["pid"]) == ("error", str(pid))
+    for client in crew.client_of_each():
+        assert client.upload(client.authorize(CLUSTER), CLUSTER, "up").status == 200
+
+
+def test_a_worker_that_is_stopped_is_replaced(stack: Stack, upstream: Upstream) -> None:
+    crew, asleep = (start_unlimited(stack, upstream) for _ in range(2))
+    # All of the other stands still meanwhile, as when a machine sleeps.
+    asleep.server.program.signal(signal.SIGSTOP)
+    stopped = crew.pids()[0]
+    os.kill(stopped, signal.SIGSTOP)
+    wait_for_its_replacement(crew, stopped)
+
+    asleep.server.program.signal(signal.SIGCONT)
+    stopped = asleep.pids()[1]
+    os.kill(stopped, signal.SIGSTOP)
+    wait_for_its_replacement(asleep, stopped)
+    for each in (crew, asleep):
+        each.close()
 
 
 def test_it_needs_no_disk(stack: Stack, upstream: Upstream) -> None:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeAlias
 
+from prometheus_client import Counter
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionClosed, ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
@@ -22,6 +23,7 @@ from telemeter.server.workers.control import (
     Commit,
     Configure,
     Control,
+    Ping,
     Prepare,
     Ready,
     Report,
@@ -29,6 +31,11 @@ from telemeter.server.workers.control import (
     Stop,
     encode_files,
     short,
+)
+
+SILENT: Final = Counter(
+    "telemeter_worker_silences_total",
+    "Worker processes that were killed because they gave no sign of life.",
 )
 
 #: The longest line of a worker, in bytes.
@@ -86,6 +93,11 @@ class Child(ProcessProtocol):
         self._reactor = reactor
         self._configured = False
         self._output = b""
+        self._asked = 0  # how many commands it has not answered
+        self._is_pinged = False
+        self._silent = 0.0
+        self._excused = 0.0
+        self._given_up = False
 
     @property
     def pid(self) -> int:
@@ -96,7 +108,12 @@ class Child(ProcessProtocol):
     def send(self, command: type[Command], seconds: float, **arguments: Any) -> Deferred[Any]:
         """Send a command; the answer must come within some seconds."""
         answer: Deferred[Any] = self.control.callRemote(command, **arguments)
-        return answer.addTimeout(seconds, self._reactor)
+        self._asked += 1
+        return answer.addTimeout(seconds, self._reactor).addBoth(self._answered)
+
+    def _answered(self, answer: Any) -> Any:
+        self._asked -= 1
+        return answer
 
     def configure(self, setup: Setup) -> None:
         """Tell it how to serve."""
@@ -130,6 +147,41 @@ class Child(ProcessProtocol):
         if not failure.check(ConnectionClosed):  # then it has ended, or is about to
             log.failure("a worker does not obey, and is killed", failure, worker=self.number)
             self.signal("KILL")
+
+    def ping(self, passed: float) -> None:
+        """Ask it for a sign of life, or wait for one for so long and no longer.
+
+        While it thinks about other files it may be busy for as long as it has for that.
+
+        Args:
+            passed: for how many seconds this process has waited since the last call.
+        """
+        if not self._configured or self._given_up:
+            return
+        if not self._is_pinged:
+            self._is_pinged = True
+            self._silent = self._excused = 0.0
+            self.control.callRemote(Ping).addCallbacks(self._lives, lambda failure: None)
+        elif self._asked and self._excused < self._timeouts.worker_answer:
+            self._excused += passed
+        else:
+            self._silent += passed
+            if self._silent >= self._timeouts.worker_silence:
+                self._give_up()
+
+    def _lives(self, answer: object) -> None:
+        self._is_pinged = False
+
+    def _give_up(self) -> None:
+        self._given_up = True
+        SILENT.inc()
+        log.error(
+            "a worker gives no sign of life, and is killed",
+            worker=self.number,
+            pid=self.pid,
+            seconds=f"{self._silent + self._excused:.0f}",
+        )
+        self.signal("KILL")
 
     def stop(self) -> Deferred[Any]:
         """Have it stop; fires when it accepts no clients, or gives no answer."""

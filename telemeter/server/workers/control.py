@@ -56,6 +56,10 @@ class Commit(Command):
     """Use what was prepared."""
 
 
+class Ping(Command):
+    """Give a sign of life."""
+
+
 class Stop(Command):
     """Accept nobody any more, finish the requests that are under way, and end."""
 

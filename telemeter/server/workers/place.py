@@ -104,6 +104,11 @@ class Place:
         )
         self._next_start = self._reactor.callLater(pause, self._start_again)
 
+    def ping(self, passed: float) -> None:
+        """See that the process is alive; so many seconds have passed since the last time."""
+        if self.process is not None:
+            self.process.ping(passed)
+
     def stop(self) -> Deferred[Any]:
         """Have no process any more; fires when the one that is there accepts no clients."""
         self._stopping = True

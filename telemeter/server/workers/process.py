@@ -45,6 +45,7 @@ from telemeter.server.workers.control import (
     Commit,
     Configure,
     Control,
+    Ping,
     Prepare,
     Ready,
     Report,
@@ -223,6 +224,10 @@ class WorkerControl(Control):
     @Commit.responder
     def _commit(self) -> dict[str, object]:
         self._worker.commit()
+        return {}
+
+    @Ping.responder
+    def _ping(self) -> dict[str, object]:
         return {}
 
     @Stop.responder

@@ -14,6 +14,7 @@ from prometheus_client import Gauge
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.protocol import Factory
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.usage import UsageError
 
@@ -42,6 +43,9 @@ WORKERS: Final = Gauge(
     "Worker processes that answer clients; 0 if the only process does.",
     multiprocess_mode="mostrecent",
 )
+
+#: How often workers are asked for a sign of life, in seconds.
+PING_SECONDS: Final = 2.0
 
 log = Logger()
 
@@ -91,6 +95,9 @@ class Workers(Service):
         self._places = [Place(number, self, reactor) for number in range(setup.workers)]
         self._were_ready = False
         self._reloading = False
+        self._pinging = LoopingCall(self._ping)
+        self._pinging.clock = reactor
+        self._last_ping = 0.0
 
     @property
     def ready(self) -> bool:
@@ -132,6 +139,21 @@ class Workers(Service):
         for place in self._places:
             self._connections.leave(place.number)
             place.start()
+        self._last_ping = self._reactor.seconds()
+        self._pinging.start(PING_SECONDS, now=False).addErrback(
+            lambda failure: log.failure("workers are not watched any more", failure)
+        )
+
+    def _ping(self) -> None:
+        """See that all workers are alive.
+
+        When this process itself was stopped, with its machine perhaps, or kept from its work, only
+        one interval has passed for it: then it hears first what workers have said meanwhile.
+        """
+        now = self._reactor.seconds()
+        passed, self._last_ping = now - self._last_ping, now
+        for place in self._places:
+            place.ping(min(passed, PING_SECONDS))
 
     def _leave_connections_to_workers(self) -> None:
         port: Any = self._listening.port
@@ -218,6 +240,8 @@ class Workers(Service):
 
     async def _stop(self) -> None:
         super().stopService()
+        if self._pinging.running:
+            self._pinging.stop()
         await DeferredList([place.stop() for place in self._places])
         # Only now: closing the port shuts the socket down for all who have it.
         await self._listening.stopService()

@@ -17,6 +17,7 @@ from telemeter.server.workers.control import (
     Commit,
     Configure,
     Control,
+    Ping,
     Prepare,
     Ready,
     Setup,
@@ -52,6 +53,7 @@ class WorkerEnd(Control):
         self.setup: Setup
         self.problem = ""
         self.silent: set[str] = set()
+        self._ping: Deferred[dict[str, object]] = succeed({})
 
     def _done(self, told: object, **answer: object) -> Any:
         self.told.append(told)
@@ -71,6 +73,16 @@ class WorkerEnd(Control):
     @Commit.responder
     def commit(self) -> Any:
         return self._done("commit")
+
+    @Ping.responder
+    def ping(self) -> Any:
+        self._ping = Deferred() if "ping" in self.silent else succeed({})
+        return self._ping
+
+    def answer_pings(self) -> None:
+        """Answer, late."""
+        if not self._ping.called:
+            self._ping.callback({})
 
     @Stop.responder
     def stop(self) -> Any:

@@ -10,11 +10,13 @@ import pytest
 from twisted.python.usage import UsageError
 
 from telemeter.auth.authorization_server import RefusedError, UnavailableError
+from telemeter.loop.timeouts import TIMEOUTS
 from telemeter.observe.shared import Key
 from telemeter.server.workers.control import METRICS_FD, CheckToken, Report
 from telemeter.server.workers.place import STABLE_SECONDS, pause_after
+from telemeter.server.workers.supervisor import PING_SECONDS
 from tests.fakes import Growth, Log, has_fired, result_of, start, value_of
-from tests.server.workers.crew import Parent
+from tests.server.workers.crew import FakeProcess, Parent
 
 RESTARTS = "telemeter_worker_restarts_total"
 KILLED = {"signal": int(signal.SIGKILL)}
@@ -182,6 +184,103 @@ def test_what_is_under_way_in_a_dead_worker_is_not_counted(parent: Parent) -> No
     for number, values in enumerate(([0, 7], [7, 7])):
         assert [entry.value for entry in parent.workers.metrics[number].entries()] == values
     parent.reactor.advance(0)
+
+
+# --- A worker that gives no sign of life ----------------------------------------------------------
+
+
+def pass_time(parent: Parent, seconds: float, step: float = PING_SECONDS) -> None:
+    """Let time pass, and let everybody hear what was said after each step."""
+    for _ in range(round(seconds / step)):
+        parent.reactor.advance(step)
+        parent.flush()
+
+
+def stop_answering(parent: Parent, *commands: str) -> FakeProcess:
+    """Have worker 1 say nothing from now on, at the beginning of an interval."""
+    pass_time(parent, PING_SECONDS)
+    parent.processes[1].end.silent = {"ping", *commands}
+    pass_time(parent, PING_SECONDS)
+    return parent.processes[1]
+
+
+def test_it_is_killed_and_replaced(parent: Parent, log: Log) -> None:
+    grown = Growth()
+    silent = stop_answering(parent)
+    pass_time(parent, TIMEOUTS.worker_silence - PING_SECONDS)
+    assert silent.signals == []
+    pass_time(parent, PING_SECONDS)
+    assert [process.signals for process in parent.processes] == [[], ["KILL"]]
+    pass_time(parent, 60)  # it takes long to die
+    assert silent.signals == ["KILL"]
+    (event,) = log.of("a worker gives no sign of life, and is killed")
+    assert (event["worker"], event["pid"], event["seconds"]) == (1, silent.pid, "10")
+    assert grown.of("telemeter_worker_silences_total") == 1
+    silent.ended(**KILLED)
+    pass_time(parent, 60)
+    assert [process.signals for process in parent.processes] == [[], []]
+    assert grown.of(RESTARTS) == 1
+    log.errors_are_fine = True
+
+
+def test_one_that_is_slow_to_answer_is_left_alone(parent: Parent, log: Log) -> None:
+    slow = stop_answering(parent)
+    for _ in range(5):
+        pass_time(parent, 8)
+        slow.end.answer_pings()
+        parent.flush()
+        pass_time(parent, 2)
+    assert slow.signals == []
+
+
+@pytest.mark.parametrize("stopped", [15, 3600])
+def test_a_stop_of_the_whole_machine_is_nobody_s_silence(parent: Parent, stopped: float) -> None:
+    for process in parent.processes:
+        process.end.silent = {"ping"}
+    pass_time(parent, PING_SECONDS)
+    for _ in range(3):
+        parent.reactor.advance(stopped)
+    for process in parent.processes:
+        process.end.silent = set()
+        process.end.answer_pings()
+    parent.flush()
+    pass_time(parent, 60)
+    assert [process.signals for process in parent.processes] == [[], []]
+
+
+def test_one_that_thinks_about_other_files_has_longer(parent: Parent, log: Log) -> None:
+    busy = stop_answering(parent, "prepare")
+    using = parent.use(NEW)
+    pass_time(parent, TIMEOUTS.worker_answer)
+    with pytest.raises(UsageError, match="worker 1 gives no answer"):
+        result_of(using)
+    pass_time(parent, TIMEOUTS.worker_silence - 2 * PING_SECONDS)
+    assert busy.signals == []
+    pass_time(parent, PING_SECONDS)
+    assert busy.signals == ["KILL"]
+    log.errors_are_fine = True
+
+
+def test_reloads_without_end_do_not_save_it(parent: Parent, log: Log) -> None:
+    silent = stop_answering(parent, "prepare")
+    for _ in range(2):
+        assert silent.signals == []
+        using = parent.use(NEW)
+        pass_time(parent, TIMEOUTS.worker_answer)
+        with pytest.raises(UsageError):
+            result_of(using)
+    assert silent.signals == ["KILL"]
+    log.errors_are_fine = True
+
+
+def test_one_that_is_still_starting_is_left_alone() -> None:
+    parent = Parent()
+    parent.workers.startService()
+    for process in parent.processes:
+        process.end.silent = {"configure", "ping"}
+    pass_time(parent, 58)
+    assert [process.signals for process in parent.processes] == [[], []]
+    parent.end()
 
 
 # --- What workers say -----------------------------------------------------------------------------
