@@ -8,17 +8,20 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 
+from telemeter.loop import threads
 from telemeter.net import client
 from telemeter.upstream import forwarder
 from telemeter.web.site import request
 from tests.fakes import Log, clock_at
+from tests.tap.world import FakeReactor
 
 # A busy machine is no reason to fail.
 _CALM = [HealthCheck.too_slow]
@@ -30,6 +33,22 @@ settings.load_profile("ci" if os.environ.get("CI") else "developer")
 # A shell that runs the tests in the background has them ignore this, and so all that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_threads() -> Iterator[None]:
+    """Have reactors without threads do at once what they would do in one."""
+    start = threads.start_daemon_thread
+
+    def start_or_call(reactor: Any, call: Callable[[], None]) -> None:
+        if isinstance(reactor, FakeReactor):
+            call()
+        else:
+            start(reactor, call)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "start_daemon_thread", start_or_call)
+        yield
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from twisted.application.service import IService
+from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 from twisted.python.usage import UsageError
 
@@ -15,7 +16,8 @@ from telemeter.agent.collect import FederationSource
 from telemeter.agent.cycle import Agent, Collecting, CycleError, CyclePlan, collect
 from telemeter.agent.upload import Destination
 from telemeter.config.agent import AgentConfig, AgentConfigReader
-from telemeter.config.files import reading_from, recording, signature
+from telemeter.config.disk import Disk
+from telemeter.config.files import Contents, Readings, reading_from, recording, signature
 from telemeter.config.listen import plain_listener
 from telemeter.config.reload import Reloader, Told
 from telemeter.convert.engine import CollectConverter
@@ -79,7 +81,7 @@ class AgentApp:
         )
         self._agent = agent
         self._guard = Guard(config.operators)
-        self.reloader = Reloader(reactor, wall, self._reload)
+        self.reloader = Reloader(reactor, wall, planner.disk, self._reload)
         self.services: Sequence[IService] = [agent, self.reloader]
         if config.listen:
             routes = [
@@ -99,8 +101,8 @@ class AgentApp:
             listener = plain_listener(reactor, site, config.listen, config.program)
             self.services = [*self.services, listener]
 
-    def _reload(self) -> Told:
-        told = self.planner.reload(self._agent)
+    async def _reload(self) -> Told:
+        told = await self.planner.reload(self._agent)
         self._guard.settings = self.planner.config.operators
         return told
 
@@ -176,6 +178,7 @@ class Planner:
     Attributes:
         config: the configuration that was read last.
         plan: made of it.
+        disk: reads the files.
     """
 
     def __init__(self, reader: AgentConfigReader, reactor: Any, wall: WallClock) -> None:
@@ -185,42 +188,58 @@ class Planner:
         self._signature = signature(reader.rotating_paths())
         with recording() as self._contents:
             self.config = reader.read_config()
-            self.plan = make_cycle_plan(self.config, reactor, wall)
+        self.plan = make_cycle_plan(self.config, reactor, wall)
+        self.disk = Disk(reactor, self.config.timeouts.files)
+        self._one_at_a_time = DeferredLock()
 
-    def _make_again(self) -> None:
-        self.config = self._reader.read_config()
+    def _make_again(self, readings: Readings) -> Contents:
+        """Make another plan of what was read; return the contents of the files."""
+        with reading_from(readings), recording() as contents:
+            self.config = self._reader.read_config()
         self.plan = make_cycle_plan(self.config, self._reactor, self._wall, self.plan)
+        return contents
 
-    def reload(self, agent: Agent) -> Mapping[str, object]:
+    async def reload(self, agent: Agent) -> Mapping[str, object]:
         """Read all files again and have the agent use them; raises `UsageError`.
 
         Returns:
             What there is now, for the log.
         """
-        with recording() as contents:
-            self._make_again()
-        self._contents = contents
+        await self._one_at_a_time.acquire()
+        try:
+            readings = await self.disk.read(self._contents, "the reload of all files")
+            self._contents = self._make_again(readings)
+        finally:
+            self._one_at_a_time.release()
         agent.reload(self.plan)
         return {"selectors": self.plan.selectors}
 
-    def current(self) -> CyclePlan:
+    async def current(self) -> CyclePlan:
         """Return the plan for the next cycle.
 
         The other files count as they were when all were read: a change to one of them waits for
         a reload, and if there is a mistake in it, tokens must not grow old for that.
         """
-        paths = self._reader.rotating_paths()
-        state = signature(paths)
-        if state != self._signature:
-            self._signature = state
-            try:
-                with reading_from(self._contents, anew=paths):
-                    self._make_again()
-            except UsageError as error:
-                log.error("changed files are not used yet", reason=str(error))
-            else:
-                log.info("changed files are used from now on")
+        await self._one_at_a_time.acquire()
+        try:
+            await self._use_rotated()
+        except UsageError as error:
+            log.error("changed files are not used yet", reason=str(error))
+        finally:
+            self._one_at_a_time.release()
         return self.plan
+
+    async def _use_rotated(self) -> None:
+        """Use tokens and certificates if they have changed; raises `UsageError`."""
+        paths = self._reader.rotating_paths()
+        purpose = "the look for changed tokens and certificates"
+        state = await self.disk.signature(paths, purpose)
+        if state == self._signature:
+            return
+        readings = await self.disk.read(paths, purpose)
+        self._signature = state
+        self._make_again({**self._contents, **readings})
+        log.info("changed files are used from now on")
 
 
 async def dry_run(config: AgentConfig, reactor: Any, wall: WallClock) -> None:

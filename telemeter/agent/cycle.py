@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -100,7 +100,7 @@ class Agent(Service):
         clock: IReactorTime,
         wall: WallClock,
         jitter: Callable[[float, float], float] = random.uniform,
-        refresh: Callable[[], CyclePlan] | None = None,
+        refresh: Callable[[], Awaitable[CyclePlan]] | None = None,
         run: Runner = run_here,
     ) -> None:
         """Make an agent.
@@ -194,7 +194,7 @@ class Agent(Service):
         TOTAL.inc()
         try:
             if self._refresh is not None:
-                self._plan = self._refresh()
+                self._plan = await self._refresh()
             await self.cycle(self._plan)
         except CancelledError:
             return

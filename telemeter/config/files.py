@@ -1,28 +1,64 @@
-"""The files that flags name: as they are on disk, or as another process has read them."""
+"""The files that flags name: as they are on disk, or as they were read before or elsewhere."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from errno import ENOENT
-from pathlib import Path
-from typing import TypeAlias
+from errno import EISDIR, ENOENT
+from typing import Final, TypeAlias
+
+#: The largest file that is read, in bytes.
+MAX_BYTES: Final = 16 << 20
 
 #: Contents of files by their paths.
 Contents: TypeAlias = dict[str, bytes]
+#: What reading files came to, by their paths: their contents, or why they cannot be read.
+Readings: TypeAlias = Mapping[str, bytes | OSError | ValueError]
 #: What tells one state of some files from another.
 Signature: TypeAlias = tuple[tuple[str, int, int, int, int], ...]
 
 
-def _from_disk(path: str) -> bytes:
+#: What is no regular file: others may have no end, or let a reader wait for ever.
+_KINDS: Final = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def from_disk(path: str) -> bytes:
+    """Return a regular file's content as it is on disk now; raises as `read` does."""
     if not path:  # which would be the working directory
         raise OSError(ENOENT, os.strerror(ENOENT), path)
-    return Path(path).read_bytes()
+    # To open a device may do something. What else comes in between is opened without a wait.
+    _require_regular(os.stat(path).st_mode, path)  # noqa: PTH116 - follows links
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        state = os.fstat(descriptor)
+        _require_regular(state.st_mode, path)
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            size = max(len(content), state.st_size)
+            raise ValueError(f"it has {size} bytes or more, and may have {MAX_BYTES}")
+        return content
+    finally:
+        os.close(descriptor)
 
 
-_reader: ContextVar[Callable[[str], bytes]] = ContextVar("reader", default=_from_disk)
+def _require_regular(mode: int, path: str) -> None:
+    if stat.S_ISDIR(mode):
+        raise OSError(EISDIR, os.strerror(EISDIR), path)
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise ValueError(f"it is {kind}, and no regular file")
+
+
+_reader: ContextVar[Callable[[str], bytes]] = ContextVar("reader", default=from_disk)
 
 
 def read(path: str) -> bytes:
@@ -62,20 +98,16 @@ def recording() -> Iterator[Contents]:
 
 
 @contextmanager
-def reading_from(contents: Mapping[str, bytes], anew: Collection[str] = ()) -> Iterator[None]:
-    """While this lasts there are these files and no others.
-
-    Args:
-        contents: what they hold.
-        anew: paths that are read from the disk all the same.
-    """
+def reading_from(readings: Readings) -> Iterator[None]:
+    """While this lasts there are these files and no others."""
 
     def read_kept(path: str) -> bytes:
-        if path in anew:
-            return _from_disk(path)
-        if path not in contents:
+        found = readings.get(path)
+        if found is None:
             raise OSError(ENOENT, os.strerror(ENOENT), path)
-        return contents[path]
+        if isinstance(found, bytes):
+            return found
+        raise found
 
     before = _reader.set(read_kept)
     try:

@@ -13,6 +13,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.usage import UsageError
 
+from telemeter.config.disk import Disk
 from telemeter.config.files import Signature, signature
 from telemeter.loop.clocks import WallClock
 
@@ -53,6 +54,7 @@ class Reloader(Service):
         self,
         reactor: Any,
         wall: WallClock,
+        disk: Disk,
         reload: Reload,
         watched: Sequence[str] = (),
         reload_watched: Reload | None = None,
@@ -63,6 +65,7 @@ class Reloader(Service):
         Args:
             reactor: times looks.
             wall: tells the time of day.
+            disk: looks at files.
             reload: reads all files again.
             watched: paths to look at for changes.
             reload_watched: the same as `reload`, for the watched files only.
@@ -70,11 +73,13 @@ class Reloader(Service):
         """
         self._reactor = reactor
         self._wall = wall
+        self._disk = disk
         self._reload = reload
         self._watched = [path for path in watched if path]
         self._reload_watched = reload_watched
         self._signature = signature(self._watched) if seen is None else seen
         self._look_again = False
+        self._cannot_look = ""
         self._watch = LoopingCall(self._look)
         self._watch.clock = reactor
         self._failing: set[Reload] = set()
@@ -149,8 +154,23 @@ class Reloader(Service):
         attempt.addErrback(lambda failure: failure.trap(NotReloadedError) and None)
         attempt.addErrback(lambda failure: log.failure("the reload broke off", failure))
 
-    def _look(self) -> None:
-        before, self._signature = self._signature, signature(self._watched)
+    def _look(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._look_for_changes())
+
+    async def _look_for_changes(self) -> None:
+        try:
+            seen = await self._disk.signature(self._watched, "a look for changed files")
+        except UsageError as error:
+            if not self._cannot_look:
+                log.error("changes of files are not seen at present", reason=str(error))
+            self._cannot_look = str(error)
+            return
+        if self._cannot_look:
+            self._cannot_look = ""
+            log.info("changes of files are seen again")
+        if not self.running:
+            return
+        before, self._signature = self._signature, seen
         just_changed = before != self._signature
         if self._reload_watched is not None and (just_changed or self._look_again):
             self._look_again = False

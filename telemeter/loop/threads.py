@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from threading import Thread
 from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
+from twisted.python.failure import Failure
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -151,3 +154,30 @@ async def run_here(
 ) -> _Result:
     """Call a function at once: for tests, and where there is nothing to keep waiting."""
     return function(*arguments, **named)
+
+
+# --- What may never end ---------------------------------------------------------------------------
+
+
+def in_daemon_thread(reactor: Any, function: Callable[[], _Result]) -> Deferred[_Result]:
+    """Call a function in a thread of its own, which does not keep the process from its end.
+
+    The reactor's own threads would: it waits for them when it stops.
+    """
+    done: Deferred[_Result] = Deferred()
+
+    def call() -> None:
+        try:
+            result = function()
+        except Exception:
+            reactor.callFromThread(done.errback, Failure())
+        else:
+            reactor.callFromThread(done.callback, result)
+
+    start_daemon_thread(reactor, call)
+    return done
+
+
+def start_daemon_thread(reactor: Any, call: Callable[[], None]) -> None:
+    """Start a thread; a seam for reactors of tests, which have none."""
+    Thread(target=call, daemon=True).start()

@@ -40,6 +40,7 @@ class Timeouts:
         request: a client for an answer, from the last byte of its request's body on.
         drain: for the rest of a body that nobody wants, so that its sender sees the answer.
         proxy_header: for the header of the PROXY protocol.
+        files: a reload for the files that flags name.
         reader: an answer that is made while it is sent for its reader to take some.
         stop: a stop for the requests that are under way. Systemd and Kubernetes give a program at
             least twice as long before they kill it.
@@ -73,6 +74,7 @@ class Timeouts:
     request: float = 10.0
     drain: float = 10.0
     proxy_header: float = 10.0
+    files: float = 10.0
     reader: float = 60.0
     stop: float = 10.0
     worker_start: float = 60.0

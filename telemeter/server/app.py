@@ -17,9 +17,11 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
 from telemeter.auth.keys import generate_key
+from telemeter.config.disk import Disk
+from telemeter.config.files import reading_from
 from telemeter.config.listen import endpoint_maker
 from telemeter.config.reload import Reloader, Told
-from telemeter.config.server import ConfigReader, ServerConfig
+from telemeter.config.server import Certificates, ConfigReader, ServerConfig
 from telemeter.limits.ratelimit import Table, shared_memory
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock
 from telemeter.loop.services import OnStop
@@ -96,9 +98,11 @@ class ServerApp(ABC):
         self._reader = reader
         self._guard = Guard(config.operators)
         self._internal_tls = ReloadableServerContext(config.listen_internal.tls)
+        self._disk = Disk(reactor, config.timeouts.files)
         self.reloader = Reloader(
             reactor,
             wall,
+            self._disk,
             self._reload,
             reader.certificate_paths,
             self._reload_certificates,
@@ -117,9 +121,18 @@ class ServerApp(ABC):
         self.config = config
 
     async def _reload(self) -> Told:
-        config = self._reader.read_config()
+        # The files are those of the start: which flags there are does not change.
+        readings = await self._disk.read(self.config.contents, "the reload of all files")
+        with reading_from(readings):
+            config = self._reader.read_config()
         await self.reload(config)
         return {"whitelist_rules": len(config.samples.whitelist.selectors)}
+
+    async def _read_certificates(self) -> Certificates:
+        """Read the certificates of the listeners again; raises `UsageError`."""
+        paths = self._reader.certificate_paths
+        with reading_from(await self._disk.read(paths, "the reload of certificates")):
+            return self._reader.read_certificates()
 
     @abstractmethod
     async def _reload_certificates(self) -> None:
@@ -185,7 +198,7 @@ class SingleProcess(ServerApp):
         await super().reload(config)
 
     async def _reload_certificates(self) -> None:
-        certificates = self._reader.read_certificates()
+        certificates = await self._read_certificates()
         self.endpoints.tls.use(certificates.tls)
         self._internal_tls.use(certificates.internal_tls)
 
@@ -247,6 +260,6 @@ class ParentOfWorkers(ServerApp):
         await super().reload(config)
 
     async def _reload_certificates(self) -> None:
-        certificates = self._reader.read_certificates()
+        certificates = await self._read_certificates()
         await self._workers.use(certificates.contents, only_certificates=True)
         self._internal_tls.use(certificates.internal_tls)

@@ -489,7 +489,11 @@ def test_a_reload_before_the_start_counts_from_the_start(world: World) -> None:
 
 def test_a_plan_may_be_refreshed_before_every_cycle(clock: Clock) -> None:
     plans: list[CyclePlan] = []
-    world = World(clock, refresh=lambda: plans[-1])
+
+    async def refresh() -> CyclePlan:
+        return plans[-1]
+
+    world = World(clock, refresh=refresh)
     plans.append(world.plan)
     started(world)
     plans.append(other_plan(world))
@@ -500,7 +504,7 @@ def test_a_plan_may_be_refreshed_before_every_cycle(clock: Clock) -> None:
 def test_a_refresh_that_breaks_does_not_end_the_agent(clock: Clock, log: Log) -> None:
     answers: list[CyclePlan] = []
 
-    def refresh() -> CyclePlan:
+    async def refresh() -> CyclePlan:
         return answers[0]
 
     world = World(clock, refresh=refresh)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from twisted.internet.task import Clock
@@ -60,7 +60,7 @@ class World:
         transforms: Transforms | None = None,
         limit: int = 204_800,
         timeout: float = INTERVAL,
-        refresh: Callable[[], CyclePlan] | None = None,
+        refresh: Callable[[], Awaitable[CyclePlan]] | None = None,
     ) -> None:
         self.clock = clock
         self.wall = FakeWall(clock)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from telemeter.config.files import read, reading_from, recording, signature
+from telemeter.config import files
+from telemeter.config.files import MAX_BYTES, read, reading_from, recording, signature
 
 
 @pytest.fixture
@@ -66,14 +70,89 @@ def test_an_error_ends_it_too(path: str) -> None:
     assert read(path) == b"on disk"
 
 
-def test_some_are_read_anew(path: str, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    other.write_bytes(b"other")
-    with reading_from({path: b"kept", str(other): b"kept"}, anew=[path, f"{path}.not"]):
-        assert read(path) == b"on disk"
-        assert read(str(other)) == b"kept"
-        with pytest.raises(FileNotFoundError):
-            read(f"{path}.not")
+def test_why_a_file_could_not_be_read_is_kept_too() -> None:
+    with reading_from(
+        {"a": PermissionError(13, "Permission denied"), "b": ValueError("it is odd")}
+    ):
+        with pytest.raises(PermissionError):
+            read("a")
+        with pytest.raises(ValueError, match="it is odd"):
+            read("b")
+
+
+# --- What is read ---------------------------------------------------------------------------------
+
+
+def test_links_are_followed(path: str, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    assert read(str(link)) == b"on disk"
+
+
+def make_socket(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (os.mkfifo, "it is a FIFO, and no regular file"),
+        (make_socket, "it is a socket, and no regular file"),
+        (lambda path: Path(path).symlink_to("/dev/zero"), "it is a device, and no regular file"),
+    ],
+)
+def test_what_is_no_regular_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[str], None], reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    make("it")
+    with pytest.raises(ValueError, match=reason):
+        read("it")
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        read(str(tmp_path))
+
+
+def test_what_takes_a_file_s_place_meanwhile_is_refused(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = os.stat
+
+    def look_and_replace(*arguments: Any, **named: Any) -> os.stat_result:
+        found = look(*arguments, **named)
+        Path(path).unlink()
+        os.mkfifo(path)
+        return found
+
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", look_and_replace)
+        with pytest.raises(ValueError, match="it is a FIFO"):
+            read(path)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_size_is_limited(path: str) -> None:
+    os.truncate(path, MAX_BYTES)
+    assert len(read(path)) == MAX_BYTES
+    os.truncate(path, MAX_BYTES + 1)
+    with pytest.raises(ValueError, match=f"it has {MAX_BYTES + 1} bytes or more, and may have"):
+        read(path)
+
+
+def test_size_is_limited_whatever_a_file_says_of_it(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert b"Name:" in read("/proc/self/status")  # whose size is 0, it says
+    monkeypatch.setattr(files, "MAX_BYTES", 10)
+    with pytest.raises(ValueError, match="it has 11 bytes or more, and may have 10"):
+        read("/proc/self/status")
+
+
+# --- Their state ----------------------------------------------------------------------------------
 
 
 def test_the_state_of_files(tmp_path: Path) -> None:

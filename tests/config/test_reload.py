@@ -9,10 +9,13 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.python.usage import UsageError
 
+from telemeter.config.disk import Disk
 from telemeter.config.files import signature
 from telemeter.config.reload import WATCH_SECONDS, Reloader
 from tests.fakes import NOW, FakeWall, Log, has_fired, result_of, run, start, value_of
 from tests.tap.world import FakeReactor
+
+SECONDS = 7.0
 
 
 class World:
@@ -28,7 +31,12 @@ class World:
         self.reload_error: Exception | None = None
         self.wall = FakeWall(self.reactor)
         self.reloader = Reloader(
-            self.reactor, self.wall, self.reload, [str(path), ""], self.reload_watched
+            self.reactor,
+            self.wall,
+            Disk(self.reactor, SECONDS),
+            self.reload,
+            [str(path), ""],
+            self.reload_watched,
         )
 
     def reload(self) -> None:
@@ -103,7 +111,9 @@ class Slow:
     def __init__(self) -> None:
         self.reactor = FakeReactor()
         self.under_way: list[Deferred[None]] = []
-        self.reloader = Reloader(self.reactor, FakeWall(self.reactor), self.reload)
+        self.reloader = Reloader(
+            self.reactor, FakeWall(self.reactor), Disk(self.reactor, SECONDS), self.reload
+        )
 
     def reload(self) -> Deferred[None]:
         self.under_way.append(Deferred())
@@ -222,6 +232,7 @@ def test_what_changes_while_the_daemon_starts_is_noticed(tmp_path: Path) -> None
     reloader = Reloader(
         reactor,
         FakeWall(reactor),
+        Disk(reactor, SECONDS),
         lambda: None,
         [str(path)],
         lambda: reloads.append(path.read_text()),

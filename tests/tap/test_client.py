@@ -11,12 +11,14 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from twisted.application.service import MultiService
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.usage import UsageError
 
 from telemeter.agent.app import Planner, dry_run, make_cycle_plan
 from telemeter.agent.authorize import AuthorizeError
 from telemeter.agent.cycle import Agent, CyclePlan
 from telemeter.config.agent_options import Options
+from telemeter.config.disk import Disk
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK
 from telemeter.samples.family import PROTOBUF_CONTENT_TYPE
 from telemeter.tap.client import makeService
@@ -33,6 +35,7 @@ from tests.fakes import (
     has_fired,
     parse_samples,
     result_of,
+    run,
     start,
 )
 from tests.net.test_tls import certificate, pem
@@ -42,6 +45,8 @@ PORT = 9002
 FROM = ["--from", "http://prometheus.test:9090"]
 TO = ["--to", "http://telemeter.test"]
 TOKEN = ["--to-token", "the-token"]
+#: A file with nothing in it.
+EMPTY = str(Path(__file__).parents[1] / "__init__.py")
 USUAL = [*FROM, *TO, *TOKEN, "--id", "cluster"]
 
 
@@ -145,7 +150,11 @@ def test_the_help_has_every_flag_and_its_default() -> None:
         ([*USUAL, "--match-file", "/missing"], ["--match-file '/missing'", "No such file"]),
         ([*FROM, *TO, "--to-token", "", "--to-token-file", "/missing"], ["--to-token-file"]),
         ([*USUAL, "--match", "up", "--match-file="], ["--match-file ''", "not asked for"]),
-        ([*USUAL, "--match-file", "/dev/null"], ["--match-file '/dev/null'", "saw none"]),
+        ([*USUAL, "--match-file", EMPTY], [f"--match-file {EMPTY!r}", "saw none"]),
+        (
+            [*USUAL, "--match-file", "/dev/null"],
+            ["--match-file '/dev/null'", "it is a device, and no regular file"],
+        ),
         ([*USUAL, "--match", '{__name__="up",__name__="down"}'], ["--match", "exclude each other"]),
         ([*USUAL, "--dry-run="], ["--dry-run ''", "send what is only to be looked at"]),
         ([*USUAL, "--label", f"a={'x' * 256}"], ["--label", "255 bytes, this one has 256"]),
@@ -168,7 +177,7 @@ def test_the_help_has_every_flag_and_its_default() -> None:
         ([*USUAL, "--from-token-file", "/missing"], ["--from-token-file '/missing'"]),
         ([*USUAL, "--from-ca-file", "/missing"], ["--from-ca-file '/missing'"]),
         ([*USUAL, "--to-ca-file", "/missing"], ["--to-ca-file '/missing'"]),
-        ([*USUAL, "--to-ca-file", "/dev/null"], ["--to-ca-file '/dev/null'", "is empty"]),
+        ([*USUAL, "--to-ca-file", EMPTY], [f"--to-ca-file {EMPTY!r}", "is empty"]),
         ([*USUAL, "--anonymize-salt-file", "/missing"], ["--anonymize-salt-file '/missing'"]),
         ([*USUAL, "--tls-cert-file", "c"], ["--tls-cert-file 'c' needs --tls-private-key-file"]),
         ([*USUAL, "--tls-private-key-file", "k"], ["--tls-private-key-file 'k' needs"]),
@@ -441,17 +450,63 @@ def test_rotated_files_are_used_from_the_next_cycle_on(tmp_path: Path, log: Log)
     reactor = FakeReactor()
     planner = Planner(options, reactor, FakeWall(reactor))
     plan = planner.plan
-    assert planner.current() is plan
+    assert run(planner.current()) is plan
     path.write_text("second, and longer")
-    changed = planner.current()
+    changed = run(planner.current())
     assert changed is not plan
     assert changed.tokens is not plan.tokens
     assert len(log.of("changed files are used from now on")) == 1
     path.write_text("")
-    assert planner.current() is changed
-    assert planner.current() is changed
+    assert run(planner.current()) is changed
+    assert run(planner.current()) is changed
     (event,) = log.of("changed files are not used yet")
     assert "--to-token-file" in event["reason"]
+
+
+class StuckDisk(Disk):
+    """A disk that answers when it is told to."""
+
+    def __init__(self, reactor: FakeReactor) -> None:
+        super().__init__(reactor, 10)
+        self.answers: list[Deferred[None]] = []
+
+    async def signature(self, *arguments: Any) -> Any:
+        self.answers.append(Deferred())
+        await self.answers[-1]
+        return await super().signature(*arguments)
+
+
+def test_a_disk_that_hangs_costs_no_cycle(tmp_path: Path, log: Log) -> None:
+    path = tmp_path / "token"
+    path.write_text("first")
+    reactor = FakeReactor()
+    options = options_of(*FROM, *TO, "--to-token-file", str(path))
+    planner = Planner(options, reactor, FakeWall(reactor))
+    planner.disk = disk = StuckDisk(reactor)
+    before = planner.plan
+    path.write_text("second, and longer")
+    cycle = start(planner.current())
+    assert not has_fired(cycle)
+    disk.answers[-1].errback(UsageError("it hangs"))
+    assert result_of(cycle) is before
+    (event,) = log.of("changed files are not used yet")
+    assert event["reason"] == "it hangs"
+    # A reload waits for that, and then reads all; the cycle begins with what it has read.
+    cycle = start(planner.current())
+    reload = start(planner.reload(Agent(before, FakeReactor(), SYSTEM_WALL_CLOCK)))
+    assert not has_fired(reload)
+    disk.answers[-1].errback(UsageError("it hangs"))
+    assert result_of(reload) == {"selectors": 1}
+    assert result_of(cycle) is planner.plan
+    assert planner.plan is not before
+    # One that is cancelled, as by a stop, holds up no other.
+    given_up = start(planner.current())
+    given_up.cancel()
+    with pytest.raises(CancelledError):
+        result_of(given_up)
+    cycle = start(planner.current())
+    disk.answers[-1].callback(None)
+    assert result_of(cycle) is planner.plan
 
 
 def test_a_rotated_file_is_used_whatever_was_done_to_the_others(tmp_path: Path, log: Log) -> None:
@@ -470,17 +525,17 @@ def test_a_rotated_file_is_used_whatever_was_done_to_the_others(tmp_path: Path, 
     matches.write_text("up{")
     salt.unlink()
     token.write_text("second, and longer")
-    changed = planner.current()
+    changed = run(planner.current())
     assert changed.tokens is not plan.tokens
     assert len(log.of("changed files are used from now on")) == 1
     assert log.of("changed files are not used yet") == []
     # Told to read all, it says what is wrong.
     with pytest.raises(UsageError, match="--anonymize-salt-file"):
-        planner.reload(Agent(changed, FakeReactor(), SYSTEM_WALL_CLOCK))
+        run(planner.reload(Agent(changed, FakeReactor(), SYSTEM_WALL_CLOCK)))
     assert planner.plan is changed
     matches.write_text("up\n")
     salt.write_text("salt")
-    planner.reload(Agent(changed, FakeReactor(), SYSTEM_WALL_CLOCK))
+    run(planner.reload(Agent(changed, FakeReactor(), SYSTEM_WALL_CLOCK)))
     assert planner.plan is not changed
 
 
