@@ -9,13 +9,14 @@ from typing import Any, Final, TypeAlias
 from prometheus_client import Gauge
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.usage import UsageError
 
 from telemeter.config.disk import Disk
 from telemeter.config.files import Signature, signature
-from telemeter.loop.clocks import WallClock
+from telemeter.loop.clocks import LONG_AGO, WallClock
 
 SUCCESSFUL: Final = Gauge(
     "telemeter_config_last_reload_successful",
@@ -29,6 +30,8 @@ SUCCESS_TIME: Final = Gauge(
 )
 #: How often files are looked at for changes, in seconds.
 WATCH_SECONDS: Final = 5.0
+#: The least time between two reloads that signals asked for, in seconds: they may come in storms.
+_PAUSE_SECONDS: Final = 0.5
 
 #: What there is after a reload, by names, for the log.
 Told: TypeAlias = Mapping[str, object] | None
@@ -85,6 +88,8 @@ class Reloader(Service):
         self._failing: set[Reload] = set()
         self._one_at_a_time = DeferredLock()
         self._is_asked = False
+        self._asked_at: float = LONG_AGO
+        self._later: IDelayedCall | None = None
 
     def startService(self) -> None:
         super().startService()
@@ -96,6 +101,8 @@ class Reloader(Service):
 
     def stopService(self) -> None:
         super().stopService()
+        if self._later is not None and self._later.active():
+            self._later.cancel()
         if self._watch.running:
             self._watch.stop()
 
@@ -142,10 +149,18 @@ class Reloader(Service):
             SUCCESS_TIME.set(self._wall.now())
 
     def reload_quietly(self) -> None:
-        """Reload as soon as no other is under way; what comes of it is logged."""
-        if self._is_asked:
+        """Reload as soon as no other is under way, and soon after the last; it is logged."""
+        if self._is_asked or (self._later is not None and self._later.active()):
             return  # that one has yet to read the files
+        wait = self._asked_at + _PAUSE_SECONDS - self._reactor.seconds()
+        if wait > 0:
+            self._later = self._reactor.callLater(wait, self._reload_now)
+        else:
+            self._reload_now()
+
+    def _reload_now(self) -> None:
         self._is_asked = True
+        self._asked_at = self._reactor.seconds()
         self._attempt_quietly(self._reload)
 
     def _attempt_quietly(self, reload: Reload, *, just_changed: bool = False) -> None:

@@ -36,7 +36,7 @@ _LENGTH: Final = struct.Struct("=q")
 _VALUES: Final = struct.Struct("=dd")
 
 #: How the values of workers become one, for gauges; see `multiprocess_mode` of prometheus-client.
-_SUM, _LATEST = "livesum", "mostrecent"
+_SUM, _LARGEST, _LATEST = "livesum", "livemax", "mostrecent"
 
 _Labels: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -200,7 +200,7 @@ class Memory:
         """Forget what only a worker that lives can say: what is under way there."""
         with suppress(ValueError):  # the next worker begins anew then
             for entry in self.entries():
-                if entry.key.mode == _SUM:
+                if entry.key.mode in (_SUM, _LARGEST):
                     self.set(entry.at, 0.0)
 
 
@@ -264,7 +264,7 @@ def value_class(memory: Memory) -> type[Value]:
             multiprocess_mode: str = "",
             **_: Any,
         ) -> None:
-            if typ == "gauge" and multiprocess_mode not in (_SUM, _LATEST):
+            if typ == "gauge" and multiprocess_mode not in (_SUM, _LARGEST, _LATEST):
                 raise ValueError(f"{metric_name}: a multiprocess_mode {multiprocess_mode!r}")
             labels = tuple(sorted(zip(labelnames, labelvalues, strict=True)))
             self._key = Key(typ, multiprocess_mode, metric_name, help_text, name, labels)
@@ -331,7 +331,9 @@ class _Total:
     def add(self, entry: Entry) -> None:
         """Add the value of a worker."""
         which = entry.key.labels, entry.key.sample
-        if entry.key.mode != _LATEST:
+        if entry.key.mode == _LARGEST:
+            self._values[which] = max(self._values.get(which, entry.value), entry.value)
+        elif entry.key.mode != _LATEST:
             self._values[which] = self._values.get(which, 0.0) + entry.value
         elif entry.time > self._times.get(which, 0.0):
             self._times[which] = entry.time

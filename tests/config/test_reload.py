@@ -142,10 +142,21 @@ def test_many_who_ask_at_once_are_served_by_one(log: Log) -> None:
     for _ in range(100):  # the one under way may have read the files before they changed
         slow.reloader.reload_quietly()
     slow.under_way[0].callback(None)
+    assert len(slow.under_way) == 1
+    slow.reactor.advance(0.5)
     assert len(slow.under_way) == 2
     slow.under_way[1].callback(None)
+    slow.reactor.advance(10)
     assert len(slow.under_way) == 2
     assert len(log.of("reloaded")) == 2
+
+
+def test_a_storm_of_quick_reloads_is_few(world: World, log: Log) -> None:
+    for _ in range(1000):
+        world.reloader.reload_quietly()
+        world.reactor.advance(0.001)
+    world.reactor.advance(1)
+    assert 2 <= world.all <= 3
 
 
 def test_a_reload_that_breaks_off_is_logged_and_the_next_one_works(world: World, log: Log) -> None:

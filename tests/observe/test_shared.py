@@ -112,6 +112,16 @@ def test_the_latest_counts(count: Count) -> None:
     assert Shown(*memories).samples() == {("g", frozenset()): 1}
 
 
+def test_the_largest_counts(count: Count) -> None:
+    memories = [new_memory() for _ in range(3)]
+    for memory, value in zip(memories, (1, 3, 2), strict=True):
+        gauge = Gauge("g", "A gauge.", multiprocess_mode="livemax", registry=count(memory))
+        gauge.set(value)
+    assert Shown(*memories).samples() == {("g", frozenset()): 3}
+    memories[1].forget_living()
+    assert Shown(*memories).samples() == {("g", frozenset()): 2}
+
+
 def test_a_sample_that_is_made_twice_is_one(count: Count) -> None:
     memory = new_memory()
     counter = Counter("c", "A counter.", ["a"], registry=count(memory))
