@@ -119,6 +119,8 @@ class AuthorizationServer:
         """
         self._timeout = timeout
         self._places = DeferredSemaphore(connections)
+        self._failures = 0
+        self._last_failure = ""
         self._agent = agent
         self._clock = clock
         self._url, credentials = split_credentials(url)
@@ -154,16 +156,30 @@ class AuthorizationServer:
         try:
             answer = await self._exchange(question)
         except TokenUnavailableError as error:
-            raise UnavailableError(
+            raise self._failed(
                 f"there is no access token for the authorization server: {error}"
             ) from error
         except Exception as error:
-            raise UnavailableError(f"the authorization server: {explain(error)}") from error
+            raise self._failed(f"the authorization server: {explain(error)}") from error
+        if answer.status >= 500:
+            raise self._failed(f"the authorization server answered with status {answer.status}")
+        self._failures = 0
         if answer.status in _YES:
             return answer
         if 400 <= answer.status < 500:
             raise RefusedError(answer.status)
         raise UnavailableError(f"the authorization server answered with status {answer.status}")
+
+    def describe(self) -> str:
+        """Return in words how it is, by what it answered last."""
+        if not self._failures:
+            return "up"
+        return f"no answer, {self._failures} times in a row: {self._last_failure}"
+
+    def _failed(self, reason: str) -> UnavailableError:
+        self._failures += 1
+        self._last_failure = reason
+        return UnavailableError(reason)
 
     async def _exchange(self, question: bytes) -> Answer:
         answer = await exchange(

@@ -58,6 +58,17 @@ class _Server:
         self._connection: MemCacheProtocol | None = None
         self._down_until: float = LONG_AGO
 
+    @property
+    def name(self) -> str:
+        """The address in words."""
+        host, port = self.address
+        return f"{host}:{port}"
+
+    @property
+    def is_down(self) -> bool:
+        """Whether it has failed a moment ago."""
+        return bool(self._reactor.seconds() < self._down_until)
+
     async def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the protocol; raises if the memcached does not answer in time."""
         if self._reactor.seconds() < self._down_until:
@@ -164,6 +175,13 @@ class Memcached(Service):
         for address in addresses:
             if address not in self._servers:
                 self._servers[address] = _Server(self._reactor, *address, timeout=self._timeout)
+
+    def describe(self) -> str:
+        """Return in words how the servers are, as far as is known."""
+        down = [each.name for each in self._servers.values() if each.is_down]
+        if not self._servers:
+            return "no address is known"
+        return f"no answer from {', '.join(down)}" if down else f"{len(self._servers)} in use"
 
     def _server(self, key: str) -> _Server:
         if not self._servers:

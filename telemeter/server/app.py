@@ -37,6 +37,7 @@ from telemeter.server.token_check import answers_for_workers
 from telemeter.server.workers.control import Setup
 from telemeter.server.workers.supervisor import Workers
 from telemeter.store.cluster_series import StoreSeries
+from telemeter.upstream.breaker import OPEN_NAME
 from telemeter.web.debug import debug_routes
 from telemeter.web.federate import federate_route
 from telemeter.web.health import Health, index_route, metrics_route
@@ -143,7 +144,7 @@ class ServerApp(ABC):
         routes = [
             metrics_route(metrics),
             *debug_routes(self._reactor),
-            *self.health.routes(),
+            *self.health.routes(for_operators=True),
             reload_route(self.reloader.reload),
             *more,
             *self.fleet.routes(),
@@ -241,8 +242,10 @@ class ParentOfWorkers(ServerApp):
         workers.reports[ATTEMPTS] = self.fleet.take
         self.at_once = workers.end_at_once
         self.health = Health(lambda: workers.ready)
+        self.health.shared |= self._clients.states()
         discovery = self._clients.discovery(self.health)
         metrics = WithWorkers(lambda: workers.metrics, workers.pids)
+        self.health.shared["upstream"] = lambda: _upstream_by(metrics)
         self.services = [
             OnStop(self._clients.close),
             self.reloader,
@@ -263,3 +266,10 @@ class ParentOfWorkers(ServerApp):
         certificates = await self._read_certificates()
         await self._workers.use(certificates.contents, only_certificates=True)
         self._internal_tls.use(certificates.internal_tls)
+
+
+def _upstream_by(metrics: Collector) -> str:
+    """Return in words how the upstream is, by the metrics of those who ask it."""
+    found = [metric for metric in metrics.collect() if metric.name == OPEN_NAME]
+    is_down = any(sample.value for metric in found for sample in metric.samples)
+    return "down for at least one worker; it is tried every few seconds" if is_down else "up"

@@ -123,6 +123,15 @@ class Clients:
             return None
         return Discovery(self._reactor, self._tokens, health, self._config.program, vital=vital)
 
+    def states(self) -> dict[str, Callable[[], str]]:
+        """Return what says in words how each of them is, as far as is known."""
+        states: dict[str, Callable[[], str]] = {}
+        if self.forwarder is not None:
+            states["upstream"] = self.forwarder.breaker.describe
+        if isinstance(self.authorizer, AuthorizationServer):
+            states["authorization server"] = self.authorizer.describe
+        return states
+
     def close(self) -> Deferred[Any]:
         """Close the connections that wait for another request."""
         return gatherResults([pool.closeCachedConnections() for pool in self._pools])

@@ -159,6 +159,9 @@ class Endpoints:
             self._in_flight,
         )
         self.health = Health()
+        self.health.shared |= self.clients.states()
+        if self._memcached is not None:
+            self.health.shared["memcached"] = self._memcached.describe
         self.tls = ReloadableServerContext(config.listen.tls)
 
     def reload(self, config: ServerConfig) -> None:

@@ -10,8 +10,10 @@ from twisted.logger import Logger
 
 from telemeter.net.upstream import ForwardError
 
+#: The name of the metric that says whether the upstream counts as down.
+OPEN_NAME: Final = "telemeter_forward_breaker_open"
 OPEN: Final = Gauge(
-    "telemeter_forward_breaker_open",
+    OPEN_NAME,
     "1 while the upstream counts as down and requests are refused without asking it, otherwise 0.",
     multiprocess_mode="livemax",
 )

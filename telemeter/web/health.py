@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable
 
 from prometheus_client import REGISTRY
@@ -11,6 +12,7 @@ from twisted.web.iweb import IRequest
 
 from telemeter.observe.registry import metrics_page
 from telemeter.web.site.answers import TEXT
+from telemeter.web.site.query import parse_fields, query_of
 from telemeter.web.site.refused import Refused
 from telemeter.web.site.routing import Route
 
@@ -18,8 +20,12 @@ from telemeter.web.site.routing import Route
 class Health:
     """The health of a daemon: that it lives, and whether it wants requests.
 
+    It wants none only where another replica could do better. What all replicas share, such as the
+    upstream, is told of on request, and does not count: all would leave the balancer at once.
+
     Attributes:
         changed: is called with `ready` whenever that is set.
+        shared: what other servers it depends on, and how each is, in words.
     """
 
     def __init__(self, others: Callable[[], bool] = lambda: True) -> None:
@@ -29,6 +35,7 @@ class Health:
             others: whether those are ready too who are needed besides.
         """
         self.changed: Callable[[bool], None] = lambda ready: None
+        self.shared: dict[str, Callable[[], str]] = {}
         self._others = others
         self._ready = True
         self._stopping = False
@@ -53,18 +60,42 @@ class Health:
         return b"ok\n"
 
     def answer_ready(self, request: IRequest) -> bytes:
-        if not self.ready:
-            raise Refused(503, "shutting down" if self._stopping else "starting")
+        why_not = self._why_not()
+        if why_not:
+            raise Refused(503, why_not)
         return self.answer_live(request)
 
-    def routes(self) -> list[Route]:
-        """Return the routes of both."""
+    def _answer_in_full(self, request: IRequest) -> bytes:
+        """Answer whether it is ready, and with `?verbose` how everything is."""
+        if "verbose" not in dict(parse_fields(query_of(request), errors="replace")):
+            return self.answer_ready(request)
+        why_not = self._why_not()
+        lines = [f"this process: {why_not or 'ok'}"]
+        lines += [f"{name}: {state()}" for name, state in self.shared.items()]
+        request.setResponseCode(503 if why_not else 200)
+        request.setHeader("Content-Type", TEXT)
+        return "".join(f"{line}\n" for line in lines).encode()
+
+    def _why_not(self) -> str:
+        """Return why no requests are wanted; empty: they are."""
+        if not self.ready:
+            return "shutting down" if self._stopping else "starting"
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY))
+        except OSError as error:
+            return f"no file can be opened: {error.strerror}"
+        return ""
+
+    def routes(self, *, for_operators: bool = False) -> list[Route]:
+        """Return the routes of both.
+
+        Args:
+            for_operators: whether `?verbose` says how everything is.
+        """
+        ready = self._answer_in_full if for_operators else self.answer_ready
         return [
             Route(path, answer, any_host=True, any_caller=True)
-            for path, answer in (
-                ("/healthz", self.answer_live),
-                ("/healthz/ready", self.answer_ready),
-            )
+            for path, answer in (("/healthz", self.answer_live), ("/healthz/ready", ready))
         ]
 
 

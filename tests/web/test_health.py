@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from errno import EMFILE
+
 import pytest
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
@@ -49,6 +51,39 @@ def test_it_needs_the_others_too(clock: Clock) -> None:
     others.append(False)
     answer = ask(site, "GET", "/healthz/ready")
     assert (answer.status, answer.text) == (503, "starting\n")
+    assert ask(site, "GET", "/healthz").status == 200
+
+
+def test_what_all_replicas_share_is_told_and_does_not_count(clock: Clock) -> None:
+    health = Health()
+    health.shared["upstream"] = lambda: "down for 7 seconds"
+    site = make_site(health.routes(for_operators=True), clock)
+    assert ask(site, "GET", "/healthz/ready").text == "ok\n"
+    for query in ("?verbose", "?verbose=1", "?x=y&verbose"):
+        answer = ask(site, "GET", f"/healthz/ready{query}")
+        assert (answer.status, answer.text) == (
+            200,
+            "this process: ok\nupstream: down for 7 seconds\n",
+        )
+    health.stop()
+    answer = ask(site, "GET", "/healthz/ready?verbose")
+    assert (answer.status, answer.text.splitlines()[0]) == (503, "this process: shutting down")
+
+
+def test_clients_are_told_no_more_than_needed(site: Site, health: Health) -> None:
+    health.shared["upstream"] = lambda: "down for 7 seconds"
+    assert ask(site, "GET", "/healthz/ready?verbose").text == "ok\n"
+
+
+def test_without_descriptors_another_replica_does_better(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> int:
+        raise OSError(EMFILE, "Too many open files")
+
+    monkeypatch.setattr("telemeter.web.health.os.open", fail)
+    answer = ask(site, "GET", "/healthz/ready")
+    assert (answer.status, answer.text) == (503, "no file can be opened: Too many open files\n")
     assert ask(site, "GET", "/healthz").status == 200
 
 
