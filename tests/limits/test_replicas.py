@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,12 +23,16 @@ class FakeMemcache:
 
     Attributes:
         stored: the entries, with when they expire.
+        identifiers: of each entry, as it is now.
+        before: is called with each method before it is done.
         broken: whether it raises whatever it is asked.
         waiting: what its answers wait for; None: they come at once.
     """
 
     def __init__(self, clock: Clock) -> None:
         self.stored: dict[str, tuple[int, bytes, float]] = {}
+        self.identifiers: dict[str, bytes] = {}
+        self.before: Callable[[str], None] = lambda method: None
         self.broken = False
         self.waiting: list[Deferred[None]] | None = None
         self._clock = clock
@@ -38,18 +43,33 @@ class FakeMemcache:
             await self.waiting[-1]
         if self.broken:
             raise ConnectionError("gone")
+        self.before(method)
         now = self._clock.seconds()
         self.stored = {name: entry for name, entry in self.stored.items() if entry[2] > now}
         if method == "get":
-            return self.stored.get(key, (0, None))[:2]
-        if method == "delete":
-            return self.stored.pop(key, None) is not None
-        value, flags, lifetime = arguments
-        if method == "add" and key in self.stored:
-            return False
+            flags, value = self.stored.get(key, (0, None))[:2]
+            return flags, self.identifiers.get(key, b""), value
+        if method == "checkAndSet":
+            value, identifier, flags, lifetime = arguments
+            if key not in self.stored or identifier != self.identifiers[key]:
+                return False
+        else:
+            assert method == "add"
+            value, flags, lifetime = arguments
+            if key in self.stored:
+                return False
         over = lifetime - NOW + UPTIME if lifetime > 30 * 24 * 3600 else now + lifetime
-        self.stored[key] = (flags, value, over)
+        self.put(key, flags, value, over)
         return True
+
+    def put(self, key: str, flags: int, value: bytes, over: float) -> None:
+        """Have an entry, whatever there was."""
+        self.stored[key] = (flags, value, over)
+        self.identifiers[key] = b"%d" % (int(self.identifiers.get(key, b"0")) + 1)
+
+    def forget(self, key: str) -> None:
+        """Have no such entry."""
+        del self.stored[key]
 
 
 @pytest.fixture
@@ -80,10 +100,91 @@ def test_a_turn_is_taken_at_all_replicas(
 
 def test_a_turn_that_was_given_back_is_free_at_all(clock: Clock, memcache: FakeMemcache) -> None:
     one, other = (Replicas(memcache, INTERVAL, FakeWall(clock), mark) for mark in (1, 2))
-    assert wait_of(one) == 0
-    result_of(Deferred.fromCoroutine(one.give_back("a")))
+    entry = result_of(Deferred.fromCoroutine(one.take("a")))
+    assert entry is not None
+    result_of(Deferred.fromCoroutine(one.give_back("a", entry)))
     assert wait_of(other) == 0
     assert wait_of(one) == 270
+
+
+def test_a_turn_of_another_is_not_given_back(clock: Clock, memcache: FakeMemcache) -> None:
+    one, other, third = (Replicas(memcache, INTERVAL, FakeWall(clock), mark) for mark in (1, 2, 3))
+    entry = result_of(Deferred.fromCoroutine(one.take("a")))
+    assert entry is not None
+    clock.advance(INTERVAL)
+    assert wait_of(other) == 0
+    result_of(Deferred.fromCoroutine(one.give_back("a", entry)))
+    assert wait_of(third) == 270
+
+
+def test_nor_one_that_another_takes_meanwhile(clock: Clock, memcache: FakeMemcache) -> None:
+    one, other, third = (Replicas(memcache, INTERVAL, FakeWall(clock), mark) for mark in (1, 2, 3))
+    entry = result_of(Deferred.fromCoroutine(one.take("a")))
+    assert entry is not None
+
+    def overtake(method: str) -> None:
+        if method == "checkAndSet":
+            memcache.before = lambda method: None
+            (key,) = memcache.stored
+            memcache.forget(key)
+            assert wait_of(other) == 0
+
+    memcache.before = overtake
+    result_of(Deferred.fromCoroutine(one.give_back("a", entry)))
+    assert wait_of(third) == 270
+
+
+def test_of_two_that_replace_an_old_entry_one_wins(clock: Clock, memcache: FakeMemcache) -> None:
+    first, one, other = (Replicas(memcache, INTERVAL, FakeWall(clock), mark) for mark in (1, 2, 3))
+    assert wait_of(first) == 0
+    clock.advance(INTERVAL)
+    waits = []
+
+    def overtake(method: str) -> None:
+        if method == "checkAndSet":
+            memcache.before = lambda method: None
+            waits.append(wait_of(other))
+
+    memcache.before = overtake
+    assert wait_of(one) == 270
+    assert waits == [0]
+
+
+def test_an_entry_that_expires_meanwhile_is_made_anew(clock: Clock, memcache: FakeMemcache) -> None:
+    first, one = (Replicas(memcache, INTERVAL, FakeWall(clock), mark) for mark in (1, 2))
+    assert wait_of(first) == 0
+
+    def expire(method: str) -> None:
+        if method == "get":
+            memcache.before = lambda method: None
+            (key,) = memcache.stored
+            memcache.forget(key)
+
+    memcache.before = expire
+    assert wait_of(one) == 0
+
+
+def test_who_is_overtaken_each_time_gives_up(clock: Clock, memcache: FakeMemcache) -> None:
+    one = Replicas(memcache, INTERVAL, FakeWall(clock), 1)
+    assert wait_of(one) == 0
+    clock.advance(INTERVAL)
+
+    def overtake(method: str) -> None:
+        if method == "checkAndSet":
+            (key,) = memcache.stored
+            memcache.put(key, 1, memcache.stored[key][1], 1e9)
+
+    memcache.before = overtake
+    assert wait_of(one) == 30
+
+
+def test_memcached_may_end_an_entry_a_second_early(clock: Clock, memcache: FakeMemcache) -> None:
+    one, other = (Replicas(memcache, INTERVAL, FakeWall(clock), mark) for mark in (1, 2))
+    assert wait_of(one) == 0
+    ((key, (flags, value, over)),) = memcache.stored.items()
+    memcache.stored[key] = (flags, value, over - 1)
+    clock.advance(INTERVAL - 0.001)
+    assert wait_of(other) == 1
 
 
 @pytest.mark.parametrize("interval", [0.25, 1.5])
@@ -104,7 +205,7 @@ def test_an_interval_of_months(clock: Clock, memcache: FakeMemcache) -> None:
     one, other = (Replicas(memcache, month, FakeWall(clock), mark) for mark in (1, 2))
     assert wait_of(one) == 0
     (entry,) = memcache.stored.values()
-    assert entry[2] == UPTIME + month
+    assert entry[2] == UPTIME + month + 2
     assert wait_of(other) == month
 
 
@@ -115,7 +216,7 @@ def test_an_entry_that_says_nothing_stops_nobody(
     one, other = (Replicas(memcache, INTERVAL, FakeWall(clock), mark) for mark in (1, 2))
     assert wait_of(one) == 0
     (key,) = memcache.stored
-    memcache.stored[key] = (7, value, 1e9)
+    memcache.put(key, 7, value, 1e9)
     assert wait_of(one) == 0
     assert wait_of(other) == 270
 
@@ -130,7 +231,7 @@ def test_replicas_whose_wall_clocks_differ_share_turns_all_the_same(
     assert wait_of(one) == 0
     clock.advance(later)
     assert 1 <= wait_of(other) <= INTERVAL
-    clock.advance(INTERVAL - later)
+    clock.advance(INTERVAL - later + 2)
     assert wait_of(other) == 0
     assert 1 <= wait_of(one) <= INTERVAL
 
@@ -153,7 +254,7 @@ def test_a_memcached_that_is_gone_stops_nobody_and_is_logged_once(
     replicas, other = (Replicas(memcache, INTERVAL, FakeWall(clock), mark) for mark in (1, 2))
     memcache.broken = True
     assert [wait_of(replicas) for _ in range(3)] == [0, 0, 0]
-    result_of(Deferred.fromCoroutine(replicas.give_back("a")))
+    result_of(Deferred.fromCoroutine(replicas.give_back("a", b"x")))
     memcache.broken = False
     assert [wait_of(each) for each in (other, replicas, replicas)] == [0, 270, 270]
     assert [event["log_format"] for event in log] == [
@@ -204,7 +305,7 @@ def test_a_turn_that_is_given_back_before_memcached_answers(
     while memcache.waiting:
         memcache.waiting.pop(0).callback(None)
     assert has_fired(slot.allowed)
-    assert memcache.stored == {}
+    assert [value for _, value, _ in memcache.stored.values()] == [b"free"]
     one.limiter.take("a", elapsed(clock))
 
 
