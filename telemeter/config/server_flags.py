@@ -26,6 +26,7 @@ from telemeter.config.values import (
 from telemeter.loop.timeouts import TIMEOUTS
 from telemeter.net.exchange import MOST_CONNECTIONS
 from telemeter.net.url import check_http_url
+from telemeter.store.settings import MOST_BYTES
 
 #: The most processes that answer clients.
 MAX_WORKERS: Final = 256
@@ -297,7 +298,16 @@ GROUPS: Final = (
             "store-max-series",
             integer(1),
             1_000_000,
-            "Without --forward-url: how many series are kept at the most.",
+            "Without --forward-url: how many series are kept at the most; of one cluster, a "
+            "quarter of what others leave.",
+        ),
+        Flag(
+            "store-max-bytes",
+            integer(1 << 16),
+            MOST_BYTES,
+            "Without --forward-url: how many bytes they take at the most, roughly; of one cluster, "
+            "a quarter of what others leave.",
+            shown="1 GiB",
         ),
     ),
     Group(

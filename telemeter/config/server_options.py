@@ -169,7 +169,9 @@ class Options(Flags):
                 BatchLimits(self["forward-batch-requests"], self["forward-batch-bytes"]),
                 keeps_version=self["forward-protocol"] == "2.0" and bool(self["forward-url"]),
             ),
-            store=StoreSettings(self["store-retention"], self["store-max-series"]),
+            store=StoreSettings(
+                self["store-retention"], self["store-max-series"], self["store-max-bytes"]
+            ),
             ratelimit=RateLimitSettings(self["ratelimit"]),
             fleet=FleetSettings(self["fleet-max-clusters"]),
             proxies=self.proxies,

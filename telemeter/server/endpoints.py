@@ -115,7 +115,9 @@ class Endpoints:
         if self.clients.forwarder is not None:
             upstream = self.clients.forwarder
         else:
-            upstream = self.store = Store(reactor, config.store.retention, config.store.max_series)
+            upstream = self.store = Store(
+                reactor, config.store.retention, config.store.max_series, config.store.max_bytes
+            )
         self._memcached = _memcached(config, reactor, wall)
         samples = config.samples
         self._authorize = Authorize(

@@ -19,6 +19,7 @@ from telemeter.samples.errors import BadInputError
 from telemeter.store.classic import Origin, left_over, read_origin, stale_tail
 from telemeter.store.cluster import MOST_RECORDS, ClusterSeries
 from telemeter.store.records import Key, Record, is_stale, read_series, time_of
+from telemeter.store.settings import MOST_BYTES
 
 SERIES = Gauge(
     "telemeter_store_series", "Series that the embedded store holds.", multiprocess_mode="livesum"
@@ -50,6 +51,11 @@ _AT_ONCE: Final = 128
 #: So many are sorted at once; more are merged, which is slower and can be interrupted.
 _SORTED_AT_ONCE: Final = 16384
 _FULL_SECONDS: Final = "60"
+#: A cluster may have this part of the room that others leave: so there is always some for another.
+_PART_OF_ROOM: Final = 4
+#: As much is anybody's, as long as there is room at all: series and bytes.
+_SMALL_SERIES: Final = 10
+_SMALL_BYTES: Final = 64 * 1024
 
 
 class Store:
@@ -58,17 +64,25 @@ class Store:
     An upload replaces what there is of its cluster, a remote-write request is merged into it.
     """
 
-    def __init__(self, clock: IReactorTime, retention: float, max_series: int) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        retention: float,
+        max_series: int,
+        max_bytes: int = MOST_BYTES,
+    ) -> None:
         """Make an empty store.
 
         Args:
             clock: tells the time, and when others had their turn.
             retention: after how many seconds without a request a cluster is dropped.
             max_series: how many series there may be.
+            max_bytes: how many bytes they may take, roughly.
         """
         self._clock = clock
         self._retention = retention
         self._max_series = max_series
+        self._max_bytes = max_bytes
         # The one that has sent nothing for the longest time comes first.
         self._clusters: OrderedDict[str, ClusterSeries] = OrderedDict()
         self._names: list[str] = []  # sorted
@@ -111,7 +125,7 @@ class Store:
         try:
             self._check_room(cluster, samples)
             replacement = await self._sorted(payload)
-            self._check_room(cluster, replacement.count)
+            self._check_room(cluster, replacement.count, replacement.size)
         except ForwardError:
             REQUESTS.labels("error").inc()
             raise
@@ -247,14 +261,14 @@ class Store:
             cluster = ClusterSeries()
             self._add(name, cluster)
         count, size = cluster.count, cluster.size
-        room = self._max_series - self._series
+        most, most_bytes = self._allowed(cluster)
         refused = []
         for record in records:
             if is_stale(record[2]):
                 cluster.remove(record)
             elif cluster.update(record):
                 pass
-            elif cluster.count - count < room:
+            elif cluster.count < most and cluster.size + sum(map(len, record)) <= most_bytes:
                 cluster.insert(record)
             else:
                 refused.append(record)
@@ -289,19 +303,34 @@ class Store:
         replacement.append(last)
         return replacement
 
-    def _check_room(self, name: str, series: int) -> None:
+    def _allowed(self, cluster: ClusterSeries | None) -> tuple[int, int]:
+        """Return how many series a cluster may have, and how many bytes they may take."""
+        series, size = (0, 0) if cluster is None else (cluster.count, cluster.size)
+        return (
+            _share(self._max_series - self._series + series, _SMALL_SERIES),
+            _share(self._max_bytes - self._bytes + size, _SMALL_BYTES),
+        )
+
+    def _check_room(self, name: str, series: int, size: int = 0) -> None:
+        """Refuse more series, or more bytes, than a cluster had and may have."""
         self.expire()
         known = self._clusters.get(name)
-        had = known.count if known is not None else 0
-        if series > had and self._series - had + series > self._max_series:
-            raise self._full("new" if known is None else "known", series - had)
+        had, had_bytes = (0, 0) if known is None else (known.count, known.size)
+        most, most_bytes = self._allowed(known)
+        kind = "new" if known is None else "known"
+        if series > max(had, most):
+            raise self._full(kind, series - had)
+        if size > max(had_bytes, most_bytes):
+            raise self._full(kind, series - had)
 
     def _full(self, kind: str, series: int) -> ForwardError:
         REFUSED.labels(kind).inc()
         return ForwardError(
             507,
             f"the store has no room for {series} more series of this {kind} cluster: it holds "
-            f"{self._series}, and may hold {self._max_series} (--store-max-series)",
+            f"{self._series}, and may hold {self._max_series} (--store-max-series); they take "
+            f"{self._bytes} bytes, and may take {self._max_bytes} (--store-max-bytes); a cluster "
+            "may have a quarter of what others leave",
             _FULL_SECONDS,
         )
 
@@ -330,6 +359,11 @@ class Store:
         SERIES.set(self._series)
         CLUSTERS.set(len(self._clusters))
         BYTES.set(self._bytes)
+
+
+def _share(room: int, small: int) -> int:
+    """Return a cluster's part of the room that others leave."""
+    return min(room, max(small, room // _PART_OF_ROOM))
 
 
 def _distinct(records: list[Record]) -> list[Record]:

@@ -15,7 +15,7 @@ from tests.store.stored import labels_of, request, series, settle, written
 
 @pytest.fixture
 def store(clock: Clock) -> Store:
-    return Store(clock, 600, 1000)
+    return Store(clock, 600, 10_000)
 
 
 def test_a_cluster_that_is_not_known_has_no_series(store: Store) -> None:

@@ -6,6 +6,7 @@ import gc
 import struct
 import tracemalloc
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,11 @@ class Model:
     def count(self) -> int:
         return sum(map(len, self.clusters.values()))
 
+    def share(self, cluster: str) -> int:
+        """How many series a cluster may have."""
+        room = self.limit - self.count() + len(self.clusters.get(cluster, ()))
+        return min(room, max(10, room // 4))
+
     def expire(self, now: float) -> None:
         for cluster in list(self.clusters):
             if now - self.last[cluster] >= RETENTION:
@@ -106,7 +112,7 @@ class Model:
         kept = {labels: sample for labels, sample in samples.items() if not is_stale(sample[0])}
         # The room is looked at with the number that the conversion has counted, and then again.
         for number in (len(samples), len(kept)):
-            if number > had and self.count() - had + number > self.limit:
+            if number > max(had, self.share(cluster)):
                 return False
         self.clusters.pop(cluster, None)
         if kept:
@@ -118,7 +124,7 @@ class Model:
         known = self.clusters.get(cluster)
         new = sum(not is_stale(value) for value, _ in samples.values())
         if known is None:
-            if new and self.count() + new > self.limit:
+            if new > self.share(cluster):
                 return False
             known = self.clusters[cluster] = {}
             self.last[cluster] = now
@@ -129,7 +135,7 @@ class Model:
                 continue
             if is_stale(value):
                 known.pop(labels, None)
-            elif had is not None or self.count() < self.limit:
+            elif had is not None or len(known) < self.share(cluster):
                 known[labels] = (value, when)
             else:
                 fits = False
@@ -214,12 +220,59 @@ def test_a_new_cluster_that_has_no_room_is_refused_with_the_reason(clock: Clock)
         assert (error.status, error.retry_after) == (507, "60")
         assert str(error) == (
             "the store has no room for 3 more series of this new cluster: it holds 8, and may hold "
-            "10 (--store-max-series)"
+            f"10 (--store-max-series); they take {store.size} bytes, and may take 1073741824 "
+            "(--store-max-bytes); a cluster may have a quarter of what others leave"
         )
     assert growth.of("telemeter_store_refused_total", cluster="new") == 2
     assert store.clusters() == ["a"]
     settle(store.forward("b", many("b", 2), 2), clock)
     assert store.series == 10
+
+
+@pytest.mark.parametrize("is_write", [False, True])
+def test_few_clusters_cannot_keep_the_others_out(clock: Clock, is_write: bool) -> None:
+    """However much the first ones send, there is a part of what is left for each."""
+    store = Store(clock, RETENTION, 1000)
+    for number in range(16):
+        name = f"c{number}"
+        for wanted in (1000, 500, 250, 125, 60, 30, 15, 10, 5, 3, 1):
+            payload = many(name, wanted)
+            with suppress(ForwardError):
+                settle(
+                    store.send(name, payload) if is_write else store.forward(name, payload, wanted),
+                    clock,
+                )
+    assert store.clusters() == sorted(f"c{number}" for number in range(16))
+    counts = sorted(store._clusters[name].count for name in store.clusters())
+    assert sum(counts[-2:]) <= 450
+    assert counts[0] >= 1
+
+
+def large(name: str, series: int, size: int) -> bytes:
+    """Series of a cluster with a label of some size."""
+    return written(
+        {
+            labels_of("up", _id=name, number=f"{number}", large="x" * size): (1.0, NOW_MS)
+            for number in range(series)
+        }
+    )
+
+
+@pytest.mark.parametrize("is_write", [False, True])
+def test_bytes_are_bounded_as_well(clock: Clock, is_write: bool) -> None:
+    store = Store(clock, RETENTION, 10_000, 1 << 20)
+    for number in range(40):
+        name, payload = f"c{number % 4}", large(f"c{number % 4}", 1 + number // 4, 60_000)
+        if is_write:
+            sending: Any = store.send(name, payload)
+        else:
+            sending = store.forward(name, payload, 1 + number // 4)
+        with suppress(ForwardError):
+            settle(sending, clock)
+        assert store.size <= 1 << 20
+    assert len(store.clusters()) == 4
+    error = refusal_of(lambda: settle(store.send("c0", large("c0", 50, 60_000)), clock))
+    assert (error.status, "--store-max-bytes" in str(error)) == (507, True)
 
 
 def test_a_known_cluster_may_be_replaced_but_not_grow_when_there_is_no_room(clock: Clock) -> None:
@@ -304,7 +357,7 @@ def test_a_cluster_is_dropped_after_the_retention(store: Store, clock: Clock) ->
 
 
 def test_a_large_upload_gives_others_their_turn_and_appears_at_once(clock: Clock) -> None:
-    store = Store(clock, RETENTION, 10_000)
+    store = Store(clock, RETENTION, 100_000)
     settle(store.forward("a", many("a", 3), 3), clock)
     seen: list[int] = []
     take_turn = clock.callLater
