@@ -30,6 +30,7 @@ from telemeter.loop.clocks import WallClock
 from telemeter.loop.memory import settle_memory
 from telemeter.loop.services import OnStop, OrderedServices
 from telemeter.loop.timeouts import TIMEOUTS
+from telemeter.loop.turns import turn
 from telemeter.observe.log import make_observer
 from telemeter.server.endpoints import Endpoints, Shared
 from telemeter.server.fleet import reporter
@@ -198,6 +199,8 @@ class Worker:
         with suppress(Exception):  # a parent that is gone, or busy, does not hold this up
             reported = self.control.report(FINISHED, str(daemon.finished).encode())
             await reported.addTimeout(self.timeouts.parent_report, self._reactor)
+        # What follows closes all connections, which Twisted does not expect of one in mid-read.
+        await turn(self._reactor)
 
 
 class WorkerControl(Control):

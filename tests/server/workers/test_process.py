@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from telemeter.config.server_options import Options
 from telemeter.server.workers.process import Worker, WorkerOptions
-from tests.fakes import FakeWall
+from tests.fakes import FakeWall, has_fired, start
 from tests.tap.world import FakeReactor
 
 # --- Its flags, and its files ---------------------------------------------------------------------
@@ -70,3 +71,28 @@ def test_certificates_alone() -> None:
     assert reloaded.worker.prepare({}, True) == ""
     reloaded.worker.commit()
     assert reloaded.used == [None]
+
+
+# --- Its end --------------------------------------------------------------------------------------
+
+
+class Finished:
+    """Services that have stopped."""
+
+    finished = 3
+
+    async def stopService(self) -> None:
+        """Have nothing to do."""
+
+
+def test_it_does_not_end_while_it_reads_what_its_parent_says() -> None:
+    reactor = FakeReactor()
+    worker: Any = Worker(reactor, FakeWall(reactor), 0)
+    reported: Deferred[None] = Deferred()
+    worker.control.report = lambda kind, body: reported
+    stopping = start(worker._finish(Finished()))
+    reported.callback(None)
+    assert not has_fired(stopping)
+    reactor.advance(0)
+    assert has_fired(stopping)
+    assert reactor.getDelayedCalls() == []
