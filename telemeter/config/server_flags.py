@@ -26,6 +26,7 @@ from telemeter.config.values import (
 from telemeter.loop.timeouts import TIMEOUTS
 from telemeter.net.exchange import MOST_CONNECTIONS
 from telemeter.net.url import check_http_url
+from telemeter.samples.limits import MAX_LABEL_NAME, MAX_LABEL_VALUE
 from telemeter.store.settings import MOST_BYTES
 
 #: The most processes that answer clients.
@@ -196,6 +197,18 @@ GROUPS: Final = (
             integer(1),
             128 * 1024,
             "The size in bytes, compressed, that a remote-write request must stay under.",
+        ),
+        Flag(
+            "limit-label-name-bytes",
+            integer(1),
+            MAX_LABEL_NAME,
+            "The most bytes that the name of a label may have in a remote-write request.",
+        ),
+        Flag(
+            "limit-label-value-bytes",
+            integer(1),
+            MAX_LABEL_VALUE,
+            "The most bytes that the value of a label may have in a remote-write request.",
         ),
         Flag(
             "ratelimit",

@@ -159,6 +159,8 @@ class Options(Flags):
                 frozenset(self["elide-label"]),
                 self["limit-bytes"],
                 self["limit-receive-bytes"],
+                self["limit-label-name-bytes"],
+                self["limit-label-value-bytes"],
                 self["receive-foreign-ids"],
                 self["tenant-key"],
             ),

@@ -6,8 +6,15 @@ from telemeter.convert.results import Written
 LIMITS: dict[str, int]
 
 class Prepared:
-    def __init__(self, rules: Iterable[Rule], elided: Iterable[str], partition: str) -> None: ...
+    def __init__(
+        self,
+        rules: Iterable[Rule],
+        elided: Iterable[str],
+        partition: str,
+        most_name: int,
+        most_value: int,
+    ) -> None: ...
 
 def sift(
     body: bytes, prepared: Prepared, cluster: bytes | None, version: int
-) -> Written | None: ...
+) -> Written | int | None: ...

@@ -3,9 +3,9 @@
 
 What is usual: requests as protobuf itself writes them, fields in order and none twice, with at most
 128 labels a series. There the encoded labels, samples, exemplars and histograms are copied as they
-are. At anything else, and at every request that is refused, `sift` gives up and returns None: then
-the straightforward code decides, and says what is wrong. So what this module accepts must be right,
-and what it does not know costs time only.
+are. At anything else, and at every series that is refused, `sift` gives up and returns where: then
+the straightforward code looks at that series, and says what is wrong; or decides on them all. So
+what this module accepts must be right, and what it does not know costs time only.
 
 Every read is checked against the end of the message it is in.
 """
@@ -50,13 +50,21 @@ cdef class Prepared:
         rules: what may pass, see `Rules`.
         elided: names of the labels to remove.
         partition: the name of the label that every series must carry.
+        most_name: how many bytes the name of a label may have.
+        most_value: how many bytes its value may have.
     """
 
     cdef Rules rules
     cdef list elided
     cdef Name partition
+    cdef Py_ssize_t most_name
+    cdef Py_ssize_t most_value
+    cdef Py_ssize_t short_enough  # no label is too long that has so many bytes or fewer
 
-    def __init__(self, rules, elided, partition):
+    def __init__(self, rules, elided, partition, most_name, most_value):
+        self.most_name = most_name
+        self.most_value = most_value
+        self.short_enough = min(most_name, most_value)
         self.rules = Rules(rules)
         self.elided = [Name(name.encode()) for name in elided]
         self.partition = Name(partition.encode())
@@ -84,6 +92,9 @@ cdef class Sifting:
     cdef Output symbols
     cdef Py_ssize_t sorted_bytes  # how long the names are that were put in order
     cdef uint64_t symbol_count
+    cdef Py_ssize_t begun  # how many series were begun
+    cdef bint is_inside  # whether one is being looked at
+    cdef bint has_long  # whether a symbol might be too long for a label
     cdef Examples examples
     cdef Span metric  # the name of the series that is looked at
     cdef Span named_metric
@@ -134,7 +145,10 @@ cdef class Sifting:
             if p[0] == 0x0A and order == 1:
                 p += 1
                 read_span(&p, end, &field)
+                self.begun += 1
+                self.is_inside = True
                 self.take_1(field)
+                self.is_inside = False
             elif p[0] == 0x1A and order <= 3:
                 order = 3
                 p += 1
@@ -174,6 +188,8 @@ cdef class Sifting:
             if not self.labels.repeat(start, field):
                 self.labels.read(start, field)
         self.labels.check_texts(series.start, p)
+        if p - series.start > self.prepared.short_enough:
+            self.check_lengths()
         rest.start = p
         rest.size = end - p
         while p < end:
@@ -256,6 +272,8 @@ cdef class Sifting:
                 p += 1
                 read_span(&p, end, &symbol.text)
                 check_text(symbol.text)
+                if symbol.text.size > self.prepared.short_enough:
+                    self.has_long = True
                 symbol.key = key_of(symbol.text, end)
                 if self.symbol_count >= MAX_SYMBOLS:
                     raise GIVE_UP
@@ -275,8 +293,12 @@ cdef class Sifting:
                 is_series = p[0] == 0x2A
                 p += 1
                 read_span(&p, end, &field)
-                if is_series and not self.take_2(field):
-                    is_described = True
+                if is_series:
+                    self.begun += 1
+                    self.is_inside = True
+                    if not self.take_2(field):
+                        is_described = True
+                    self.is_inside = False
             else:
                 skip_unknown(&p, end, 5)
         self.only_metadata = is_described and self.received == 0
@@ -327,6 +349,8 @@ cdef class Sifting:
             else:
                 skip_unknown(&p, end, 5)
         self.read_references(references)
+        if self.has_long:
+            self.check_lengths()
         is_described = self.check_metadata(metadata)
         if samples + histograms + exemplars == 0:
             if not is_described:
@@ -469,6 +493,17 @@ cdef class Sifting:
         return 0
 
     # --- Both --------------------------------------------------------------------------------
+
+    cdef int check_lengths(self) except -1:
+        """Look for names and values of labels that are too long."""
+        cdef int i
+        for i in range(self.labels.count):
+            if (
+                self.labels.items[i].name.size > self.prepared.most_name
+                or self.labels.items[i].value.size > self.prepared.most_value
+            ):
+                raise GIVE_UP
+        return 0
 
     cdef bint may_pass(self) except -1:
         """Return whether a rule lets the series pass whose labels were read."""
@@ -680,7 +715,8 @@ def sift(bytes body, Prepared prepared, bytes cluster, int version):
         version: 1 for `prometheus.WriteRequest`, 2 for `io.prometheus.write.v2.Request`.
 
     Returns:
-        A `Written`, its payload a 1.0 request; None: this is not the usual case.
+        A `Written`, its payload a 1.0 request. None: this is not the usual case. A number: neither
+        is this series, and those before it pass; the first is 0.
     """
     # 1.0 cannot grow, 2.0 mostly does: a text stands there only once.
     room = len(body) * version + 64
@@ -688,7 +724,7 @@ def sift(bytes body, Prepared prepared, bytes cluster, int version):
     try:
         run.run(body)
     except GiveUp:
-        return None
+        return run.begun - 1 if run.is_inside else None
     return Written(
         payload=run.output.take(),
         received=run.received,

@@ -17,7 +17,7 @@ from telemeter.samples.histogram import (
     is_too_fine,
     make_coarser,
 )
-from telemeter.samples.limits import MAX_OUTPUT, SERIES_BYTES
+from telemeter.samples.limits import MAX_CUSTOM_HISTOGRAMS, MAX_OUTPUT, SERIES_BYTES
 from telemeter.samples.proto import remote_pb2, write_v2_pb2
 from telemeter.samples.selector import NAME
 from telemeter.samples.series import CUSTOM_BUCKETS
@@ -35,6 +35,18 @@ class Budget:
 
     def __init__(self) -> None:
         self._spent = 0
+        self._histograms = 0
+
+    def spend_on_histograms(self, count: int) -> None:
+        """Count histograms that become classic ones, which takes its time."""
+        self._histograms += count
+        if self._histograms > MAX_CUSTOM_HISTOGRAMS:
+            raise BecomesTooLargeError(
+                f"the request has {self._histograms} histograms with custom buckets or more, "
+                f"{MAX_CUSTOM_HISTOGRAMS} are the most: this limit is fixed; send fewer at once",
+                limit=MAX_CUSTOM_HISTOGRAMS,
+                seen=self._histograms,
+            )
 
     def spend(self, size: int) -> None:
         self._spent += size
@@ -91,6 +103,7 @@ class Fitter:
         if custom or (self._buckets and is_only_custom):
             original = tuple(sorted(labels.items()))
             if custom:
+                self._budget.spend_on_histograms(len(custom))
                 self._buckets[original] = (list(custom[-1].custom_values), bucket_texts(custom[-1]))
             if original in self._buckets:
                 exemplars = series.exemplars if is_only_custom else ()

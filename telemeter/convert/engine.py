@@ -17,7 +17,7 @@ from telemeter.convert.collect import Transforms, add_labels, anonymous
 from telemeter.convert.results import Converted, Written
 from telemeter.convert.sieve import WriteRules
 from telemeter.convert.upload import DRIFT_MS, UploadRules, convert_upload, most_output
-from telemeter.convert.write import sift_write, sift_write_v2
+from telemeter.convert.write import refuse_write, sift_write, sift_write_v2
 from telemeter.samples.family import (
     MAX_AGE_MS,
     Family,
@@ -27,7 +27,7 @@ from telemeter.samples.family import (
     is_too_long,
 )
 from telemeter.samples.format import Decoder
-from telemeter.samples.limits import MAX_COMPILED_LABELS
+from telemeter.samples.limits import MAX_COMPILED_LABELS, MAX_UNUSUAL_SERIES
 from telemeter.samples.selector import NAME
 from telemeter.samples.whitelist import Whitelist
 
@@ -110,7 +110,13 @@ class WriteConverter:
         self._rules = rules
         self._keep_version = keep_version
         self._prepared = (
-            _write.Prepared(_rules_of(rules.whitelist), rules.elided, rules.partition_label)
+            _write.Prepared(
+                _rules_of(rules.whitelist),
+                rules.elided,
+                rules.partition_label,
+                rules.most_name,
+                rules.most_value,
+            )
             if _write is not None
             else None
         )
@@ -125,12 +131,19 @@ class WriteConverter:
 
         Returns:
             The same as `reference`; None if only that can convert it.
+
+        Raises:
+            BadInputError: the request is refused, as by `reference`.
         """
         if self._prepared is None or (version == 2 and self._keep_version):
             return None
         # No text on the wire holds half a surrogate pair, but one in JSON may.
         wanted = None if cluster is None else cluster.encode("utf-8", "surrogatepass")
-        return _write.sift(body, self._prepared, wanted, version)
+        written = _write.sift(body, self._prepared, wanted, version)
+        if isinstance(written, int):  # the series that it does not know
+            refuse_write(body, replace(self._rules, cluster=cluster), version, written)
+            return None
+        return written
 
     def convert(self, body: bytes, version: int, cluster: str | None) -> Written:
         """Convert a request; see `sift_write` and `sift_write_v2`."""
@@ -139,9 +152,11 @@ class WriteConverter:
     def reference(self, body: bytes, version: int, cluster: str | None) -> Written:
         """Convert a request with the reference; see `sift_write` and `sift_write_v2`."""
         rules = replace(self._rules, cluster=cluster)
+        most = None if self._prepared is None else MAX_UNUSUAL_SERIES
         if version == 2:
-            return sift_write_v2(body, rules, keep_version=self._keep_version)
-        return sift_write(body, rules)
+            keep = self._keep_version
+            return sift_write_v2(body, rules, keep_version=keep, most_series=most)
+        return sift_write(body, rules, most_series=most)
 
 
 #: From so many bytes on, work on a collection takes more than a few milliseconds.

@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 from telemeter.convert.dropped import Examples
 from telemeter.convert.results import Written
 from telemeter.samples.errors import BadInputError
+from telemeter.samples.limits import MAX_LABEL_NAME, MAX_LABEL_VALUE
 from telemeter.samples.selector import NAME
 from telemeter.samples.whitelist import Whitelist
 
@@ -36,6 +37,8 @@ class WriteRules:
         elided: names of the labels to remove.
         partition_label: the label that every series must carry.
         cluster: the value that it must have; None: any.
+        most_name: how many bytes the name of a label may have.
+        most_value: how many bytes its value may have.
         keep_origins: whether a histogram that becomes a classic one leaves its origin with it, for
             who has to know which series go with it: a series with its labels, and a histogram with
             nothing but time, schema and bounds; and with its sum, if that marks its end.
@@ -46,6 +49,8 @@ class WriteRules:
     partition_label: str = "_id"
     cluster: str | None = None
     keep_origins: bool = False
+    most_name: int = MAX_LABEL_NAME
+    most_value: int = MAX_LABEL_VALUE
 
 
 class Sieve:
@@ -69,6 +74,9 @@ class Sieve:
         """
         rules, result = self._rules, self._result
         result.received += 1
+        for name, value in labels.items():
+            if len(name) > rules.most_name // 4 or len(value) > rules.most_value // 4:
+                self._check_length(name, value)
         if NAME not in labels:
             raise BadInputError(f"a series has no metric name (label {NAME}): {shown(labels)}")
         cluster = labels.get(rules.partition_label)
@@ -91,6 +99,22 @@ class Sieve:
         if kept is not None:
             result.series += 1
         return kept
+
+    def _check_length(self, name: str, value: str) -> None:
+        """Refuse a name or value of a label that is too long, in bytes of UTF-8."""
+        rules = self._rules
+        size = len(name.encode())
+        if size > rules.most_name:
+            raise BadInputError(
+                f"the name of a label has {size} bytes, {rules.most_name} are the most "
+                f"(--limit-label-name-bytes): {name[:SHOWN]!r}..."
+            )
+        size = len(value.encode())
+        if size > rules.most_value:
+            raise BadInputError(
+                f"the value of the label {name[:SHOWN]} has {size} bytes, {rules.most_value} are "
+                f"the most (--limit-label-value-bytes): {value[:SHOWN]!r}..."
+            )
 
     def claim(self, pairs: Pairs, original: Pairs, stamps: Sequence[int]) -> Pairs | None:
         """Return the labels that a series goes on with; None if it is a duplicate.

@@ -9,6 +9,7 @@ https://prometheus.io/docs/specs/prw/remote_write_spec_2_0/.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from google.protobuf.message import DecodeError
 
@@ -16,12 +17,15 @@ from telemeter.convert.classic import Budget, Fitter
 from telemeter.convert.results import Written
 from telemeter.convert.sieve import SHOWN, Labels, Sieve, WriteRules, shown
 from telemeter.convert.writers import WriterV1, WriterV2, resolved
-from telemeter.samples.errors import BadInputError
+from telemeter.samples.errors import BadInputError, TooLargeError
 from telemeter.samples.histogram import Histogram, check_histogram
 from telemeter.samples.proto import remote_pb2, write_v2_pb2
 
+#: A series with more labels or histograms than this is not looked at by itself.
+_MOST_AT_ONCE: Final = 500
 
-def sift_write(body: bytes, rules: WriteRules) -> Written:
+
+def sift_write(body: bytes, rules: WriteRules, *, most_series: int | None = None) -> Written:
     """Sift an encoded `prometheus.WriteRequest`, remote write 1.0.
 
     Empty labels are dropped, and of labels with one name the first is kept. Histograms must make
@@ -29,13 +33,16 @@ def sift_write(body: bytes, rules: WriteRules) -> Written:
     ones. Everything else that the message holds passes bit for bit, fields that we do not know
     included.
 
+    Args:
+        body: the request.
+        rules: what is demanded and done.
+        most_series: how many series and histograms it may have; None: any number.
+
     Raises:
         BadInputError: the request is refused, with the reason.
     """
-    try:
-        request = remote_pb2.WriteRequest.FromString(body)
-    except DecodeError:
-        raise BadInputError("the body is not a prometheus.WriteRequest") from None
+    request = _parsed(body)
+    _check_count(request, most_series)
     result = Written()
     if not request.timeseries:
         result.only_metadata = bool(request.metadata)
@@ -46,10 +53,7 @@ def sift_write(body: bytes, rules: WriteRules) -> Written:
     kept: list[remote_pb2.TimeSeries] = []
     is_same = True
     for series in request.timeseries:
-        labels: Labels = {}
-        for label in series.labels:
-            if label.name and label.value:
-                labels.setdefault(label.name, label.value)
+        labels = _first_labels(series)
         _check_histograms(series.histograms, labels, is_kept=False)
         pairs = sieve.sift(labels, _stamps(series))
         if pairs is None:
@@ -70,7 +74,80 @@ def sift_write(body: bytes, rules: WriteRules) -> Written:
     return result
 
 
-def sift_write_v2(body: bytes, rules: WriteRules, *, keep_version: bool = False) -> Written:
+def _check_count(request: remote_pb2.WriteRequest | write_v2_pb2.Request, most: int | None) -> None:
+    """Refuse more than can be looked at in a short time, one by one."""
+    if most is None:
+        return
+    counts = {
+        "series": len(request.timeseries),
+        "histograms": sum(len(series.histograms) for series in request.timeseries),
+    }
+    for what, count in counts.items():
+        if count > most:
+            raise TooLargeError(
+                f"the request has {count} {what}, {most} are the most (fixed) where some of its "
+                "series are unusual: have over 128 labels, custom buckets, or fields out of order, "
+                "for example",
+                limit=most,
+                seen=count,
+            )
+
+
+def _parsed(body: bytes) -> remote_pb2.WriteRequest:
+    try:
+        return remote_pb2.WriteRequest.FromString(body)
+    except DecodeError:
+        raise BadInputError("the body is not a prometheus.WriteRequest") from None
+
+
+def _first_labels(series: remote_pb2.TimeSeries) -> Labels:
+    """Return the labels that have a value, of those with one name the first."""
+    labels: Labels = {}
+    for label in series.labels:
+        if label.name and label.value:
+            labels.setdefault(label.name, label.value)
+    return labels
+
+
+def refuse_write(body: bytes, rules: WriteRules, version: int, index: int) -> None:
+    """Refuse a request for the fault of one series, as `sift_write` and `sift_write_v2` would.
+
+    That takes hardly longer than to parse the request, however many series it has. A very large
+    series is left to those.
+
+    Args:
+        body: the request.
+        rules: what is demanded and done.
+        version: 1 or 2.
+        index: which series it is; those before it pass.
+
+    Raises:
+        BadInputError: the request is refused, with the reason. Otherwise, that series passes.
+    """
+    sieve = Sieve(rules, Written())
+    if version == 1:
+        series = _parsed(body).timeseries[index]
+        if max(len(series.labels), len(series.histograms)) > _MOST_AT_ONCE:
+            return
+        labels = _first_labels(series)
+        _check_histograms(series.histograms, labels, is_kept=False)
+        sieve.sift(labels, ())
+        return
+    request = _parsed_v2(body)
+    symbols = request.symbols
+    series_v2 = request.timeseries[index]
+    exemplars = sum(len(each.labels_refs) for each in series_v2.exemplars)
+    if max(len(series_v2.labels_refs), len(series_v2.histograms), exemplars) > _MOST_AT_ONCE:
+        return
+    labels = _resolved_labels(series_v2.labels_refs, symbols)
+    _check_series(series_v2, labels, symbols, is_kept=False)
+    if series_v2.samples or series_v2.histograms or series_v2.exemplars:
+        sieve.sift({name: value for name, value in labels.items() if value}, ())
+
+
+def sift_write_v2(
+    body: bytes, rules: WriteRules, *, keep_version: bool = False, most_series: int | None = None
+) -> Written:
     """Sift an encoded `io.prometheus.write.v2.Request`, remote write 2.0.
 
     Args:
@@ -78,14 +155,13 @@ def sift_write_v2(body: bytes, rules: WriteRules, *, keep_version: bool = False)
         rules: what is demanded and done.
         keep_version: whether the result is a 2.0 request too, rather than one of 1.0 that holds all
             that 1.0 can carry.
+        most_series: how many series and histograms it may have; None: any number.
 
     Raises:
         BadInputError: the request is refused, with the reason.
     """
-    try:
-        request = write_v2_pb2.Request.FromString(body)
-    except DecodeError:
-        raise BadInputError("the body is not an io.prometheus.write.v2.Request") from None
+    request = _parsed_v2(body)
+    _check_count(request, most_series)
     result = Written()
     sieve = Sieve(rules, result)
     symbols = list(request.symbols)
@@ -110,6 +186,13 @@ def sift_write_v2(body: bytes, rules: WriteRules, *, keep_version: bool = False)
     result.only_metadata = described and not result.received
     result.is_empty = not request.timeseries and request.ByteSize() == _size_of_symbols(symbols)
     return result
+
+
+def _parsed_v2(body: bytes) -> write_v2_pb2.Request:
+    try:
+        return write_v2_pb2.Request.FromString(body)
+    except DecodeError:
+        raise BadInputError("the body is not an io.prometheus.write.v2.Request") from None
 
 
 def _size_of_symbols(symbols: Iterable[str]) -> int:

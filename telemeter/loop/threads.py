@@ -8,9 +8,12 @@ from functools import partial
 from threading import Thread
 from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
+
+from telemeter.loop.turns import turn
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -77,6 +80,69 @@ def _call(input_error: type[Exception], call: Callable[[], _Result]) -> _Result 
         return _Wrong(error)
 
 
+@dataclass(frozen=True, slots=True)
+class Runners:
+    """The runners of work that takes more than a millisecond, each for one thing after the other.
+
+    Attributes:
+        thread: calls functions in a thread.
+        turn: calls functions here, one in a turn of the event loop.
+    """
+
+    thread: Runner
+    turn: Runner
+
+
+def one_at_a_time(run: Runner, clock: IReactorTime) -> Runners:
+    """Return runners that do one thing after the other.
+
+    Conversions in several threads would only take Python's lock from each other, and from the event
+    loop; and several in one turn of the event loop keep all others waiting. Who gives up waiting is
+    not served.
+
+    Args:
+        run: calls functions in threads.
+        clock: calls later.
+    """
+    lock = DeferredLock()
+
+    async def run_alone(
+        function: Callable[_Arguments, _Result],
+        *arguments: _Arguments.args,
+        **named: _Arguments.kwargs,
+    ) -> _Result:
+        await lock.acquire()
+        running = Deferred.fromCoroutine(_awaited(run(function, *arguments, **named)))
+        running.addBoth(_release, lock)  # when the thread is done, whoever still waits for it
+        # Cancelled, the thread goes on all the same, and the next has to wait for it.
+        waiting: Deferred[_Result] = Deferred()
+        running.chainDeferred(waiting)
+        return await waiting
+
+    async def run_in_turn(
+        function: Callable[_Arguments, _Result],
+        *arguments: _Arguments.args,
+        **named: _Arguments.kwargs,
+    ) -> _Result:
+        await lock.acquire()
+        try:
+            await turn(clock)
+            return function(*arguments, **named)
+        finally:
+            lock.release()
+
+    return Runners(run_alone, run_in_turn)
+
+
+async def _awaited(awaitable: Awaitable[_Result]) -> _Result:
+    return await awaitable
+
+
+def _release(result: _Result, lock: DeferredLock) -> _Result:
+    lock.release()
+    return result
+
+
 class Converter(Protocol[_Arguments, _Converted]):
     """A conversion that a compiled module does, where it can, and a reference otherwise."""
 
@@ -99,16 +165,18 @@ class ThreadPolicy:
     """The sizes up to which work is done at once: to hand it to a thread would cost more.
 
     Attributes:
-        compiled: up to how many bytes the compiled module is tried at once.
+        at_once: up to how many bytes the compiled module is tried without waiting for a turn.
+        compiled: up to how many bytes it is tried here.
         reference: up to how many bytes the reference converts at once.
     """
 
+    at_once: int
     compiled: int
     reference: int
 
     async def convert(
         self,
-        run: Runner,
+        run: Runners,
         size: int,
         converter: Converter[_Arguments, _Result],
         *arguments: _Arguments.args,
@@ -117,7 +185,7 @@ class ThreadPolicy:
         """Convert without keeping the reactor from its work for long.
 
         Args:
-            run: calls functions in a thread.
+            run: calls functions in a thread, and in turns.
             size: the bytes to convert.
             converter: converts.
             arguments: of the conversion.
@@ -128,18 +196,21 @@ class ThreadPolicy:
         """
         convert = converter.convert
         if size <= self.compiled:
-            converted = converter.compiled(*arguments, **named)
+            if size <= self.at_once:
+                converted = converter.compiled(*arguments, **named)
+            else:
+                converted = await run.turn(converter.compiled, *arguments, **named)
             if converted is not None:
                 return converted
             convert = converter.reference  # the compiled module has just been tried
         if size <= self.reference:
             return convert(*arguments, **named)
-        return await run(convert, *arguments, **named)
+        return await run.thread(convert, *arguments, **named)
 
 
-#: The sizes of uploads and remote writes, decompressed, that are converted at once: compiled code
-#: takes some milliseconds for 4 MiB, the reference a millisecond for 4 KiB.
-CONVERTED_HERE: Final = ThreadPolicy(compiled=4 << 20, reference=4096)
+#: The sizes of uploads and remote writes, decompressed, that are converted here: compiled code
+#: takes a millisecond for 256 KiB, some for 4 MiB, and the reference a millisecond for 4 KiB.
+CONVERTED_HERE: Final = ThreadPolicy(at_once=256 << 10, compiled=4 << 20, reference=4096)
 
 
 def run_if_large(run: Runner, size: int, most: int) -> Runner:
@@ -181,3 +252,7 @@ def in_daemon_thread(reactor: Any, function: Callable[[], _Result]) -> Deferred[
 def start_daemon_thread(reactor: Any, call: Callable[[], None]) -> None:
     """Start a thread; a seam for reactors of tests, which have none."""
     Thread(target=call, daemon=True).start()
+
+
+#: For tests, and where there is nothing to keep waiting.
+HERE: Final = Runners(run_here, run_here)

@@ -12,6 +12,14 @@ from typing import Final
 
 #: The longest metric name, label name or label value of an upload, in bytes of UTF-8.
 MAX_NAME_LENGTH: Final = 255
+#: The longest name and value of a label of a remote write, in bytes of UTF-8, unless configured.
+MAX_LABEL_NAME: Final = 1024
+MAX_LABEL_VALUE: Final = 16384
+#: How many series of a remote write the reference looks at where the compiled code does not know
+#: one of them; a Prometheus sends some thousands. The reference takes some 20 us for each.
+MAX_UNUSUAL_SERIES: Final = 20_000
+#: How many histograms with custom buckets one remote write may have. Each takes some 300 us.
+MAX_CUSTOM_HISTOGRAMS: Final = 5_000
 #: The most bytes that one upload or remote write may become, unless it is large itself. A histogram
 #: becomes one series for each bucket, and each carries all the labels, so that a small hostile
 #: request could otherwise become gigabytes.

@@ -23,7 +23,7 @@ from telemeter.limits.replicas import Memcache, Replicas
 from telemeter.loop.clocks import WallClock
 from telemeter.loop.memory import MemoryReturn
 from telemeter.loop.services import OnStop
-from telemeter.loop.threads import Runner, thread_runner
+from telemeter.loop.threads import Runner, one_at_a_time, thread_runner
 from telemeter.net.reloadable import ReloadableServerContext
 from telemeter.net.upstream import Upstream
 from telemeter.samples.errors import BadInputError
@@ -109,6 +109,7 @@ class Endpoints:
         self._reactor = reactor
         self._shared = shared
         self._run = run
+        convert = one_at_a_time(run, reactor)
         self.clients = Clients(config, reactor, run, seams.make_agent)
         self.store: Store | None = None
         upstream: Upstream
@@ -137,7 +138,7 @@ class Endpoints:
             upstream,
             reactor,
             wall,
-            run,
+            convert,
             partition_label=samples.partition_label,
             limit_bytes=samples.upload_bytes,
             in_flight=self._in_flight,
@@ -157,7 +158,7 @@ class Endpoints:
                 shared.ask,
             ),
             upstream,
-            run,
+            convert,
             self._in_flight,
         )
         self.health = Health()
@@ -246,6 +247,8 @@ def _receive_settings(config: ServerConfig) -> ReceiveSettings:
             samples.elided_labels,
             samples.partition_label,
             keep_origins=not config.forward.url,
+            most_name=samples.most_label_name,
+            most_value=samples.most_label_value,
         ),
         samples.receive_bytes,
         tenant_key=samples.tenant_key,

@@ -24,7 +24,7 @@ from telemeter.convert.engine import WriteConverter
 from telemeter.convert.results import Written
 from telemeter.convert.sieve import ForeignIdError, MissingLabelError, WriteRules
 from telemeter.limits.inflight import Account, InFlight
-from telemeter.loop.threads import CONVERTED_HERE, Runner
+from telemeter.loop.threads import CONVERTED_HERE, Runners
 from telemeter.net.upstream import V1, V2, ForwardError, Sent, Upstream
 from telemeter.samples.compression import block_size, decompress_block
 from telemeter.samples.errors import BadInputError, TooLargeError
@@ -155,7 +155,7 @@ class ReceiveEndpoint:
         settings: ReceiveSettings,
         check: TokenCheck,
         upstream: Upstream,
-        run: Runner,
+        run: Runners,
         in_flight: InFlight,
     ) -> None:
         """Make the endpoint.
@@ -250,7 +250,9 @@ class ReceiveEndpoint:
         size = block_size(body)
         write.hold(min(size, _MOST_COMPRESSION * len(body)))  # what says more is refused below
         if size > CONVERTED_HERE.compiled:
-            large: Written = await self._run(sift, body, write.version, cluster, converter, limit)
+            large: Written = await self._run.thread(
+                sift, body, write.version, cluster, converter, limit
+            )
             return large
         plain = _decompressed(body, limit)
         return await CONVERTED_HERE.convert(

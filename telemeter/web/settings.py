@@ -50,6 +50,8 @@ class SampleSettings:
         elided_labels: labels to remove from every series.
         upload_bytes: the size, decompressed, that an upload must stay under.
         receive_bytes: the size, compressed, that a remote-write request must stay under.
+        most_label_name: the most bytes of a label's name in a remote-write request.
+        most_label_value: the most bytes of its value.
         foreign_ids: whether a remote-write sender may write for other clusters than its own.
         tenant_key: the field of a remote-write token that names the tenant, for the log.
     """
@@ -61,5 +63,7 @@ class SampleSettings:
     elided_labels: frozenset[str]
     upload_bytes: int
     receive_bytes: int
+    most_label_name: int
+    most_label_value: int
     foreign_ids: bool
     tenant_key: str

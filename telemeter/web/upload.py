@@ -23,7 +23,7 @@ from telemeter.limits.inflight import Account, InFlight
 from telemeter.limits.ratelimit import RateLimitedError, RateLimiter, Slot
 from telemeter.limits.replicas import Replicas, SharedSlot
 from telemeter.loop.clocks import WallClock, elapsed, milliseconds
-from telemeter.loop.threads import CONVERTED_HERE, Runner
+from telemeter.loop.threads import CONVERTED_HERE, Runners
 from telemeter.net.upstream import REQUESTS, ForwardError, Upstream
 from telemeter.samples.compression import decompress_framed, max_framed_size
 from telemeter.samples.errors import BadInputError, BecomesTooLargeError, TooLargeError
@@ -162,7 +162,7 @@ class UploadEndpoint:
         upstream: Upstream,
         clock: IReactorTime,
         wall: WallClock,
-        run: Runner,
+        run: Runners,
         *,
         partition_label: str,
         limit_bytes: int,
@@ -278,7 +278,7 @@ class UploadEndpoint:
         body = upload.take_body()
         if upload.is_compressed:
             if len(body) > _DECOMPRESSED_HERE:
-                body = await self._run(decompress_framed, body, self._limit)
+                body = await self._run.thread(decompress_framed, body, self._limit)
             else:
                 body = decompress_framed(body, self._limit)
             upload.hold(len(body))

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from telemeter.convert import engine
 from telemeter.convert.engine import KIND, WriteConverter
 from telemeter.convert.results import Written
-from telemeter.convert.sieve import WriteRules
-from telemeter.samples.errors import BadInputError
+from telemeter.convert.sieve import ForeignIdError, WriteRules
 from telemeter.samples.selector import parse_rules
 from telemeter.samples.whitelist import Whitelist
 from tests.samples.build import bits
@@ -54,6 +53,9 @@ both: Final = pytest.mark.parametrize("version", [1, 2])
 requests: Final = {1: requests_v1(), 2: requests_v2()}
 ENCODE: Final[dict[int, Callable[[Request], bytes]]] = {1: encode_v1, 2: encode_v2}
 
+#: The limits of labels are another matter.
+ANY_LENGTH: Final = WriteRules(most_name=1 << 24, most_value=1 << 24)
+
 
 def labels(name: str = "up", *more: tuple[str, str], cluster: str = CLUSTER) -> Pairs:
     return ((NAME, name), ("_id", cluster), *more)
@@ -65,14 +67,14 @@ def encoded(version: int, *series: Series) -> bytes:
 
 def sifted(body: bytes, version: int, using: WriteRules | None = None) -> Written:
     """What both make of a body that the compiled code has to know."""
-    compiled, reference = compiled_and_reference(body, using or WriteRules(), version)
+    compiled, reference = compiled_and_reference(body, using or ANY_LENGTH, version)
     assert reference is not None
     assert compiled == (reference if KIND == "compiled" else None)
     return reference
 
 
 def left_to_the_reference(body: bytes, version: int, using: WriteRules | None = None) -> Written:
-    compiled, reference = compiled_and_reference(body, using or WriteRules(), version)
+    compiled, reference = compiled_and_reference(body, using or ANY_LENGTH, version)
     assert compiled is None
     assert reference is not None
     return reference
@@ -149,13 +151,13 @@ def test_series_like_the_one_before(
 def test_a_request_that_is_cut_off(version: int, data: st.DataObject) -> None:
     body = ENCODE[version](data.draw(requests[version]))
     for end in range(len(body)):
-        compiled, reference = compiled_and_reference(body[:end], WriteRules(), version)
+        compiled, reference = compiled_and_reference(body[:end], ANY_LENGTH, version)
         assert compiled is None or compiled == reference
 
 
 @given(version=versions, body=st.binary(max_size=60))
 def test_bytes(version: int, body: bytes) -> None:
-    compiled, reference = compiled_and_reference(body, WriteRules(), version)
+    compiled, reference = compiled_and_reference(body, ANY_LENGTH, version)
     assert compiled is None or compiled == reference
 
 
@@ -282,10 +284,10 @@ def test_a_regex_is_remembered_within_bounds() -> None:
 
 def test_a_cluster_that_no_label_can_name() -> None:
     body = encoded(1, Series(labels(), (ONE,)))
-    sifter = WriteConverter(WriteRules())
-    assert sifter.compiled(body, 1, "\ud800") is None
-    with pytest.raises(BadInputError):
-        sifter.reference(body, 1, "\ud800")
+    sifter = WriteConverter(ANY_LENGTH)
+    for sift in (sifter.compiled, sifter.reference):
+        with pytest.raises(ForeignIdError):
+            sift(body, 1, "\ud800")
 
 
 # --- Examples of what was dropped -----------------------------------------------------------------
@@ -336,7 +338,7 @@ def test_references_one_by_one() -> None:
 def test_what_becomes_very_long() -> None:
     found = [Series(labels("up", (str(n), "x" * 1_000_000)), (ONE,)) for n in range(17)]
     assert sifted(encoded(2, *found[:16]), 2).series == 16
-    assert compiled_and_reference(encoded(2, *found), WriteRules(), 2) == (None, None)
+    assert compiled_and_reference(encoded(2, *found), ANY_LENGTH, 2) == (None, None)
 
 
 def test_references_to_a_long_text_again_and_again() -> None:
@@ -347,7 +349,7 @@ def test_references_to_a_long_text_again_and_again() -> None:
 
 
 def test_long_names_are_not_put_in_order_again_and_again() -> None:
-    using = WriteRules(Whitelist(parse_rules("down")))
+    using = replace(ANY_LENGTH, whitelist=Whitelist(parse_rules("down")))
     names = tuple(("n" * 10_000 + str(number), "x") for number in range(20))
     found = [Series(labels("up", *names), (ONE,))] * 50
     assert sifted(encoded(2, *found[:40]), 2, using).dropped == 40
@@ -356,7 +358,7 @@ def test_long_names_are_not_put_in_order_again_and_again() -> None:
 
 @both
 def test_regexes_are_not_shown_too_much(version: int) -> None:
-    using = WriteRules(Whitelist(parse_rules('{a=~"x*"}')))
+    using = replace(ANY_LENGTH, whitelist=Whitelist(parse_rules('{a=~"x*"}')))
     long = [Series(labels("up", ("a", "x" * 100_000)), (Sample(1, n),)) for n in range(20)]
     assert sifted(encoded(version, *long[:10]), version, using).series == 10
     assert left_to_the_reference(encoded(version, *long), version, using).series == 20
@@ -377,7 +379,7 @@ def test_metadata_that_is_no_message_spoils_the_request(rule: str) -> None:
 
 
 def test_a_request_that_stays_one_of_2() -> None:
-    sifter = WriteConverter(WriteRules(), keep_version=True)
+    sifter = WriteConverter(ANY_LENGTH, keep_version=True)
     body = encoded(2, Series(labels(), (ONE,)))
     assert sifter.compiled(body, 2, None) is None
     assert sifter.reference(body, 2, None).payload.startswith(b"\x22\x00")
@@ -421,14 +423,14 @@ def test_a_request_that_stays_one_of_2() -> None:
 @both
 def test_no_histogram(version: int, head: bytes) -> None:
     body = encoded(version, Series(labels(), (), (), (Histogram(head, 1000),)))
-    compiled, _ = compiled_and_reference(body, WriteRules(), version)
+    compiled, _ = compiled_and_reference(body, ANY_LENGTH, version)
     assert compiled is None
 
 
 @given(versions, nonsense_histograms)
 def test_nonsense(version: int, histogram: Histogram) -> None:
     body = encoded(version, Series(labels(), (), (), (histogram,)))
-    compiled, reference = compiled_and_reference(body, WriteRules(), version)
+    compiled, reference = compiled_and_reference(body, ANY_LENGTH, version)
     assert compiled is None or compiled == reference
 
 
@@ -458,7 +460,7 @@ def test_observations_of_nan_are_in_no_bucket() -> None:
 def test_without_the_compiled_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     missing: Any = None
     monkeypatch.setattr(engine, "_write", missing)
-    sifter = WriteConverter(WriteRules())
+    sifter = WriteConverter(ANY_LENGTH)
     body = encoded(1, FULL)
     assert sifter.compiled(body, 1, None) is None
     assert sifter.reference(body, 1, None).series == 1

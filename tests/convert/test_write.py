@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import time
 import tracemalloc
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from telemeter.convert.engine import WriteConverter
 from telemeter.convert.results import Written
 from telemeter.convert.sieve import ForeignIdError, MissingLabelError, WriteRules, shown
 from telemeter.samples.errors import BadInputError, TooLargeError
@@ -22,7 +24,7 @@ from tests.samples import histogram_model
 from tests.samples.build import NORMAL_NAN, STALE_NAN, bits
 from tests.samples.strategies import mutations
 
-from .sifting import sift_write, sift_write_v2
+from .sifting import both_outcomes, sift_write, sift_write_v2
 from .write_strategies import (
     CLUSTER,
     NAME,
@@ -1042,10 +1044,114 @@ class TestRefusalsOf2:
         assert sift_write(encode_v2(_full), WriteRules()) == Written()
 
 
+# --- The limits of labels -------------------------------------------------------------------------
+
+
+def encode(version: int, *series: Series) -> bytes:
+    return (encode_v1 if version == 1 else encode_v2)(request(*series))
+
+
+def with_label(name: str, value: str) -> Series:
+    return up(more=((name, value),))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("n" * 1024, "v" * 16384, ""),
+        ("\u00fc" * 512, "\u20ac" * 5461, ""),
+        ("n" * 1025, "v", "the name of a label has 1025 bytes, 1024 are the most"),
+        ("\u00fc" * 513, "v", "the name of a label has 1026 bytes, 1024 are the most"),
+        ("n", "v" * 16385, "the value of the label n has 16385 bytes, 16384 are the most"),
+        ("n", "\u20ac" * 5462, "the value of the label n has 16386 bytes, 16384 are the most"),
+    ],
+)
+def test_labels_have_limits(version: int, name: str, value: str, reason: str) -> None:
+    body = encode(version, with_label(name, value))
+    compiled, reference = both_outcomes(body, WriteRules(), version)
+    assert compiled == reference
+    if reason:
+        assert isinstance(reference, tuple)
+        assert reference[1].startswith(reason)
+        assert "--limit-label-" in reference[1]
+        assert len(reference[1]) < 1000
+    else:
+        assert isinstance(reference, Written)
+
+
+# --- Refusals -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("before", [0, 3, 200])
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        (((NAME, "up"),), MissingLabelError),
+        (labels(cluster="other"), ForeignIdError),
+        ((("_id", CLUSTER),), BadInputError),
+        (labels("up", ("x", "v" * 20_000)), BadInputError),
+    ],
+)
+def test_the_compiled_code_refuses_a_series_in_the_words_of_the_reference(
+    version: int, before: int, bad: Pairs, error: type[BadInputError]
+) -> None:
+    good = [with_label("n", str(n)) for n in range(before)]
+    body = encode(version, *good, Series(bad, (ONE,)), *good)
+    compiled, reference = both_outcomes(body, WriteRules(cluster=CLUSTER), version)
+    assert compiled == reference
+    assert isinstance(compiled, tuple)
+    assert compiled[0] is error
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_what_cannot_be_decoded_is_that_in_the_first_place(version: int) -> None:
+    body = encode(version, Series(((NAME, "up"),), (ONE,))) + b"\x0a\x7f"
+    compiled, reference = both_outcomes(body, WriteRules(), version)
+    assert compiled in (reference, None)
+    assert isinstance(reference, tuple)
+    assert reference[1].startswith("the body is not")
+
+
+def test_the_reference_is_not_asked_for_what_the_compiled_code_refuses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("telemeter.convert.engine.sift_write", pytest.fail)
+    monkeypatch.setattr("telemeter.convert.engine.sift_write_v2", pytest.fail)
+    converter = WriteConverter(WriteRules())
+    for version in (1, 2):
+        body = encode(version, Series(((NAME, "up"),), (ONE,)))
+        with pytest.raises(MissingLabelError):
+            converter.convert(body, version, None)
+
+
+def many_and_one_unusual(count: int, version: int) -> bytes:
+    wide = up(more=tuple((f"l{n:03}", "x") for n in range(130)))
+    return encode(version, wide, *(with_label("n", str(n)) for n in range(count)))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_reference_looks_at_so_many_series_where_one_is_unusual(version: int) -> None:
+    converter = WriteConverter(WriteRules())
+    assert converter.convert(many_and_one_unusual(500, version), version, None).series == 501
+    body = many_and_one_unusual(20_000, version)
+    began = time.process_time()
+    with pytest.raises(TooLargeError, match="the request has 20001 series, 20000 are the most"):
+        converter.convert(body, version, None)
+    assert time.process_time() - began < 1
+
+
 # --- Amplification --------------------------------------------------------------------------------
 
 MIB: Final = 1 << 20
 LONG: Final = "x" * MIB
+#: The limits of labels are another matter.
+ANY_LENGTH: Final = WriteRules(most_name=2 * MIB, most_value=2 * MIB)
+
+
+def any_length(rules: PlainRules) -> WriteRules:
+    return replace(rules.real, most_name=2 * MIB, most_value=2 * MIB)
 
 
 def many_references(count: int, where: str) -> bytes:
@@ -1082,10 +1188,10 @@ def peak_of(function: Callable[[], object]) -> int:
 class TestAmplification:
     @pytest.mark.parametrize("where", ["labels", "series", "exemplars", "metadata"])
     def test_a_long_symbol_cannot_become_many(self, where: str) -> None:
-        few = sift_write_v2(many_references(15, where), WriteRules())
+        few = sift_write_v2(many_references(15, where), ANY_LENGTH)
         assert 15 * MIB < len(few.payload) < MAX_OUTPUT
         with pytest.raises(TooLargeError, match=f"more than {MAX_OUTPUT} bytes") as caught:
-            sift_write_v2(many_references(16, where), WriteRules())
+            sift_write_v2(many_references(16, where), ANY_LENGTH)
         assert (caught.value.limit, caught.value.seen >= MAX_OUTPUT) == (MAX_OUTPUT, True)
 
     @pytest.mark.parametrize("where", ["labels", "series", "exemplars", "metadata"])
@@ -1094,7 +1200,7 @@ class TestAmplification:
 
         def refused() -> None:
             with pytest.raises(TooLargeError):
-                sift_write_v2(body, WriteRules())
+                sift_write_v2(body, ANY_LENGTH)
 
         assert len(body) < 2 * MIB
         assert peak_of(refused) < 30 * MIB
@@ -1102,13 +1208,13 @@ class TestAmplification:
     @pytest.mark.parametrize("where", ["labels", "series", "exemplars", "metadata"])
     def test_kept_as_2_they_stay_references(self, where: str) -> None:
         body = many_references(20_000, where)
-        written = sift_write_v2(body, WriteRules(), keep_version=True)
+        written = sift_write_v2(body, ANY_LENGTH, keep_version=True)
         assert written.payload.count(LONG.encode()) == 1
         assert len(written.payload) <= len(body)
 
     def test_what_is_dropped_costs_nothing(self) -> None:
         plain = PlainRules(whitelist=(((NAME, "=", "other"),),))
-        written = sift_write_v2(many_references(20_000, "series"), plain.real)
+        written = sift_write_v2(many_references(20_000, "series"), any_length(plain))
         assert (written.dropped, written.payload) == (20_000, b"")
 
     @pytest.mark.parametrize(
@@ -1125,7 +1231,7 @@ class TestAmplification:
 
         def refused() -> None:
             with pytest.raises(BadInputError, match=message) as caught:
-                sift_write_v2(body, PLAIN.real)
+                sift_write_v2(body, any_length(PLAIN))
             seen.append(str(caught.value))
 
         assert peak_of(refused) < 30 * MIB
@@ -1135,7 +1241,7 @@ class TestAmplification:
         symbols = ("", NAME, "up", LONG, CLUSTER)
         for references in ((1, 2, 3, 4, 3, 4), (1, 2, 3, 4)):
             with pytest.raises(BadInputError) as caught:
-                sift_write_v2(body_v2(references, symbols=symbols), PLAIN.real)
+                sift_write_v2(body_v2(references, symbols=symbols), any_length(PLAIN))
             assert len(str(caught.value)) < 1000
 
 

@@ -263,7 +263,7 @@ async def test_a_reader_that_stops_reading_does_not_hold_up_uploads(stack: Stack
         assert (await upload(server.url, jwt, encode(families))).status == 200
         where = urlsplit(server.internal_url)
         with socket.create_connection((where.hostname, where.port or 0)) as reader:
-            reader.sendall(b"GET /federate?match[]=m HTTP/1.1\r\nHost: x\r\n\r\n")
+            reader.sendall(b"GET /federate?match[]=m HTTP/1.1\r\nHost: localhost\r\n\r\n")
             began = await in_thread(reader.recv, 1000)
             assert began.startswith(b"HTTP/1.1 200 OK")
             for _ in range(3):
