@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from twisted.internet import reactor as real_reactor
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 
@@ -21,7 +22,6 @@ from telemeter.net import client
 from telemeter.upstream import forwarder
 from telemeter.web.site import request
 from tests.fakes import Log, clock_at
-from tests.tap.world import FakeReactor
 
 # A busy machine is no reason to fail.
 _CALM = [HealthCheck.too_slow]
@@ -41,10 +41,10 @@ def no_threads() -> Iterator[None]:
     start = threads.start_daemon_thread
 
     def start_or_call(reactor: Any, call: Callable[[], None]) -> None:
-        if isinstance(reactor, FakeReactor):
-            call()
-        else:
+        if reactor is real_reactor:
             start(reactor, call)
+        else:
+            getattr(reactor, "callInOwnThread", lambda call: call())(call)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(threads, "start_daemon_thread", start_or_call)

@@ -14,15 +14,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, connectProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import LoopingCall
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.protocols.memcache import MemCacheProtocol
 from twisted.python.failure import Failure
 
 from telemeter.auth.authorization_server import Answer
 from telemeter.loop.clocks import LONG_AGO, WallClock
+from telemeter.loop.resolver import Names, UnknownNameError
 from telemeter.loop.timeouts import TIMEOUTS
-from telemeter.net.address import host_of
 
 #: For how many seconds a memcached that failed is left alone.
 PAUSE: Final = 2.0
@@ -139,6 +138,7 @@ class Memcached(Service):
         self._reactor = reactor
         self._wall = wall
         self._names = list(names)
+        self._looked_up = Names(reactor, TIMEOUTS.lookup)
         self._lifetime = lifetime
         self._interval = interval
         self._servers: dict[tuple[str, int], _Server] = {}
@@ -161,10 +161,21 @@ class Memcached(Service):
         self._use([])
 
     def _look_up(self) -> Deferred[None]:
-        looked_up: Deferred[list[tuple[str, int]]] = deferToThreadPool(
-            self._reactor, self._reactor.getThreadPool(), _addresses, self._names
-        )
-        return looked_up.addCallback(self._use)
+        return Deferred.fromCoroutine(self._find_servers())
+
+    async def _find_servers(self) -> None:
+        self._use([each for host, port in self._names for each in await self._find(host, port)])
+
+    async def _find(self, host: str, port: int) -> list[tuple[str, int]]:
+        """Return the addresses of a name."""
+        try:
+            entries = await self._looked_up.addresses(host)
+        except UnknownNameError as error:
+            log.warn("cannot look up a memcached", host=host, reason=str(error))
+            return []
+        # One family of a host that has both: its two addresses are one server.
+        first = min(entries, key=lambda entry: entry[0] != socket.AF_INET)[0]
+        return [(address, port) for family, address in dict.fromkeys(entries) if family == first]
 
     def _use(self, addresses: Sequence[tuple[str, int]]) -> None:
         """Use the servers at these addresses; none found leaves those that were known."""
@@ -220,23 +231,6 @@ def expiry(lifetime: int, wall: WallClock) -> int:
     taken for a time of day, so they are given as one.
     """
     return lifetime if lifetime <= _LONGEST_RELATIVE else lifetime + int(wall.now())
-
-
-def _addresses(names: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Return the addresses that names stand for; may wait for a name server."""
-    found: dict[tuple[str, int], None] = {}
-    for host, port in names:
-        try:
-            entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            log.warn("cannot look up a memcached", host=host, reason=str(error))
-            continue
-        # One family of a host that has both: its two addresses are one server.
-        family = min(entries, key=lambda entry: entry[0] != socket.AF_INET)[0]
-        for entry in entries:
-            if entry[0] == family:
-                found[host_of(entry[4]), port] = None
-    return list(found)
 
 
 def _weight(address: tuple[str, int], key: str) -> bytes:

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
 
+from telemeter.loop.address import host_of
 from telemeter.loop.timeouts import TIMEOUTS, Timeouts
-from telemeter.net.address import host_of
 from telemeter.web.site.listener import Listener
 from telemeter.web.site.proxied import ProxiedEndpoint
 from telemeter.web.site.site import Site

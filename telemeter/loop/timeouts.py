@@ -29,6 +29,7 @@ class Timeouts:
         oidc_answer: for one answer of the issuer, within that.
         oidc_token: a request for an access token: less than it has for all it does.
         memcached: for a memcached to do anything.
+        lookup: for the addresses of a name.
         idle: a client's connection for its next request: longer than the 60 seconds for which
             common load balancers keep theirs. If both closed a connection at once, the balancer
             would have sent a request into it.
@@ -66,6 +67,7 @@ class Timeouts:
     oidc_answer: float = 30.0
     oidc_token: float = 4.0
     memcached: float = 1.0
+    lookup: float = 5.0
     idle: float = 75.0
     handshake: float = 10.0
     headers: float = 10.0

@@ -11,7 +11,7 @@ from telemeter import __version__
 from telemeter.config.authorizer import Options
 from telemeter.config.listen import plain_listener
 from telemeter.devtools.authorizer import StubAuthorizer
-from telemeter.loop.clocks import elapsed_reactor
+from telemeter.loop.reactor import daemon_reactor
 from telemeter.tap.daemon import Daemon
 from telemeter.web.site.routing import make_site
 
@@ -23,7 +23,7 @@ log = Logger()
 def makeService(options: Options, reactor: Any = None) -> IService:
     """Return the service of the stub of the authorization server."""
     if reactor is None:
-        reactor = elapsed_reactor()
+        reactor = daemon_reactor()
     config = options.config
     daemon = Daemon(options, reactor)
     site = make_site([StubAuthorizer(config.tokens).route()], reactor)

@@ -17,7 +17,8 @@ from telemeter.config.agent import AgentConfig
 from telemeter.config.agent_options import Options
 from telemeter.config.groups import log_level, warn_of_empty, warn_of_tracing
 from telemeter.convert.engine import KIND, SWITCH
-from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock, elapsed_reactor
+from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock
+from telemeter.loop.reactor import daemon_reactor
 from telemeter.net.url import shown
 from telemeter.observe.compiled import warn_of_python
 from telemeter.observe.log import make_observer
@@ -33,7 +34,7 @@ def makeService(
 ) -> IService:
     """Return the service of an agent; a dry run ends the program here."""
     if reactor is None:
-        reactor = elapsed_reactor()
+        reactor = daemon_reactor()
     if options.config.sending is None:
         globalLogBeginner.beginLoggingTo(
             [make_observer(sys.stderr, log_level(options))], redirectStandardIO=False

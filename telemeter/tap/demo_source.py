@@ -12,7 +12,8 @@ from telemeter import __version__
 from telemeter.config.demo_source import Options
 from telemeter.config.listen import plain_listener
 from telemeter.devtools.source import MachineSource
-from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock, elapsed_reactor
+from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock
+from telemeter.loop.reactor import daemon_reactor
 from telemeter.loop.threads import thread_runner
 from telemeter.samples.errors import BadInputError
 from telemeter.tap.daemon import Daemon
@@ -30,7 +31,7 @@ def makeService(
 ) -> IService:
     """Return the service of the source."""
     if reactor is None:
-        reactor = elapsed_reactor()
+        reactor = daemon_reactor()
     config = options.config
     daemon = Daemon(options, reactor)
     source = MachineSource(

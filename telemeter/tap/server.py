@@ -13,7 +13,8 @@ from telemeter.config.groups import warn_of_empty, warn_of_tracing
 from telemeter.config.server import ServerConfig
 from telemeter.config.server_options import Options
 from telemeter.convert.engine import KIND, SWITCH
-from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock, elapsed_reactor
+from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock
+from telemeter.loop.reactor import daemon_reactor
 from telemeter.net.url import shown
 from telemeter.observe.compiled import warn_of_python
 from telemeter.server.app import build
@@ -29,7 +30,7 @@ def makeService(
 ) -> IService:
     """Return the service of a server: one process, or the parent of several."""
     if reactor is None:
-        reactor = elapsed_reactor()
+        reactor = daemon_reactor()
     daemon = Daemon(options, reactor)
     app = build(options.config, reactor, wall, reader=options, pass_on=daemon.pass_on)
     for service in app.services:

@@ -144,29 +144,16 @@ class Network(MemoryReactorClock):
             for address in found
         ]
 
-    # What a thread pool does.
-
-    def getThreadPool(self) -> Network:
-        return self
+    # What threads do.
 
     def callFromThread(self, function: Callable[..., object], *arguments: object) -> None:
         function(*arguments)
 
-    def callInThreadWithCallback(
-        self, done: Callable[[bool, Any], None], function: Callable[..., Any], *arguments: Any
-    ) -> None:
-        def finish() -> None:
-            try:
-                result = function(*arguments)
-            except Exception:
-                done(False, Failure())
-            else:
-                done(True, result)
-
+    def callInOwnThread(self, function: Callable[[], None]) -> None:
         if self.slow:
-            self._unfinished.append(finish)
+            self._unfinished.append(function)
         else:
-            finish()
+            function()
 
     def finish_look_ups(self) -> None:
         unfinished, self._unfinished = self._unfinished, []
@@ -561,6 +548,8 @@ class TestLookUps:
         network.advance(100)
         network.finish_look_ups()
         assert network.look_ups == ["all"]
+        network.slow = False
+        network.advance(10)
         assert network.finish(store.get(KEY)) is False
         network.advance(10)
         network.finish_look_ups()

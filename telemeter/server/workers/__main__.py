@@ -19,10 +19,11 @@ def main() -> None:
 
     count_in_shared_memory()
 
-    from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, elapsed_reactor
+    from telemeter.loop.clocks import SYSTEM_WALL_CLOCK
+    from telemeter.loop.reactor import daemon_reactor
     from telemeter.server.workers.process import Worker
 
-    Worker(elapsed_reactor(), SYSTEM_WALL_CLOCK, worker).run()
+    Worker(daemon_reactor(), SYSTEM_WALL_CLOCK, worker).run()
 
 
 def count_in_shared_memory() -> None:

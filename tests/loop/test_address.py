@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from telemeter.net.address import host_of
+from telemeter.loop.address import host_of
 
 
 @pytest.mark.parametrize(
