@@ -27,6 +27,10 @@ from telemeter.loop.timeouts import TIMEOUTS
 PAUSE: Final = 2.0
 #: memcached takes a lifetime of more seconds than these for a time of day.
 _LONGEST_RELATIVE = 30 * 24 * 3600
+#: The largest value that is kept in memcached: an answer with 32 KiB of body, and its head.
+_MOST_BYTES: Final = 64 * 1024
+#: How many bytes of what is no answer a message shows.
+_SHOWN: Final = 60
 
 log = Logger()
 
@@ -35,8 +39,42 @@ class DownError(Exception):
     """A memcached does not answer."""
 
 
+class NonsenseError(Exception):
+    """A memcached said something that no memcached says; the text says what."""
+
+
 class _Connection(MemCacheProtocol):
-    """A connection that says when it is lost, which Twisted's own does not."""
+    """A connection that says when it is lost, which Twisted's own does not.
+
+    It ends as soon as something comes that is no answer, or a value that nobody can have stored.
+    """
+
+    transport: Any
+    MAX_LENGTH = 2048
+
+    def dataReceived(self, data: bytes) -> None:
+        try:
+            super().dataReceived(data)
+        except Exception as error:  # whatever the protocol stumbles over
+            reason = str(error) if isinstance(error, NonsenseError) else repr(error)
+            self._give_up(f"expected an answer, saw {ascii(data[:_SHOWN])[1:]}: {reason}")
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self._give_up(f"expected a line of {self.MAX_LENGTH} bytes at most, saw {len(line)}")
+
+    def cmd_VALUE(self, line: bytes) -> None:
+        """Begin to read a value, if it is one that may be stored here."""
+        fields = line.split()[1:]
+        if len(fields) < 2 or not all(each.isdigit() and len(each) < 21 for each in fields):
+            raise NonsenseError("no flags and length of a value")
+        if int(fields[1]) > _MOST_BYTES:
+            raise NonsenseError(f"values have {_MOST_BYTES} bytes at most here")
+        super().cmd_VALUE(line)
+
+    def _give_up(self, reason: str) -> None:
+        peer = getattr(self.transport.getPeer(), "host", "")
+        log.warn("memcached is hung up on", peer=peer, reason=reason)
+        self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.connected = 0

@@ -15,9 +15,9 @@ from twisted.python.failure import Failure
 
 from telemeter.auth.authorization_server import Answer
 from telemeter.auth.cache import CachingAsker, Expiring
-from telemeter.auth.memcached import PAUSE, DownError, Memcached
+from telemeter.auth.memcached import PAUSE, DownError, Memcached, _Connection
 from telemeter.loop.timeouts import TIMEOUTS
-from tests.fakes import NOW, UPTIME, FakeWall, Growth, Log, result_of, start
+from tests.fakes import NOW, UPTIME, FakeTransport, FakeWall, Growth, Log, result_of, start
 
 DAY: Final = 24 * 3600
 YES: Final = Answer(200, "application/json", b'{"account_id": "a"}')
@@ -648,3 +648,47 @@ def test_a_dead_memcached_costs_questions_and_no_request(
         assert growth.of("cache_writes_total", result=result) == writes.get(result, 0)
     if not broken:
         assert list(network.servers[A].stored) == [hashlib.sha256(b"question").hexdigest()]
+
+
+# --- What no memcached says -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"VALUE k 0 2000000000\r\n", "values have 65536 bytes at most here"),
+        (b"VALUE k 0 -5\r\n", "no flags and length of a value"),
+        (b"VALUE k 0 x\r\n", "no flags and length of a value"),
+        (b"VALUE k\r\n", "no flags and length of a value"),
+        (b"VALUE other 0 1\r\nx\r\nEND\r\n", "expected an answer, saw 'VALUE other 0 1"),
+        (b"\x00\xff\r\n", "expected an answer, saw '\\x00\\xff"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "expected an answer, saw 'HTTP/1.1 400"),
+        (b"VALUE k 0 1\r\nxyz\r\nEND\r\nSTORED\r\nEND\r\nEND\r\n", "expected an answer"),
+        (b"x" * 5000, "expected a line of 2048 bytes at most"),
+    ],
+)
+@pytest.mark.parametrize("with_identifier", [False, True])
+def test_nonsense_ends_the_connection_with_one_plain_line(
+    log: Log, answer: bytes, reason: str, with_identifier: bool
+) -> None:
+    connection: Any = _Connection()
+    transport = FakeTransport()
+    connection.makeConnection(transport)
+    asked = connection.get(b"k", with_identifier)
+    connection.dataReceived(answer)
+    assert transport.disconnected
+    connection.connectionLost(Failure(errors.ConnectionLost()))
+    with pytest.raises(Exception):  # noqa: B017 - whatever it is, its caller does without
+        result_of(asked)
+    (event,) = log.of("memcached is hung up on")
+    assert reason in event["reason"]
+    assert log.errors == []
+
+
+def test_a_value_of_a_usual_size_is_read() -> None:
+    connection: Any = _Connection()
+    connection.makeConnection(FakeTransport())
+    asked = connection.get(b"k")
+    connection.dataReceived(b"VALUE k 0 40000\r\n" + bytes(40_000) + b"\r\nEND\r\n")
+    assert result_of(asked) == (0, bytes(40_000))
+    connection.connectionLost(Failure(errors.ConnectionDone()))
