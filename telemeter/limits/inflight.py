@@ -60,6 +60,10 @@ class InFlight:
         """Measure the peak from now on."""
         self.peak = self.held
 
+    def show(self) -> None:
+        """Show in the metrics how many bytes there are; to do that at each change costs more."""
+        HELD.set(self.held)
+
     def add(self, sender: str, size: int) -> None:
         """Count bytes of a sender.
 
@@ -78,7 +82,6 @@ class InFlight:
         self._held_by[sender] = own
         if held > self.peak:
             self.peak = held
-        HELD.inc(size)
 
     def remove(self, sender: str, size: int) -> None:
         """Count bytes of a sender no longer."""
@@ -88,7 +91,6 @@ class InFlight:
             self._held_by[sender] = left
         else:
             del self._held_by[sender]
-        HELD.dec(size)
 
 
 class Account:

@@ -16,8 +16,8 @@ from telemeter.loop.threads import Runner
 #: cycles, none of them large.
 _COLLECTOR_THRESHOLDS: Final = (10_000, 20, 20)
 
-#: How often it is looked whether there is memory to give back, in seconds.
-_LOOK_SECONDS: Final = 3.0
+#: How often it is looked how much is held, in seconds.
+_LOOK_SECONDS: Final = 1.0
 #: Memory is given back after a peak of so many bytes, of which less than half are left.
 _WORTH_BYTES: Final = 16 << 20
 
@@ -47,10 +47,11 @@ class Peak(Protocol):
     @property
     def peak(self) -> int: ...
     def forget_peak(self) -> None: ...
+    def show(self) -> None: ...
 
 
 class MemoryReturn(TimerService):
-    """A service that gives the system memory back after a peak.
+    """A service that gives the system memory back after a peak, and has the measure shown.
 
     The allocator of the C library keeps what is freed below what is still in use.
     """
@@ -71,6 +72,7 @@ class MemoryReturn(TimerService):
 
     async def _look(self) -> None:
         measure = self._measure
+        measure.show()
         if measure.peak < _WORTH_BYTES or measure.held > measure.peak // 2:
             return
         measure.forget_peak()

@@ -164,7 +164,9 @@ async def exchange(
     confidential = method != "GET" or headers.hasHeader(b"Authorization")
     verb = method.encode("ascii")
     deadline = _Deadline(clock, timeout)
-    if places is not None:
+    if places is not None and places.tokens:
+        places.tokens -= 1
+    elif places is not None:
         try:
             await deadline.watch(places.acquire())
         except CancelledError:

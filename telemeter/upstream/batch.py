@@ -42,12 +42,12 @@ WAITING: Final = Gauge(
 )
 HELD: Final = Gauge(
     "telemeter_forward_queue_bytes",
-    "The size of requests that wait for the upstream or its answer, compressed.",
+    "While requests wait: the size of all that wait or have no answer yet, compressed.",
     multiprocess_mode="livesum",
 )
 WAITED: Final = Histogram(
     "telemeter_forward_queue_seconds",
-    "How long requests waited before they were sent to the upstream.",
+    "How long requests waited before they were sent to the upstream, of those that had to.",
     buckets=(0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 OLDEST: Final = Gauge(
@@ -157,6 +157,7 @@ class Batches:
         self._under_way: dict[Deferred[Sent], _Batch] = {}
         self._batches_under_way = 0
         self._is_starting = False
+        self._is_shown = False  # whether the metrics show a queue
         self._late: IDelayedCall | None = None
         self._parts = DeferredSemaphore(_SIDE_BY_SIDE)
 
@@ -175,15 +176,11 @@ class Batches:
                 str(_BUSY_SECONDS),
             )
         waiting = _Waiting(block, self._clock.seconds(), self._leave)
-        self._hold(len(block))
+        self._held += len(block)
         self._waiting[waiting.answer] = waiting
         self._waiting_size += waiting.size
         self._go_on()
         return waiting.answer
-
-    def _hold(self, size: int) -> None:
-        self._held += size
-        HELD.set(self._held)
 
     def _leave(self, answer: Deferred[Sent]) -> None:
         """Forget a request whose sender does not wait for its answer any more."""
@@ -191,7 +188,7 @@ class Batches:
         if waiting is not None:
             LEFT.inc()
             self._waiting_size -= waiting.size
-            self._hold(-len(waiting.block))
+            self._held -= len(waiting.block)
             self._note_queue()
             return
         batch = self._under_way.pop(answer, None)
@@ -215,7 +212,12 @@ class Batches:
         self._note_queue()
 
     def _note_queue(self) -> None:
+        """Show the queue in the metrics; as long as there is none, that costs nothing."""
+        if not self._waiting and not self._is_shown:
+            return
+        self._is_shown = bool(self._waiting)
         WAITING.set(len(self._waiting))
+        HELD.set(self._held if self._waiting else 0)
         oldest = next(iter(self._waiting.values()), None)
         OLDEST.set(0.0 if oldest is None else self._clock.seconds() - oldest.added)
 
@@ -252,7 +254,8 @@ class Batches:
             if taken and size + waiting.size > self._limits.size:
                 break
             del self._waiting[waiting.answer]
-            WAITED.observe(now - waiting.added)
+            if now > waiting.added:
+                WAITED.observe(now - waiting.added)
             taken.append(waiting)
             size += waiting.size
         self._waiting_size -= size
@@ -261,7 +264,7 @@ class Batches:
     def _ended(self, result: object, batch: _Batch) -> None:
         for waiting in batch.requests:
             self._under_way.pop(waiting.answer, None)
-        self._hold(-sum(len(waiting.block) for waiting in batch.requests))
+        self._held -= sum(len(waiting.block) for waiting in batch.requests)
         self._batches_under_way -= 1
         self._go_on()
 

@@ -2,57 +2,67 @@
 
 from __future__ import annotations
 
-import gc
-import weakref
-
 import pytest
-from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from telemeter.loop.deadlines import Deadlines
-from tests.fakes import has_fired, result_of
+
+
+class World:
+    """Things with ten seconds each.
+
+    Attributes:
+        cancelled: those that took longer.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.deadlines = Deadlines(clock, 10)
+        self.cancelled: list[str] = []
+
+    def begin(self, name: str) -> None:
+        self.deadlines.begin(name, lambda: self.cancelled.append(name))
 
 
 @pytest.fixture
-def deadlines(clock: Clock) -> Deadlines:
-    return Deadlines(clock, 10)
+def world(clock: Clock) -> World:
+    return World(clock)
 
 
-def test_what_is_late_is_cancelled(deadlines: Deadlines, clock: Clock) -> None:
-    late: list[Deferred[None]] = []
-    for _ in range(3):
-        late.append(deadlines.watch(Deferred()))
-        clock.advance(1)
-    for number, each in enumerate(late):
-        clock.advance(6.9 if number == 0 else 0.9)
-        assert not has_fired(each)
-        clock.advance(0.1)
-        with pytest.raises(CancelledError):
-            result_of(each)
-    assert clock.getDelayedCalls() == []
+def test_what_is_late_is_cancelled(world: World) -> None:
+    for name in "abc":
+        world.begin(name)
+        world.clock.advance(1)
+    for number, done in ((6.9, []), (0.1, ["a"]), (0.9, ["a"]), (0.1, ["a", "b"]), (1, [*"abc"])):
+        world.clock.advance(number)
+        assert world.cancelled == done
+    assert world.clock.getDelayedCalls() == []
 
 
-def test_what_is_in_time_is_not(deadlines: Deadlines, clock: Clock) -> None:
-    waiting: Deferred[int] = Deferred()
-    watched = deadlines.watch(waiting)
-    clock.advance(9)
-    waiting.callback(1)
-    clock.advance(9)
-    assert result_of(watched) == 1
+def test_what_is_in_time_is_not(world: World) -> None:
+    world.begin("a")
+    world.begin("b")
+    world.clock.advance(9)
+    world.deadlines.end("a")
+    world.clock.advance(9)
+    assert world.cancelled == ["b"]
 
 
-def test_there_is_one_timer(deadlines: Deadlines, clock: Clock) -> None:
-    for _ in range(100):
-        clock.advance(0.01)
-        deadlines.watch(Deferred()).addErrback(lambda _: None)
-    assert len(clock.getDelayedCalls()) == 1
+def test_what_ends_twice_has_ended(world: World) -> None:
+    world.begin("a")
+    world.deadlines.end("a")
+    world.deadlines.end("a")
+    world.clock.advance(20)
+    assert world.cancelled == []
 
 
-def test_what_is_done_is_not_held(deadlines: Deadlines) -> None:
-    waiting: Deferred[object] = Deferred()
-    deadlines.watch(waiting)
-    gone = weakref.ref(waiting)
-    waiting.callback(None)
-    del waiting
-    gc.collect()
-    assert gone() is None
+def test_there_is_one_timer_and_nothing_is_kept(world: World) -> None:
+    for number in range(100):
+        world.clock.advance(0.01)
+        world.begin(str(number))
+    assert len(world.clock.getDelayedCalls()) == 1
+    for number in range(100):
+        world.deadlines.end(str(number))
+    assert not world.deadlines._due
+    world.clock.advance(20)
+    assert world.clock.getDelayedCalls() == []

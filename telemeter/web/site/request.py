@@ -120,6 +120,7 @@ class Request(server.Request):
         self.began = 0.0
         self._length: int | None = None
         self._pieces = 0
+        self._is_checked = False
         self._complete = False
         self._refused = False
         self._gone = False
@@ -196,11 +197,13 @@ class Request(server.Request):
         if len(hosts) > 1 or (not hosts and self.clientproto == b"HTTP/1.1"):
             raise Refused(400, f"expected one Host header, saw {len(hosts)}")
         has = self.requestHeaders.hasHeader
-        if has(b"Transfer-Encoding") and self._length == 0 and not has(b"Content-Length"):
+        if self._length == 0 and has(b"Transfer-Encoding") and not has(b"Content-Length"):
             raise Refused(400, "expected a Content-Length, or Transfer-Encoding: chunked")
 
     def _known_route(self) -> SiteRoute:
-        self._check_framing()
+        if not self._is_checked:
+            self._check_framing()
+            self._is_checked = True
         if self.route is None:
             raise self._no_route()
         if self.method.decode("latin-1") not in self.route.methods:

@@ -117,13 +117,15 @@ def _endpoint(
         return endpoint
 
     def timed_endpoint(request: IRequest, *_: Any) -> Deferred[bytes]:
-        answer = Deferred.fromCoroutine(_answer_in_time(handler, request, deadlines.seconds))
-        return deadlines.watch(answer)
+        answer = Deferred.fromCoroutine(_answer_in_time(handler, request, deadlines))
+        if not answer.called:
+            deadlines.begin(request, answer.cancel)
+        return answer
 
     return timed_endpoint
 
 
-async def _answer_in_time(handler: Handler, request: IRequest, seconds: float) -> bytes:
+async def _answer_in_time(handler: Handler, request: IRequest, deadlines: Deadlines) -> bytes:
     try:
         return await _answer(handler, request)
     except CancelledError:
@@ -132,10 +134,12 @@ async def _answer_in_time(handler: Handler, request: IRequest, seconds: float) -
         LATE.inc()
         raise Refused(
             503,
-            f"there was no answer within {seconds:g} seconds (--request-timeout): another server "
-            "that is needed for it is slow or down",
+            f"there was no answer within {deadlines.seconds:g} seconds (--request-timeout): "
+            "another server that is needed for it is slow or down",
             {"Retry-After": str(_RETRY_SECONDS)},
         ) from None
+    finally:
+        deadlines.end(request)
 
 
 async def _answer(handler: Handler, request: IRequest) -> bytes:
