@@ -214,7 +214,7 @@ class ServerChannel(HTTPChannel):
 
     def has_unread(self) -> bool:
         """Return whether something has come that has not been looked at yet."""
-        return bool(self._buffer) or any(self._dataBuffer)
+        return bool(self._buffer) or (bool(self._dataBuffer) and any(self._dataBuffer))
 
     def malformedReceived(self) -> None:
         """Answer what no request can be made of. Twisted's answer gives no reason."""

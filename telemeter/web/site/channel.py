@@ -182,11 +182,6 @@ class Channel(ServerChannel):
         previous: float | None = super().setTimeout(period)
         return previous
 
-    def resetTimeout(self) -> None:
-        """Wait anew for the next byte; a handshake has its time, whatever comes of it."""
-        if not self._is_shaking_hands:
-            super().resetTimeout()
-
     def _watch_request(self) -> None:
         """Have a request that has begun, and is not there yet, come in its time."""
         if self._late is not None or self._drained is not None or self.timeOut is None:
@@ -280,7 +275,8 @@ class Channel(ServerChannel):
 
     def allContentReceived(self) -> None:
         if self._drained is None:
-            self._end_watch()
+            if self._late is not None:
+                self._end_watch()
             super().allContentReceived()
         else:
             self.loseConnection()

@@ -110,11 +110,7 @@ def _endpoint(
 ) -> Callable[..., Any]:
     """Return a handler as Klein calls it, whose answer tells its length."""
     if deadlines is None:
-
-        async def endpoint(request: IRequest, *_: Any) -> bytes:
-            return await _answer(handler, request)
-
-        return endpoint
+        return lambda request, *_: _answer(handler, request)
 
     def timed_endpoint(request: IRequest, *_: Any) -> Deferred[bytes]:
         answer = Deferred.fromCoroutine(_answer_in_time(handler, request, deadlines))
