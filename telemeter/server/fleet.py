@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
@@ -32,6 +33,9 @@ ATTEMPTS: Final = "attempts"
 _MAX_RECORDED: Final = 64
 #: ... and how many are reported together: a report takes as long as a hundred attempts.
 _MAX_REPORTED: Final = 256
+#: How long reports of workers wait for those of others, in seconds, and how many attempts may wait.
+_ORDER_SECONDS: Final = 1.0
+_MOST_REPORTED: Final = 20_000
 #: A cluster is silent that has missed so many intervals.
 _MISSED_INTERVALS: Final = 3
 
@@ -53,6 +57,9 @@ class Fleet:
             wall: tells the time of day.
         """
         self.record: FleetRecord | None = None
+        self._reported: list[Attempt] = []
+        self._later: IDelayedCall | None = None
+        self._reactor = reactor
         self.observer: AttemptObserver | None = None
         self._whitelist: Whitelist = config.samples.whitelist
         if config.fleet.max_clusters:
@@ -75,8 +82,23 @@ class Fleet:
             self._api.series = series
 
     def take(self, worker: int, report: bytes) -> None:
-        """Take note of what clusters attempted at a worker; raises `BadInputError`."""
-        self._take_all(decode_attempts(report))
+        """Take note of what clusters attempted at a worker; raises `BadInputError`.
+
+        The next attempt of a cluster may have been made at another worker, whose report comes
+        first. So they are recorded a little later, in the order in which they ended.
+        """
+        self._reported += decode_attempts(report)
+        if len(self._reported) > _MOST_REPORTED:
+            self._record_reported()
+        elif self._later is None:
+            self._later = self._reactor.callLater(_ORDER_SECONDS, self._record_reported)
+
+    def _record_reported(self) -> None:
+        if self._later is not None and self._later.active():
+            self._later.cancel()
+        self._later = None
+        reported, self._reported = self._reported, []
+        self._take_all(sorted(reported, key=attrgetter("at")))
 
     def _take_all(self, attempts: Sequence[Attempt]) -> None:
         if self.record is not None:
@@ -85,6 +107,7 @@ class Fleet:
 
     def stop(self) -> None:
         """End what would not end by itself."""
+        self._record_reported()
         if self.observer is not None:
             self.observer.stop()
             self._events.stop()

@@ -31,6 +31,7 @@ def test_the_flag(clock: Clock) -> None:
     small = fleet(clock, "--fleet-max-clusters", "2")
     assert small.record is not None
     small.take(0, encode_attempts(attempts(3)))
+    clock.advance(1)
     assert len(small.record) == 2
     paths = [route.path for route in small.routes()]
     assert "/api/v1/clusters/" in paths
@@ -38,6 +39,26 @@ def test_the_flag(clock: Clock) -> None:
     off.take(0, encode_attempts(attempts(3)))
     off.stop()
     assert (off.routes(), off.page()) == ([], None)
+
+
+def test_what_workers_report_is_recorded_in_the_order_in_which_it_ended(clock: Clock) -> None:
+    """The report of one worker may come before that of another, with what was earlier."""
+    here = fleet(clock)
+    assert here.record is not None
+    first = Attempt(b"c", Elapsed(UPTIME - 2), Path.UPLOAD, 200)
+    second = Attempt(b"c", Elapsed(UPTIME - 1), Path.UPLOAD, 400)
+    here.take(1, encode_attempts([second]))
+    clock.advance(0.5)
+    here.take(0, encode_attempts([first]))
+    assert len(here.record) == 0
+    clock.advance(0.5)
+    assert here.record.status[0] == 400
+    for _ in range(5):  # so many do not wait
+        here.take(0, encode_attempts(attempts(4096)))
+    assert len(here.record) == 4097
+    here.take(0, encode_attempts([first]))
+    here.stop()
+    assert clock.getDelayedCalls() == []
 
 
 def test_silent_is_who_misses_several_intervals(clock: Clock) -> None:
@@ -87,6 +108,7 @@ def test_attempts_are_reported_together(clock: Clock) -> None:
     clock.advance(1)
     (report,) = parent.reports
     here.take(0, report)
+    clock.advance(1)
     assert here.record is not None
     assert len(here.record) == 5
     clock.advance(60)

@@ -34,7 +34,7 @@ TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 @pytest.fixture
 def store(clock: Clock) -> Store:
-    return Store(clock, 600, MANY)
+    return Store(clock, 600, 4 * MANY)  # of which one cluster may have a quarter
 
 
 @pytest.fixture

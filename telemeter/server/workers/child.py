@@ -101,7 +101,8 @@ class Child(ProcessProtocol):
 
     @property
     def pid(self) -> int:
-        return int(self.transport.pid) if self.transport is not None else 0
+        # Twisted has forgotten it already between the end of a process and the news of that.
+        return int(self.transport.pid or 0) if self.transport is not None else 0
 
     # --- What it is told ------------------------------------------------------------------------
 

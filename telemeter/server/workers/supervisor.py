@@ -106,8 +106,10 @@ class Workers(Service):
 
     def pids(self) -> dict[int, int]:
         """Return the processes that run, by the numbers of the workers."""
-        processes = ((place.number, place.process) for place in self._places)
-        return {number: process.pid for number, process in processes if process is not None}
+        pids = (
+            (place.number, place.process.pid) for place in self._places if place.process is not None
+        )
+        return {number: pid for number, pid in pids if pid}
 
     def _ready(self) -> Iterator[bool]:
         return (place.process is not None and place.process.ready for place in self._places)
