@@ -9,7 +9,8 @@ ARGS ?=
 ONCE ?=
 TLS ?=
 SOURCE ?=
-# QUICK=1 only shows that the benchmark works, and writes nothing; of the matrix it runs a part.
+# QUICK=1 only shows that the benchmark works, and writes nothing; of the matrix and of the bad day it
+# runs a part.
 QUICK ?=
 
 BIN := .venv/bin
@@ -18,7 +19,7 @@ PROTO := telemeter/samples/proto
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-matrix check-lowest coverage screenshots check news bench proto clean
+.PHONY: help demo test test-matrix check-lowest coverage screenshots check news bench chaos proto clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -72,6 +73,11 @@ bench: NEEDS := wrk=wrk nginx=nginx-light vmagent=victoria-metrics
 bench: .venv/.run ## Measure, and write docs/performance.md (QUICK=1: see that it works)
 	@demo/need.sh commands $(NEEDS)
 	@$(BIN)/python -m bench $(if $(QUICK),--quick,--page docs/performance.md)
+
+chaos: NEEDS := victoria-metrics=victoria-metrics memcached=memcached
+chaos: .venv/.run ## Break things while senders write, and show that nothing acknowledged is lost (QUICK=1: some of it)
+	@demo/need.sh commands $(NEEDS)
+	@$(BIN)/python -m chaos $(if $(QUICK),--quick,--page docs/reliability.md)
 
 proto: .venv/.dev ## Generate the protobuf code anew
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. $(PROTO)/*.proto

@@ -40,6 +40,9 @@ class Turns:
         self._clock = clock
         self._waiting: deque[Callable[[], object]] = deque()
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     def call(self, function: Callable[[], object]) -> None:
         """Call a function when everything else that is due has had its turn."""
         if not self._waiting:

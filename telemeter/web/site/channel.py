@@ -22,6 +22,9 @@ from telemeter.web.site.request import Request
 _DRAIN_BYTES: Final = 16 << 20
 #: How a body in chunks ends, without trailers.
 _LAST_CHUNK: Final = b"0\r\n\r\n"
+#: How many connections may have sent more requests than they have answers for; what they sent is
+#: held, some 64 KiB each. Others are closed after an answer.
+_MOST_AHEAD: Final = 500
 #: How many bytes a second of a body must come on the average, once it has had its grace.
 _LEAST_PACE: Final = 1000
 #: The least time between two looks at a body's pace, in seconds.
@@ -258,6 +261,8 @@ class Channel(ServerChannel):
             self.site.connections.used(self)
         # Another request that is here already has its turn when others have had theirs.
         self.paused = self.has_unread()
+        if self.paused and len(self.site.turns) >= _MOST_AHEAD:
+            self.persistent = 0
         super().requestDone(request)
         if self.paused and not self.transport.disconnecting:
             self.hold()

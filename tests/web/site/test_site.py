@@ -539,6 +539,16 @@ def test_who_does_not_wait_for_answers_cannot_make_us_hold_much(toy: Toy, clock:
     assert len(wire.answers) == 1000
 
 
+def test_many_who_do_not_wait_for_answers_are_not_all_held(toy: Toy, clock: Clock) -> None:
+    wires = [Wire(toy.site) for _ in range(503)]
+    for wire in wires:
+        wire.deliver(REQUEST * 2)
+    assert [len(wire.answers) for wire in wires] == [1] * 503
+    assert [wire.is_closed() for wire in wires] == [False] * 500 + [True] * 3
+    take_turns(clock)
+    assert [len(wire.answers) for wire in wires] == [2] * 500 + [1] * 3
+
+
 @pytest.mark.parametrize("end", [Wire.vanish, Wire.close])
 def test_a_sender_that_is_gone_has_no_more_turns(
     toy: Toy, clock: Clock, end: Callable[[Wire], None]
