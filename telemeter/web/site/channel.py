@@ -185,6 +185,13 @@ class Channel(ServerChannel):
         previous: float | None = super().setTimeout(period)
         return previous
 
+    def timeoutConnection(self) -> None:
+        """End a connection that has waited long enough, at once if its handshake is not done."""
+        if self._is_shaking_hands:  # an orderly end would wait for the other side
+            self.transport.abortConnection()
+        else:
+            super().timeoutConnection()
+
     def _watch_request(self) -> None:
         """Have a request that has begun, and is not there yet, come in its time."""
         if self._late is not None or self._drained is not None or self.timeOut is None:

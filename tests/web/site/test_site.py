@@ -683,13 +683,13 @@ def test_a_handshake_has_its_time(clock: Clock) -> None:
     for seconds, is_done in ((9.9, True), (10.1, False)):
         there = Handshake(Toy(clock).site)
         clock.advance(seconds)
-        assert there.transport.disconnecting is not is_done
+        assert there.transport.disconnected is not is_done
         there.channel.handshakeCompleted()
         if is_done:
             clock.advance(74.9)
             assert not there.transport.disconnecting
             clock.advance(0.1)
-        assert there.transport.disconnecting
+            assert there.transport.disconnecting
         there.channel.connectionLost(Failure(ConnectionDone()))
         assert clock.getDelayedCalls() == []
 
