@@ -74,7 +74,7 @@ bench: .venv/.run ## Measure, and write docs/performance.md (QUICK=1: see that i
 	@demo/need.sh commands $(NEEDS)
 	@$(BIN)/python -m bench $(if $(QUICK),--quick,--page docs/performance.md)
 
-chaos: NEEDS := victoria-metrics=victoria-metrics memcached=memcached
+chaos: NEEDS := victoria-metrics=victoria-metrics prometheus=prometheus memcached=memcached nginx=nginx-light
 chaos: .venv/.run ## Break things while senders write, and show that nothing acknowledged is lost (QUICK=1: some of it)
 	@demo/need.sh commands $(NEEDS)
 	@$(BIN)/python -m chaos $(if $(QUICK),--quick,--page docs/reliability.md)

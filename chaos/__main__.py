@@ -9,21 +9,20 @@ be missing. Prints a table; with `--page` it is written into a page, between its
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import threading
 import time
-import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chaos.proxy import Proxy
 from chaos.scenarios import SCENARIOS, Scenario, World
-from chaos.senders import METRIC, Senders
+from chaos.senders import Senders
+from chaos.upstreams import UPSTREAMS, Upstream
 from demo.__main__ import stop_on_signals
-from demo.programs import twistd
-from demo.stack import HOST, Program, Ready, Stack, StackError, fetch
+from demo.programs import start_server
+from demo.stack import HOST, Program, Ready, Stack, StackError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,19 +85,7 @@ def run(scenario: Scenario, seconds: float) -> Row:
     """
     with Stack("telemeter-chaos-") as stack:
         upstream_port, cache_port = stack.free_port(), stack.free_port()
-        url = f"http://{HOST}:{upstream_port}"
-        upstream = stack.start(
-            "victoria-metrics",
-            [
-                "victoria-metrics",
-                f"-httpListenAddr={HOST}:{upstream_port}",
-                f"-storageDataPath={stack.folder}/data",
-                "-retentionPeriod=1d",
-                "-search.latencyOffset=0",
-            ],
-            url,
-            Ready("/health"),
-        )
+        upstream = UPSTREAMS[scenario.upstream](stack, upstream_port)
         memcached = Program(
             "memcached",
             ["memcached", "-u", "nobody", "-l", HOST, "-p", str(cache_port)],
@@ -107,19 +94,16 @@ def run(scenario: Scenario, seconds: float) -> Row:
             {},
         )
         stack.programs.append(memcached)
-        port, internal = stack.free_port(), stack.free_port()
         with Proxy(HOST, upstream_port) as way, Proxy(HOST, cache_port) as cache:
-            server = stack.start(
-                "server",
-                twistd(
-                    "telemeter-server",
-                    *("--listen", f"{HOST}:{port}", "--listen-internal", f"{HOST}:{internal}"),
-                    *("--forward-url", f"http://{HOST}:{way.port}/api/v1/write"),
-                    *("--memcached", f"{HOST}:{cache.port}"),
-                    *scenario.flags,
-                ),
-                f"http://{HOST}:{internal}",
+            flags = (
+                *("--forward-url", f"http://{HOST}:{way.port}{upstream.write_path}"),
+                *("--memcached", f"{HOST}:{cache.port}"),
+                *scenario.flags,
             )
+            servers = [start_server(stack, f"server-{n}", *flags) for n in range(scenario.replicas)]
+            server = servers[0].program
+            ports = [int(each.url.rpartition(":")[2]) for each in servers]
+            port = ports[0] if len(ports) == 1 else start_nginx(stack, ports)
             world = World(stack, server, port, way, cache, memcached, seconds)
             peak = Peak()
             is_over = threading.Event()
@@ -138,19 +122,40 @@ def run(scenario: Scenario, seconds: float) -> Row:
             finally:
                 is_over.set()
                 watching.join()
-            missing = senders.acknowledged - found(upstream, url, senders)
+            missing = senders.acknowledged - found(upstream, senders)
         return Row(scenario.name, senders, len(missing), peak)
 
 
-def found(upstream: Program, url: str, senders: Senders) -> set[tuple[str, str]]:
+def start_nginx(stack: Stack, ports: Sequence[int]) -> int:
+    """Start an nginx in front of several servers; return its port."""
+    port = stack.free_port()
+    servers = "".join(f"server {HOST}:{each} max_fails=1 fail_timeout=1s; " for each in ports)
+    config = stack.write(
+        "nginx.conf",
+        f"""daemon off; pid {stack.folder}/nginx.pid; error_log stderr;
+        events {{ worker_connections 1024; }}
+        http {{
+            access_log off; client_body_temp_path {stack.folder}; proxy_temp_path {stack.folder};
+            upstream servers {{ {servers} keepalive 64; }}
+            server {{
+                listen {HOST}:{port};
+                location / {{
+                    proxy_pass http://servers; proxy_http_version 1.1;
+                    proxy_set_header Connection ""; proxy_set_header Host $host;
+                }}
+            }}
+        }}""",
+    )
+    nginx = ["nginx", "-p", str(stack.folder), "-c", str(config)]
+    stack.start("nginx", nginx, f"http://{HOST}:{port}", Ready("/healthz"))
+    return port
+
+
+def found(upstream: Upstream, senders: Senders) -> set[tuple[str, str]]:
     """Return what the upstream has, once it shows all that was acknowledged, or in the end."""
     deadline = time.monotonic() + 15
-    query = urllib.parse.urlencode({"match[]": METRIC})
     while True:
-        fetch(f"{url}/internal/force_flush")
-        lines = fetch(f"{url}/api/v1/export?{query}").text.splitlines()
-        series = [json.loads(line)["metric"] for line in lines]
-        there = {(each["_id"], each["number"]) for each in series}
+        there = upstream.series()
         if senders.acknowledged <= there or time.monotonic() > deadline:
             return there
         time.sleep(0.5)
@@ -182,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seconds = 6.0 if given.quick else 20.0
     rows = []
     for scenario in SCENARIOS:
-        if given.only not in scenario.name or (given.quick and not scenario.is_quick):
+        if given.only not in scenario.name or (given.quick and not given.only and not scenario.is_quick):
             continue
         print(f"{scenario.name} ...", file=sys.stderr, flush=True)
         try:

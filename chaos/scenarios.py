@@ -47,12 +47,16 @@ class Scenario:
         act: does it, and ends it.
         flags: further flags of the server.
         is_quick: whether it is among those that CI runs.
+        replicas: how many servers there are; several are behind an nginx.
+        upstream: the program that takes what is forwarded.
     """
 
     name: str
     act: Callable[[World], None]
     flags: Sequence[str] = field(default=())
     is_quick: bool = False
+    replicas: int = 1
+    upstream: str = "victoria-metrics"
 
 
 def _upstream(fault: Fault) -> Callable[[World], None]:
@@ -158,6 +162,12 @@ SCENARIOS = [
     Scenario("memcached: kill -9", _kill_memcached),
     Scenario("server: SIGTERM, started again", _end_and_start(signal.SIGTERM), is_quick=True),
     Scenario("server: kill -9, started again", _end_and_start(signal.SIGKILL), is_quick=True),
+    Scenario(
+        "two replicas behind nginx, kill -9 of one", _end_and_start(signal.SIGKILL), replicas=2
+    ),
+    Scenario(
+        "Prometheus as the upstream: hangs", _upstream(Fault(is_hole=True)), upstream="prometheus"
+    ),
     Scenario("workers: kill -9", _kill_workers, ("--workers", "2"), is_quick=True),
     Scenario("a storm of SIGHUP", _reload_storm),
     Scenario("a flood of requests", _flood, is_quick=True),
