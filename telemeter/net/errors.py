@@ -74,6 +74,13 @@ def explain(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
+def was_cancelled(error: BaseException) -> bool:
+    """Return whether a request failed because it was cancelled."""
+    if isinstance(error, _WRAPPERS):
+        return any(was_cancelled(reason.value) for reason in error.reasons or ())
+    return isinstance(error, defer.CancelledError | ConnectingCancelledError)
+
+
 def was_not_sent(error: BaseException) -> bool:
     """Return whether a request failed before anything of it had reached the server."""
     if isinstance(error, _WRAPPERS):

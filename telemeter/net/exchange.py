@@ -24,7 +24,7 @@ from twisted.web.iweb import IAgent, IResponse
 from telemeter.net.body import BodyReader, BytesBody
 from telemeter.net.coding import ACCEPTED, CodingError, Gunzip, decoder_for
 from telemeter.net.connection import StaleConnectionError
-from telemeter.net.errors import ExplainedError
+from telemeter.net.errors import ExplainedError, was_cancelled
 from telemeter.net.redirect import MOST_REDIRECTS, RedirectError, is_redirect, redirect_target
 
 #: How many requests to a server are under way at a time, unless it is configured.
@@ -156,6 +156,7 @@ async def exchange(
         the limit or late is a flaw of the answer, and whoever needs the body raises it.
 
     Raises:
+        CancelledError: nobody waits for it any more.
         Exception: there is no answer; `telemeter.net.errors.explain` has the words for that.
     """
     if not headers.hasHeader(b"Accept-Encoding"):
@@ -198,9 +199,11 @@ async def exchange(
             redirects += 1
             if redirects > MOST_REDIRECTS:
                 raise RedirectError(status, url, f"there were {MOST_REDIRECTS} before it")
-    except Exception:
+    except Exception as error:
         if deadline.is_over:
             raise LateError from None
+        if was_cancelled(error):  # by whoever waits for the answer: Twisted tells in many ways
+            raise CancelledError from None
         raise
     finally:
         deadline.end()

@@ -17,6 +17,7 @@ from telemeter.config.server_options import Options
 from telemeter.convert.upload import UploadRules
 from telemeter.limits.replicas import Memcache
 from telemeter.limits.settings import RateLimitSettings
+from telemeter.loop.timeouts import TIMEOUTS, Timeouts
 from telemeter.net.client import InstrumentedAgent
 from telemeter.samples.compression import compress_framed, decompress_block
 from telemeter.samples.family import PROTOBUF_CONTENT_TYPE, Family, encode_families
@@ -72,6 +73,7 @@ class Server:
         forward_agent: IAgent | None = None,
         run: Callable[..., Deferred[Any]] = maybeDeferred,
         memcache: Memcache | None = None,
+        timeouts: Timeouts = TIMEOUTS,
     ) -> None:
         self.clock = clock or clock_at()
         self.wall = FakeWall(self.clock)
@@ -106,6 +108,7 @@ class Server:
                 required_labels=required or {},
             ),
             ratelimit=RateLimitSettings(ratelimit),
+            timeouts=timeouts,
         )
         app = build(
             config,

@@ -19,6 +19,7 @@ from telemeter.auth.token import TokenIssuer
 from telemeter.convert.engine import KIND
 from telemeter.convert.upload import UploadRules
 from telemeter.loop.clocks import Wall, milliseconds
+from telemeter.loop.timeouts import Timeouts
 from telemeter.samples.compression import compress_framed, decompress_framed
 from telemeter.samples.family import (
     PROTOBUF_CONTENT_TYPE,
@@ -1101,3 +1102,49 @@ def test_a_token_holds_by_the_wall_clock_and_another_makes_up_for_it() -> None:
     server.wall.step(3 * 3600)
     assert "expired" in server.upload(up(), token=token).text
     assert server.upload(up(at=(NOW + 7200) * 1000)).status == 200
+
+
+# --- The time of a request ------------------------------------------------------------------------
+
+
+def test_who_gets_no_answer_in_time_is_told_to_come_again_and_has_its_slot() -> None:
+    growth = Growth()
+    server = Server(timeouts=Timeouts(request=3))
+    server.upstream.reply = SILENCE
+    wire = Wire(server.site)
+    wire.send(upload_of(server))
+    server.clock.advance(2.9)
+    assert wire.written == b""
+    server.clock.advance(0.1)
+    answer = wire.answer
+    assert (answer.status, answer.headers["retry-after"]) == (503, "15")
+    assert answer.text == (
+        "there was no answer within 3 seconds (--request-timeout): another server that is needed "
+        "for it is slow or down\n"
+    )
+    assert growth.of("telemeter_requests_late_total") == 1
+    assert not wire.is_closed()
+    server.upstream.reply = Reply()
+    assert server.upload(up()).status == 200
+    server.clock.advance(100)
+    assert len(wire.answers) == 1
+
+
+def test_the_time_begins_with_the_last_byte_of_the_body() -> None:
+    server = Server(timeouts=Timeouts(request=3))
+    server.upstream.reply = SILENCE
+    wire = Wire(server.site)
+    data = upload_of(server)
+    wire.send(data[:-1])
+    server.clock.advance(5)
+    wire.send(data[-1:])
+    server.clock.advance(2.9)
+    assert wire.written == b""
+    server.clock.advance(0.1)
+    assert wire.answer.status == 503
+
+
+def upload_of(server: Server) -> bytes:
+    """An upload as it comes over a connection."""
+    body = compress_framed(encode_families([up()]))
+    return request_of("POST", "/upload", agent_headers(server.token()), body)
