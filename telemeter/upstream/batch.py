@@ -291,8 +291,10 @@ class Batches:
             if len(requests) == 1 or not _is_about_samples(error):
                 _tell(requests, error)
                 return
-        except CancelledError:
-            return  # all have left
+        except CancelledError:  # all have left; or else those who have not may come again
+            reason = "the request to the upstream was given up"
+            _tell(requests, ForwardError(503, reason, str(_BUSY_SECONDS)))
+            return
         except Exception as error:
             log.failure("a batch could not be forwarded")
             _tell(requests, error)

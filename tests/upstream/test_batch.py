@@ -295,6 +295,14 @@ def test_when_nobody_waits_for_a_batch_it_makes_room(world: World) -> None:
     assert not world.clock.getDelayedCalls()
 
 
+def test_who_still_waits_for_a_request_that_is_given_up_may_come_again(clock: Clock) -> None:
+    """Nobody here gives one up for which somebody waits; but a connection may, when all ends."""
+    given_up: Deferred[Sent] = Deferred()
+    answer = Batches(lambda block: given_up, clock, LIMITS).add(compress_block(b"a"))
+    given_up.cancel()
+    assert statuses([answer]) == [503]
+
+
 def test_one_that_leaves_while_its_batch_is_parted_is_not_sent_again(world: World) -> None:
     world.add(b"a")
     gone, there, bad = world.add(b"b", b"c", b"bad")
