@@ -181,10 +181,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="some of the scenarios, shorter")
     parser.add_argument("--page", type=Path, help="the page to write the table into")
+    parser.add_argument("--seconds", type=float, help="how long each fault lasts")
     parser.add_argument("--only", default="", help="only scenarios with this in their names")
     given = parser.parse_args(arguments)
     stop_on_signals()
-    seconds = 6.0 if given.quick else 20.0
+    seconds = given.seconds or (6.0 if given.quick else 20.0)
     rows = []
     for scenario in SCENARIOS:
         is_quick = scenario.is_quick or bool(given.only)
