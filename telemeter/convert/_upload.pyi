@@ -10,7 +10,11 @@ LIMITS: dict[str, int]
 
 class Prepared:
     def __init__(
-        self, rules: Iterable[Rule], added: list[tuple[str, str]], elided: Iterable[str]
+        self,
+        rules: Iterable[Rule],
+        added: list[tuple[str, str]],
+        elided: Iterable[str],
+        keep_times: bool = False,
     ) -> None: ...
 
 def convert(

@@ -31,14 +31,17 @@ cdef class Prepared:
         rules: what may pass, see `Rules`.
         added: names and values of the labels to add.
         elided: names of the labels to remove.
+        keep_times: whether the samples keep their own timestamps.
     """
 
     cdef Rules rules
+    cdef bint keep_times
     cdef list removed  # names of labels that do not go on as they came
     cdef list added  # encoded labels
 
-    def __init__(self, rules, added, elided):
+    def __init__(self, rules, added, elided, bint keep_times=False):
         self.rules = Rules(rules)
+        self.keep_times = keep_times
         self.removed = [Name(name.encode()) for name in {*elided, *(name for name, _ in added)}]
         self.added = [
             encode_label(name.encode(), value.encode())
@@ -197,7 +200,12 @@ cdef class Conversion:
         self.check_required()
         self.count_drift(when)
         if self.prepared.rules.allow(self.labels, name, named):
-            self.put_series(name_label, value)
+            if not self.prepared.keep_times:
+                self.put_series(name_label, value, self.now)
+            elif when != 0:
+                self.put_series(name_label, value, when)
+            else:  # protobuf leaves zeros out
+                raise GIVE_UP
         else:
             self.dropped += 1
             if self.examples.wants(name):
@@ -230,7 +238,7 @@ cdef class Conversion:
                 raise GIVE_UP
         return 0
 
-    cdef int put_series(self, bytes name_label, const uint8_t* value) except -1:
+    cdef int put_series(self, bytes name_label, const uint8_t* value, int64_t stamp) except -1:
         cdef Output output = self.output
         cdef bytes encoded
         cdef Span key
@@ -247,7 +255,7 @@ cdef class Conversion:
             self.labels.keep_first()
         labels_size = self.labels.size()
         memcpy(&bits, value, 8)
-        sample_size = (0 if bits == 0 else 9) + 1 + number_size(<uint64_t>self.now)
+        sample_size = (0 if bits == 0 else 9) + 1 + number_size(<uint64_t>stamp)
         output.reserve(labels_size + sample_size + 32)
         # This is more than what the reference counts, and so no more than it allows.
         self.spent += labels_size + SERIES_BYTES
@@ -271,7 +279,7 @@ cdef class Conversion:
             output.put_byte(0x09)
             output.put(value, 8)
         output.put_byte(0x10)
-        output.put_number(<uint64_t>self.now)
+        output.put_number(<uint64_t>stamp)
         self.series += 1
         return 0
 

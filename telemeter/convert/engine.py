@@ -59,7 +59,12 @@ class UploadConverter:
             and NAME not in rules.elided
         )
         self._prepared = (
-            _upload.Prepared(_rules_of(rules.whitelist), list(rules.labels.items()), rules.elided)
+            _upload.Prepared(
+                _rules_of(rules.whitelist),
+                list(rules.labels.items()),
+                rules.elided,
+                rules.keep_times,
+            )
             if suits and _upload is not None
             else None
         )
@@ -81,7 +86,8 @@ class UploadConverter:
         if self._prepared is None or decode is not decode_families or not all(required.values()):
             return None
         limit = most_output(body)
-        return _upload.convert(body, self._prepared, required, now_ms, MAX_AGE_MS, DRIFT_MS, limit)
+        max_age = _ANY_AGE if self._rules.keep_times else MAX_AGE_MS
+        return _upload.convert(body, self._prepared, required, now_ms, max_age, DRIFT_MS, limit)
 
     def convert(
         self, body: bytes, decode: Decoder, required: Mapping[str, str], now_ms: int
@@ -162,6 +168,7 @@ class WriteConverter:
 #: From so many bytes on, work on a collection takes more than a few milliseconds.
 LARGE: Final = 512 * 1024
 _OLDEST_OF_ALL: Final = -(2**63)
+_ANY_AGE: Final = 2**62
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,11 +38,14 @@ class UploadRules:
         whitelist: what may pass.
         labels: labels to add; one that is there already is overwritten.
         elided: names of the labels to remove.
+        keep_times: whether the samples keep their own timestamps, however old, rather than get the
+            time of the conversion.
     """
 
     whitelist: Whitelist = field(default_factory=Whitelist)
     labels: Mapping[str, str] = field(default_factory=dict)
     elided: frozenset[str] = frozenset()
+    keep_times: bool = False
 
 
 def convert_upload(
@@ -59,7 +62,8 @@ def convert_upload(
         decode: the decoder of its format.
         required: the labels that every sample must carry, with their values.
         rules: what the server is configured to do.
-        now_ms: the time, in milliseconds since the epoch; every sample gets it as its timestamp.
+        now_ms: the time, in milliseconds since the epoch; every sample gets it as its timestamp,
+            unless the rules say otherwise.
 
     Raises:
         BadInputError: the upload is refused, with the reason.
@@ -150,7 +154,7 @@ class _Conversion:
         stamp = metric.timestamp_ms
         if stamp < previous_ms:
             _refuse(family, "the samples are not in increasing order of their timestamps")
-        if stamp < self._now - MAX_AGE_MS:
+        if stamp < self._now - MAX_AGE_MS and not self._rules.keep_times:
             _refuse(family, "a timestamp is over 24 hours old: check the clocks")
         if not holds_its_type(metric, family.type):
             kind = metrics_pb2.MetricType.Name(family.type)
@@ -160,9 +164,13 @@ class _Conversion:
 
     def _checked_native(self, family: Family, metric: Metric) -> remote_pb2.Histogram | None:
         try:
-            return checked_native(metric, family.type, self._now)
+            return checked_native(metric, family.type, self._time_of(metric))
         except BadInputError as error:
             _refuse(family, str(error))
+
+    def _time_of(self, metric: Metric) -> int:
+        """Return the timestamp that a sample goes on with."""
+        return metric.timestamp_ms if self._rules.keep_times else self._now
 
     def _count_drift(self, stamp_ms: int) -> None:
         result, drift = self._result, stamp_ms - self._now
@@ -205,13 +213,14 @@ class _Conversion:
     ) -> Iterator[tuple[dict[str, str], remote_pb2.TimeSeries]]:
         if native is not None:
             yield labels, remote_pb2.TimeSeries(histograms=[native])
+        time = self._time_of(metric)
         for suffix, label, value in parts_of(metric, family.type):
             own = labels
             if suffix or label:
                 own = {**labels, NAME: family.name + suffix}
                 if label:
                     own[label[0]] = label[1]
-            sample = remote_pb2.Sample(value=value, timestamp=self._now)
+            sample = remote_pb2.Sample(value=value, timestamp=time)
             yield own, remote_pb2.TimeSeries(samples=[sample])
 
     def _add(self, labels: dict[str, str], series: remote_pb2.TimeSeries) -> None:

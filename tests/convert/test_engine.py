@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sysconfig
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,11 +29,11 @@ from .upload_strategies import Upload, broken_uploads, encode, upload_rules, upl
 
 
 def compiled_and_reference(
-    body: bytes, upload: Upload
+    body: bytes, upload: Upload, keep_times: bool
 ) -> tuple[Converted | None, Converted | None]:
     """What both make of a body; None: the compiled one gave up, the reference one refused."""
     _, plain = upload
-    convert = UploadConverter(upload_rules(plain))
+    convert = UploadConverter(replace(upload_rules(plain), keep_times=keep_times))
     compiled = convert.compiled(body, decode_families, plain.required, NOW)
     try:
         return compiled, convert.reference(body, decode_families, plain.required, NOW)
@@ -57,11 +58,11 @@ def test_it_was_built() -> None:
 
 
 @settings(max_examples=150)
-@given(uploads())
-def test_a_good_upload(upload: Upload) -> None:
+@given(uploads(), st.booleans())
+def test_a_good_upload(upload: Upload, keep_times: bool) -> None:
     families, plain = upload
     usual = [found for found in families if is_usual(found)]
-    compiled, reference = compiled_and_reference(encode(usual), (usual, plain))
+    compiled, reference = compiled_and_reference(encode(usual), (usual, plain), keep_times)
     assert reference is not None
     event(f"{min(reference.series, 3)} series, {min(reference.duplicates, 1)} duplicates")
     if KIND == "compiled":
@@ -69,18 +70,18 @@ def test_a_good_upload(upload: Upload) -> None:
 
 
 @settings(max_examples=150)
-@given(st.one_of(uploads(), broken_uploads()))
-def test_any_upload(upload: Upload) -> None:
-    compiled, reference = compiled_and_reference(encode(upload[0]), upload)
+@given(st.one_of(uploads(), broken_uploads()), st.booleans())
+def test_any_upload(upload: Upload, keep_times: bool) -> None:
+    compiled, reference = compiled_and_reference(encode(upload[0]), upload, keep_times)
     event("gave up" if compiled is None else "converted")
     assert compiled is None or compiled == reference
 
 
 @settings(max_examples=150)
-@given(uploads(least=1), st.data())
-def test_a_mutated_upload(upload: Upload, data: st.DataObject) -> None:
+@given(uploads(least=1), st.booleans(), st.data())
+def test_a_mutated_upload(upload: Upload, keep_times: bool, data: st.DataObject) -> None:
     body = data.draw(mutations(encode([found for found in upload[0] if is_usual(found)])))
-    compiled, reference = compiled_and_reference(body, upload)
+    compiled, reference = compiled_and_reference(body, upload, keep_times)
     event("gave up" if compiled is None else "converted")
     assert compiled is None or compiled == reference
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from telemeter.convert.engine import UploadConverter
 from telemeter.convert.results import Converted
 from telemeter.convert.upload import UploadRules, convert_upload
 from telemeter.samples.errors import BadInputError, TooLargeError
@@ -679,3 +680,42 @@ class TestRecordings:
         theirs = [labels for labels, *_ in series_of(forwarded())]
         assert len(ours) == 42
         assert [labels for labels, *_ in ours if labels not in theirs] == []
+
+
+class TestKeptTimes:
+    """What the agent's spool delivers: the samples of a collection with their own timestamps."""
+
+    RULES = UploadRules(keep_times=True)
+
+    def test_samples_keep_their_timestamps_however_old(self) -> None:
+        old = sample(1.0, at=NOW - 2 * DAY)
+        result = convert(family("up", old, sample(2.0, a="b")), rules=self.RULES)
+        assert [stamp for *_, stamp in series_of(result.payload)] == [NOW - 2 * DAY, NOW]
+
+    def test_those_of_histograms_too(self) -> None:
+        classic = histogram({1.0: 2}, total=4.5, count=3, at=NOW - DAY * 3)
+        result = convert(family("h", classic, kind=HISTOGRAM), rules=self.RULES)
+        assert {stamp for *_, stamp in series_of(result.payload)} == {NOW - DAY * 3}
+
+    def test_those_of_native_histograms_too(self) -> None:
+        native = Metric(
+            histogram=Histogram(
+                sample_count=2,
+                sample_sum=3.0,
+                schema=0,
+                zero_threshold=0.001,
+                positive_span=[BucketSpan(offset=0, length=1)],
+                positive_delta=[2],
+            ),
+            timestamp_ms=NOW - 3 * DAY,
+        )
+        result = convert(family("h", native, kind=HISTOGRAM), rules=self.RULES)
+        (first, *_) = WriteRequest.FromString(result.payload).timeseries
+        assert first.histograms[0].timestamp == NOW - 3 * DAY
+
+    def test_the_first_moment_of_all(self) -> None:
+        body = encode_families([family("up", sample(1.0, at=0))])
+        converter = UploadConverter(self.RULES)
+        result = converter.convert(body, decode_families, {}, NOW)
+        assert result == converter.reference(body, decode_families, {}, NOW)
+        assert series_of(result.payload)[0][-1] == 0
