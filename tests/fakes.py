@@ -339,7 +339,8 @@ class Peer(Resource):
     Attributes:
         agent: reaches it, whatever the URL.
         received: the requests that it got.
-        reply: what it answers; a list: one after the other, the last one for ever.
+        reply: what it answers; a list: one after the other, the last one for ever; a function:
+            what that returns for the request.
     """
 
     isLeaf = True
@@ -347,6 +348,7 @@ class Peer(Resource):
     def __init__(self, reply: Reply | Sequence[Reply] | None = None) -> None:
         super().__init__()
         self.received: list[Received] = []
+        self.reply: Reply | Sequence[Reply] | Callable[[Received], Reply]
         self.reply = reply if reply is not None else Reply()
         self._agent = RequestTraversalAgent(self)
         self.agent: IAgent = self._agent
@@ -395,6 +397,8 @@ class Peer(Resource):
     def _next_reply(self) -> Reply:
         if isinstance(self.reply, Reply):
             return self.reply
+        if callable(self.reply):
+            return self.reply(self.received[-1])
         first, *rest = self.reply
         if rest:
             self.reply = rest

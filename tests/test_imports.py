@@ -21,7 +21,7 @@ PACKAGE = ROOT / "telemeter"
 MAY_IMPORT: dict[str, str] = {
     "tap": "server agent devtools config web auth convert samples net observe loop",
     "server": "config web store upstream fleet limits auth convert samples net observe loop",
-    "agent": "config web convert samples net observe loop",
+    "agent": "config web auth convert samples net observe loop",
     "devtools": "config web store auth samples observe loop",
     "config": "web store upstream fleet limits auth convert samples net observe loop",
     "web": "store upstream fleet limits auth convert samples net observe loop",

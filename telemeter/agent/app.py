@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from twisted.application.service import IService
 from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 from twisted.python.usage import UsageError
+from twisted.web.iweb import IAgent
 
 from telemeter.agent.authorize import TokenExchange
 from telemeter.agent.collect import FederationSource
 from telemeter.agent.cycle import Agent, Collecting, CycleError, CyclePlan, collect
-from telemeter.agent.upload import Destination
-from telemeter.config.agent import AgentConfig, AgentConfigReader
+from telemeter.agent.delivery import Delivery
+from telemeter.agent.keeper import Keeper
+from telemeter.agent.spool import Spool, SpoolError, read_state
+from telemeter.agent.upload import DeliveryPlan, Destination, Receiver
+from telemeter.config.agent import AgentConfig, AgentConfigReader, SpoolSettings
 from telemeter.config.disk import Disk
 from telemeter.config.files import Contents, Readings, reading_from, recording, signature
 from telemeter.config.listen import plain_listener
 from telemeter.config.reload import Reloader, Told
 from telemeter.convert.engine import CollectConverter
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock
-from telemeter.loop.threads import thread_runner
+from telemeter.loop.threads import DaemonThread, Runner, thread_runner
 from telemeter.net.client import make_agent
 from telemeter.net.treq_agent import TreqAgent
 from telemeter.net.url import shown
@@ -72,22 +77,33 @@ class AgentApp:
         self, config: AgentConfig, reactor: Any, wall: WallClock, reader: AgentConfigReader
     ) -> None:
         self.planner = planner = Planner(reader, reactor, wall)
+        run = thread_runner(reactor, BadInputError)
+        health = Health()
+        spooling = self._spooling = config.spool and Spooling(
+            config, config.spool, planner, reactor, wall, run
+        )
+        stop_seconds = config.timeouts.agent_stop
         agent = Agent(
             planner.plan,
             reactor,
             wall,
             refresh=planner.current,
-            run=thread_runner(reactor, BadInputError),
+            run=run,
+            keep=spooling.delivery.take if spooling else None,
+            stop_seconds=stop_seconds / 2 if spooling else stop_seconds,
         )
         self._agent = agent
         self._guard = Guard(config.operators)
         self.reloader = Reloader(reactor, wall, planner.disk, self._reload)
         self.services: Sequence[IService] = [agent, self.reloader]
+        if spooling:
+            self.services = [spooling.keeper, spooling.delivery, *self.services]
+            health.shared["spool"] = spooling.keeper.describe
         if config.listen:
             routes = [
                 metrics_route(),
                 *debug_routes(reactor),
-                *Health().routes(),
+                *health.routes(for_operators=True),
                 federate_route(lambda: agent.last),
                 reload_route(self.reloader.reload),
             ]
@@ -103,8 +119,57 @@ class AgentApp:
 
     async def _reload(self) -> Told:
         told = await self.planner.reload(self._agent)
+        if self._spooling:
+            self._spooling.delivery.retry_now()
         self._guard.settings = self.planner.config.operators
         return told
+
+
+class Spooling:
+    """What there is besides when collections are kept on disk until they are delivered.
+
+    Attributes:
+        keeper: has the spool.
+        delivery: delivers what is in it.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        settings: SpoolSettings,
+        planner: Planner,
+        reactor: Any,
+        wall: WallClock,
+        run: Runner,
+    ) -> None:
+        self.keeper = Keeper(
+            Spool(
+                settings.folder,
+                max_bytes=settings.max_bytes,
+                max_age=settings.max_age,
+                busy=config.timeouts.spool_busy,
+            ),
+            reactor,
+            wall,
+            DaemonThread(reactor).run,
+            flag=f"{config.program}: --spool-dir {settings.folder!r}",
+            seconds=config.timeouts.spool,
+        )
+
+        def plan() -> DeliveryPlan:
+            delivery = planner.plan.delivery
+            assert delivery is not None
+            return delivery
+
+        self.delivery = Delivery(
+            self.keeper,
+            plan,
+            reactor,
+            wall,
+            run=run,
+            stop_seconds=config.timeouts.agent_stop / 6,
+            stale_on_stop=settings.stale_on_stop,
+        )
 
 
 def make_collecting(config: AgentConfig, reactor: Any) -> Collecting:
@@ -167,7 +232,27 @@ def make_cycle_plan(
         Destination(to_agent, reactor, wall, settings.upload_url, settings.timeout),
         config.interval,
         selectors=collecting.selectors,
+        delivery=_delivery_plan(config, to_agent, reactor, wall, tokens),
     )
+
+
+def _delivery_plan(
+    config: AgentConfig, agent: IAgent, reactor: Any, wall: WallClock, tokens: TokenExchange
+) -> DeliveryPlan | None:
+    """Return how to deliver what a spool keeps; None: there is none."""
+    sending, spool = config.sending, config.spool
+    if sending is None or spool is None:
+        return None
+    receiver = Receiver(
+        agent,
+        reactor,
+        wall,
+        spool.receive_url,
+        sending.timeout,
+        cluster=spool.cluster,
+        token=sending.token,
+    )
+    return DeliveryPlan(tokens, receiver, spool.rate, spool.newest_first)
 
 
 class Planner:
@@ -255,3 +340,17 @@ async def dry_run(config: AgentConfig, reactor: Any, wall: WallClock) -> None:
         collected=transformed.received,
         left=transformed.samples,
     )
+
+
+def spool_status(program: str, folder: str, wall: WallClock) -> str:
+    """Return what is in a spool, in words; raises `SystemExit` if it cannot be read."""
+    try:
+        state, newest_ms = read_state(folder)
+    except SpoolError as error:
+        raise SystemExit(f"{program}: --spool-dir {folder!r}: {error}") from None
+    lines = [f"collections {state.entries}", f"bytes {state.size}"]
+    for name, stamp in (("oldest", state.oldest_ms), ("newest", newest_ms)):
+        if stamp:
+            date = datetime.fromtimestamp(stamp / 1000, UTC).isoformat(timespec="seconds")
+            lines.append(f"{name} {date} ({wall.now() - stamp / 1000:.0f} s ago)")
+    return "".join(f"{line}\n" for line in lines)

@@ -17,10 +17,12 @@ from twisted.logger import Logger
 
 from telemeter.agent.authorize import AuthorizeError, Token, TokenExchange
 from telemeter.agent.collect import CollectError, FederationSource
-from telemeter.agent.upload import Destination, UploadError
+from telemeter.agent.upload import DeliveryPlan, Destination, UploadError
 from telemeter.convert.engine import KIND, LARGE, CollectConverter, Transformed
+from telemeter.loop.backoff import FIRST_SECONDS, Backoff
 from telemeter.loop.clocks import WallClock, milliseconds
 from telemeter.loop.threads import Runner, run_here, run_if_large
+from telemeter.loop.timeouts import TIMEOUTS
 from telemeter.samples.compression import compress_framed, decompress_framed
 from telemeter.samples.errors import BadInputError
 from telemeter.samples.family import Family, decode_families
@@ -29,19 +31,20 @@ SAMPLES = Gauge("federate_samples", "Samples that the last collection brought.")
 FILTERED = Gauge("federate_filtered_samples", "How many of them the transforms dropped.")
 TOTAL = Counter("federate_requests_total", "Cycles that were begun.")
 FAILED = Counter("federate_requests_failed_total", "Cycles that failed.")
-FAILED_STAGE = Counter("federate_failures_total", "Cycles that failed, by what failed.", ["stage"])
+FAILED_STAGE = Counter(
+    "federate_failures_total",
+    "Cycles, and with a spool attempts to deliver, that failed, by what failed.",
+    ["stage"],
+)
 LAST_SUCCESS = Gauge(
-    "federate_last_success_timestamp_seconds", "When the last cycle succeeded, or 0."
+    "federate_last_success_timestamp_seconds",
+    "When the last cycle succeeded, or with a spool the last delivery, or 0.",
 )
 TRANSFORMER = Info("federate_transformer", "Which code transforms the usual collection.")
 TRANSFORMER.info({"kind": KIND})
 for _stage in ("collect", "authorize", "upload"):
     FAILED_STAGE.labels(_stage)
 
-#: How many seconds after a failure the next cycle begins, give or take a quarter.
-RETRY_SECONDS: Final = 60.0
-_JITTER = 0.25
-_LONGEST_RETRY = 3600.0
 _UNAUTHORIZED: Final = 401
 
 log = Logger()
@@ -70,11 +73,13 @@ class CyclePlan(Collecting):
         tokens: gets the token for uploads.
         destination: where to upload.
         interval: seconds from the end of one cycle to the start of the next.
+        delivery: how to deliver what a spool keeps; None: there is no spool.
     """
 
     tokens: TokenExchange
     destination: Destination
     interval: float
+    delivery: DeliveryPlan | None = field(default=None, kw_only=True)
 
 
 class CycleError(Exception):
@@ -102,6 +107,9 @@ class Agent(Service):
         jitter: Callable[[float, float], float] = random.uniform,
         refresh: Callable[[], Awaitable[CyclePlan]] | None = None,
         run: Runner = run_here,
+        *,
+        keep: Callable[[Transformed], Awaitable[bytes]] | None = None,
+        stop_seconds: float = TIMEOUTS.agent_stop,
     ) -> None:
         """Make an agent.
 
@@ -112,12 +120,17 @@ class Agent(Service):
             jitter: a random number between two others.
             refresh: is asked for the plan before every cycle; None: the plan stays until a reload.
             run: works on a large collection where that does not keep the reactor from its work.
+            keep: takes what was collected, to deliver it some time, and returns it packed; None:
+                it is uploaded.
+            stop_seconds: how long a stop waits for the cycle that is under way.
         """
+        self._keep = keep
+        self._stop_seconds = stop_seconds
         self._last = b""  # as it was sent: compressed
         self._plan = plan
         self._clock = clock
         self._wall = wall
-        self._jitter = jitter
+        self._backoff = Backoff(jitter, first=min(FIRST_SECONDS, plan.interval))
         self._refresh = refresh
         self._run = run
         self._loop: LoopingCall | None = None
@@ -127,7 +140,10 @@ class Agent(Service):
 
     @property
     def last(self) -> list[Family]:
-        """The families that were uploaded last, as they were sent; decoded anew each time."""
+        """The families that were uploaded last, as they were sent; decoded anew each time.
+
+        With a spool, those that were kept last, without the labels of the server.
+        """
         return decode_families(decompress_framed(self._last, sys.maxsize))
 
     def startService(self) -> None:
@@ -138,7 +154,7 @@ class Agent(Service):
         super().stopService()
         self._pause()
         if self._under_way is not None:
-            self._under_way.cancel()
+            self._under_way.addTimeout(self._stop_seconds, self._clock)
         return self._under_way
 
     def reload(self, plan: CyclePlan) -> None:
@@ -210,19 +226,14 @@ class Agent(Service):
             wait = self._retry_later(None)
             log.failure("cycle failed", stage="internal", retry_seconds=round(wait, 1))
         else:
-            LAST_SUCCESS.set(self._wall.now())
+            self._backoff.succeeded()
+            if self._keep is None:
+                LAST_SUCCESS.set(self._wall.now())
 
     def _retry_later(self, retry_after: float | None) -> float:
-        """Leave the rhythm; try again in a while, and take the rhythm up from there.
-
-        Agents that fail together must not come back together, hence the jitter; it only ever adds
-        to what the server asked for.
-        """
+        """Leave the rhythm; try again in a while, and take the rhythm up from there."""
         FAILED.inc()
-        base = min(RETRY_SECONDS, self._plan.interval)
-        wait = self._jitter(base * (1 - _JITTER), base * (1 + _JITTER))
-        if retry_after is not None:
-            wait = max(wait, min(retry_after, _LONGEST_RETRY) * self._jitter(1, 1 + _JITTER / 4))
+        wait = self._backoff.wait(retry_after)
         self._pause()
         if self.running:
             self._retry = self._clock.callLater(wait, self._start)
@@ -238,6 +249,9 @@ class Agent(Service):
         transformed = await collect(plan, self._wall, self._run)
         if not transformed.families:
             log.warn("no metrics to send: nothing that was collected is left")
+            return
+        if self._keep is not None:
+            self._last = await self._keep(transformed)
             return
         token = await _token(plan)
         told = {

@@ -1,14 +1,18 @@
-"""Uploading: POST /upload to the server."""
+"""Sending metrics to the server: POST /upload, and POST /metrics/v1/receive for the spool."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from prometheus_client import Gauge
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
-from telemeter.agent.authorize import Token
+from telemeter.agent.authorize import Token, TokenExchange
 from telemeter.agent.collect import HTTP_REQUESTS
+from telemeter.auth.composite import make_composite
 from telemeter.loop.clocks import WallClock
 from telemeter.net.errors import explain
 from telemeter.net.exchange import exchange
@@ -42,8 +46,8 @@ class UploadError(Exception):
         self.retry_after = retry_after
 
 
-class Destination:
-    """The telemeter-server that metrics are uploaded to."""
+class _Endpoint:
+    """An endpoint of the telemeter-server that takes metrics."""
 
     def __init__(
         self,
@@ -53,13 +57,13 @@ class Destination:
         url: str,
         timeout: float,
     ) -> None:
-        """Make a destination.
+        """Make it.
 
         Args:
             agent: makes the requests.
             clock: times them.
             wall: tells the time of day, for a Retry-After with a date.
-            url: of the upload endpoint.
+            url: of the endpoint.
             timeout: how many seconds an answer may take.
         """
         self._agent = agent
@@ -68,19 +72,8 @@ class Destination:
         self._url = to_request(url)
         self._timeout = timeout
 
-    async def upload(self, body: bytes, token: Token) -> None:
-        """Upload delimited families, compressed to framed snappy.
-
-        Raises:
-            UploadError: the server did not take them.
-        """
-        headers = Headers(
-            {
-                "Authorization": [f"Bearer {token.value}"],
-                "Content-Type": [PROTOBUF_CONTENT_TYPE],
-                "Content-Encoding": ["snappy"],
-            }
-        )
+    async def _post(self, headers: Headers, body: bytes) -> None:
+        """Send a body; raises `UploadError`."""
         try:
             answer = await exchange(
                 self._agent,
@@ -95,6 +88,8 @@ class Destination:
         except RedirectError as error:
             _count(error.status)
             raise UploadError(f"the server answered with {error}", error.status) from None
+        except CancelledError:
+            raise
         except Exception as error:
             raise UploadError(explain(error)) from error
         # The status is the answer: there is nothing in the body that could be missed.
@@ -107,6 +102,91 @@ class Destination:
                 status,
                 retry_after_seconds(answer.headers, self._wall.now()),
             )
+
+
+class Destination(_Endpoint):
+    """The server's /upload, which gives samples its own time."""
+
+    async def upload(self, body: bytes, token: Token) -> None:
+        """Upload delimited families, compressed to framed snappy.
+
+        Raises:
+            UploadError: the server did not take them.
+        """
+        headers = Headers(
+            {
+                "Authorization": [f"Bearer {token.value}"],
+                "Content-Type": [PROTOBUF_CONTENT_TYPE],
+                "Content-Encoding": ["snappy"],
+            }
+        )
+        await self._post(headers, body)
+
+
+class Receiver(_Endpoint):
+    """The server's /metrics/v1/receive, where samples keep their own time.
+
+    Attributes:
+        cluster: the identifier of the cluster that is written for.
+    """
+
+    def __init__(
+        self,
+        agent: IAgent,
+        clock: IReactorTime,
+        wall: WallClock,
+        url: str,
+        timeout: float,
+        *,
+        cluster: str,
+        token: str,
+    ) -> None:
+        """Make it.
+
+        Args:
+            agent: makes the requests.
+            clock: times them.
+            wall: tells the time of day, for a Retry-After with a date.
+            url: of the endpoint.
+            timeout: how many seconds an answer may take.
+            cluster: the cluster's identifier.
+            token: the bearer token that authorizes it.
+        """
+        super().__init__(agent, clock, wall, url, timeout)
+        self.cluster = cluster
+        self._headers = Headers(
+            {
+                "Authorization": [f"Bearer {make_composite(cluster, token)}"],
+                "Content-Type": ["application/x-protobuf"],
+                "Content-Encoding": ["snappy"],
+                "X-Prometheus-Remote-Write-Version": ["0.1.0"],
+            }
+        )
+
+    async def write(self, block: bytes) -> None:
+        """Send a `WriteRequest`, compressed to a block of snappy.
+
+        Raises:
+            UploadError: the server did not take it.
+        """
+        await self._post(self._headers.copy(), block)
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryPlan:
+    """All that a delivery needs; a reload replaces it as a whole.
+
+    Attributes:
+        tokens: knows the labels that the server wants.
+        receiver: where to deliver.
+        rate: requests per second while there is a backlog.
+        newest_first: whether the newest collection goes first, rather than the oldest.
+    """
+
+    tokens: TokenExchange
+    receiver: Receiver
+    rate: float
+    newest_first: bool
 
 
 def _count(status: int) -> None:

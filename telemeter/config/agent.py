@@ -58,6 +58,31 @@ class SendSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SpoolSettings:
+    """The spool, where collections are kept until they are delivered.
+
+    Attributes:
+        folder: where it is.
+        max_bytes: how many bytes its collections may have.
+        max_age: how many seconds old they may become.
+        rate: how many requests a second are made while there is a backlog.
+        newest_first: whether the newest is delivered first, rather than the oldest.
+        stale_on_stop: whether the server is told at the end that the series have ended.
+        receive_url: where to deliver.
+        cluster: the identifier of the cluster that is written for.
+    """
+
+    folder: str
+    max_bytes: int
+    max_age: float
+    rate: float
+    newest_first: bool
+    stale_on_stop: bool
+    receive_url: str
+    cluster: str
+
+
+@dataclass(frozen=True, slots=True)
 class AgentConfig:
     """The whole configuration of a telemeter-client: what its flags and their files say.
 
@@ -68,6 +93,7 @@ class AgentConfig:
         collecting: where to collect.
         transforms: what to change in what was collected.
         sending: where to send; None: nothing is sent.
+        spool: where collections are kept until they are delivered; None: they are not.
         knows_id: whether the agent says to the server which cluster it is.
         timeouts: how long who waits for whom.
         operators: who is let in at its listener.
@@ -82,6 +108,7 @@ class AgentConfig:
     knows_id: bool
     timeouts: Timeouts = TIMEOUTS
     operators: OperatorSettings = field(default_factory=OperatorSettings)
+    spool: SpoolSettings | None = None
 
 
 class AgentConfigReader(Protocol):

@@ -8,9 +8,12 @@ from telemeter.config.flag_parser import Flag, Group
 from telemeter.config.groups import LOGGING, operator_flags, tracing_flags
 from telemeter.config.listen import listen_address
 from telemeter.config.values import (
+    byte_size,
+    choice,
     integer,
     label_names,
     positive_duration,
+    rate,
     raw,
     rename_list,
     sample_label_list,
@@ -163,6 +166,65 @@ GROUPS: Final = (
             "",
             "URL to upload to, or a path on the server of --to.",
             shown="--to with /upload",
+        ),
+        Flag(
+            "to-receive",
+            _path_or_url,
+            "",
+            "With --spool-dir: URL to deliver to, or a path on the server of --to.",
+            shown="--to with /metrics/v1/receive",
+        ),
+    ),
+    Group(
+        "What is kept until it is delivered",
+        Flag(
+            "spool-dir",
+            raw,
+            "",
+            "Folder to keep every collection in until the server has it. Samples are delivered "
+            "with the time of their collection, through remote write, so an outage leaves no gap. "
+            "Needs --id. Without it, what cannot be uploaded at once is lost.",
+        ),
+        Flag(
+            "spool-max-bytes",
+            byte_size,
+            256 << 20,
+            "How many bytes of collections are kept; over it, the oldest are dropped.",
+            shown="256MiB",
+        ),
+        Flag(
+            "spool-max-age",
+            positive_duration,
+            24 * 3600.0,
+            "How long a collection is kept before it is dropped.",
+            shown="24h",
+        ),
+        Flag(
+            "spool-rate",
+            rate,
+            1.0,
+            "How many requests a second are made while there is a backlog.",
+            shown="1",
+        ),
+        Flag(
+            "spool-order",
+            choice("in-order", "newest-first"),
+            "in-order",
+            "Which collection is delivered first: in-order, the oldest, as every receiver takes "
+            "them; newest-first, for receivers that take samples out of order.",
+        ),
+        Flag(
+            "stale-on-stop",
+            None,
+            False,
+            "With --spool-dir: tell the server at the end that the series that were last sent have "
+            "ended.",
+        ),
+        Flag(
+            "spool-status",
+            None,
+            False,
+            "Print what is kept in --spool-dir, and exit. The agent may run meanwhile.",
         ),
     ),
     Group(

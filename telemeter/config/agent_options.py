@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from twisted.python.usage import UsageError
 
-from telemeter.config.agent import AgentConfig, CollectSettings, SendSettings
+from telemeter.config.agent import AgentConfig, CollectSettings, SendSettings, SpoolSettings
 from telemeter.config.agent_flags import DEFAULT_MATCH, GROUPS
 from telemeter.config.flag_parser import Flags
 from telemeter.config.groups import read_operators
@@ -40,6 +40,10 @@ class Options(Flags):
 
     def check(self) -> None:
         """Read every file, so that what is wrong is known before anything starts."""
+        if self["spool-status"]:
+            if not self["spool-dir"]:
+                raise UsageError("--spool-status needs --spool-dir, the folder to look into")
+            return
         if not self["from"]:
             raise UsageError(
                 "--from is required: the URL of a Prometheus server such as http://localhost:9090"
@@ -86,7 +90,42 @@ class Options(Flags):
             sending=None if self["dry-run"] else self._sending(timeout),
             knows_id=bool(self["id"] or self["to-auth"]),
             operators=read_operators(self),
+            spool=self._spool(),
         )
+
+    def _spool(self) -> SpoolSettings | None:
+        """Return what is kept, and how; raises `UsageError`."""
+        if not self["spool-dir"]:
+            for name in ("to-receive", "stale-on-stop"):
+                if self[name]:
+                    raise UsageError(f"--{name} needs --spool-dir")
+            return None
+        if self["dry-run"]:
+            return None
+        if not self["id"]:
+            raise UsageError(
+                "--spool-dir needs --id: what is kept is delivered by remote write, as the cluster "
+                "that --id names"
+            )
+        return SpoolSettings(
+            self["spool-dir"],
+            self["spool-max-bytes"],
+            self["spool-max-age"],
+            self["spool-rate"],
+            self["spool-order"] == "newest-first",
+            self["stale-on-stop"],
+            self._receive_url(),
+            self["id"],
+        )
+
+    def _receive_url(self) -> str:
+        """Return where what is kept is delivered; raises `UsageError`."""
+        target: str = self["to-receive"]
+        if not self["to"] and (not target or target.startswith("/")):
+            raise UsageError("--spool-dir needs --to, or --to-receive with a URL")
+        if not target:
+            return self._below_to("metrics/v1/receive")
+        return replace_path(self["to"], target) if target.startswith("/") else target
 
     def _sending(self, timeout: float) -> SendSettings:
         authorize_url, upload_url = self._urls()

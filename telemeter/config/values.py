@@ -32,6 +32,9 @@ _LONGEST = 2**63 / 1e9
 _DURATION_PART = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
 
 
+_BINARY_PREFIXES: Final = {None: 0, "B": 0, "KiB": 10, "MiB": 20, "GiB": 30}
+
+
 def text(value: str) -> str:
     """Any text."""
     if not is_utf8(value):
@@ -90,6 +93,21 @@ def integer(low: int, high: int = 2**63 - 1) -> Callable[[str], int]:
         return int(value)
 
     return parse
+
+
+def byte_size(value: str) -> int:
+    """Parse a number of bytes, such as `256MiB`, `1GiB` or `1048576`."""
+    match = re.fullmatch(r"([1-9][0-9]{0,14})(B|KiB|MiB|GiB)?", value)
+    if match is None:
+        raise ValueError("expected a number of bytes such as 256MiB, 1GiB or 1048576")
+    return int(match[1]) << _BINARY_PREFIXES[match[2]]
+
+
+def rate(value: str) -> float:
+    """Parse a number above 0 of something per second."""
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", value) or float(value) <= 0:
+        raise ValueError("expected a number above 0, such as 1 or 0.5")
+    return float(value)
 
 
 def fraction(value: str) -> float:

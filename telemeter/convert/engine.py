@@ -204,6 +204,10 @@ class Transformed:
             add_labels(family, labels)
         return encode_families(families)
 
+    def encoded(self) -> bytes:
+        """Encode the families, each behind its length."""
+        return self._left if isinstance(self._left, bytes) else encode_families(self._left)
+
     def decoded(self) -> list[Family]:
         """Return the families."""
         return decode_families(self._left) if isinstance(self._left, bytes) else self._left

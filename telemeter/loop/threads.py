@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
@@ -247,6 +248,39 @@ def in_daemon_thread(reactor: Any, function: Callable[[], _Result]) -> Deferred[
 
     start_daemon_thread(reactor, call)
     return done
+
+
+class DaemonThread:
+    """A thread that calls functions one after the other, and that no end of a process waits for."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._calls: SimpleQueue[tuple[Callable[[], Any], Deferred[Any]]] | None = None
+
+    async def run(
+        self,
+        function: Callable[_Arguments, _Result],
+        *arguments: _Arguments.args,
+        **named: _Arguments.kwargs,
+    ) -> _Result:
+        """Call a function in it; a `Runner`."""
+        if self._calls is None:
+            self._calls = SimpleQueue()
+            start_daemon_thread(self._reactor, partial(self._call_all, self._calls))
+        done: Deferred[_Result] = Deferred()
+        self._calls.put((partial(function, *arguments, **named), done))
+        return await done
+
+    def _call_all(self, calls: SimpleQueue[tuple[Callable[[], Any], Deferred[Any]]]) -> None:
+        while True:
+            call, done = calls.get()
+            try:
+                result = call()
+            except Exception:
+                self._reactor.callFromThread(done.errback, Failure())
+            else:
+                self._reactor.callFromThread(done.callback, result)
+            del call, done  # they hold what was worked on until the next comes
 
 
 def start_daemon_thread(reactor: Any, call: Callable[[], None]) -> None:

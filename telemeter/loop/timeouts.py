@@ -42,6 +42,9 @@ class Timeouts:
         drain: for the rest of a body that nobody wants, so that its sender sees the answer.
         proxy_header: for the header of the PROXY protocol.
         files: a reload for the files that flags name.
+        spool: the agent for its spool's disk.
+        spool_busy: the spool for whoever reads it at the same time.
+        agent_stop: a stop for the agent's cycle that is under way, and what it sends.
         reader: an answer that is made while it is sent for its reader to take some.
         stop: a stop for the requests that are under way. Systemd and Kubernetes give a program at
             least twice as long before they kill it.
@@ -77,6 +80,9 @@ class Timeouts:
     drain: float = 10.0
     proxy_header: float = 10.0
     files: float = 10.0
+    spool: float = 10.0
+    spool_busy: float = 5.0
+    agent_stop: float = 9.0
     reader: float = 60.0
     stop: float = 10.0
     worker_start: float = 60.0

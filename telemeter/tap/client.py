@@ -12,7 +12,7 @@ from twisted.internet.task import react
 from twisted.logger import Logger, globalLogBeginner
 
 from telemeter import __version__
-from telemeter.agent.app import build, dry_run
+from telemeter.agent.app import build, dry_run, spool_status
 from telemeter.config.agent import AgentConfig
 from telemeter.config.agent_options import Options
 from telemeter.config.groups import log_level, warn_of_empty, warn_of_tracing
@@ -32,9 +32,12 @@ log = Logger()
 def makeService(
     options: Options, reactor: Any = None, wall: WallClock = SYSTEM_WALL_CLOCK
 ) -> IService:
-    """Return the service of an agent; a dry run ends the program here."""
+    """Return the service of an agent; a dry run, or a look at the spool, ends the program here."""
     if reactor is None:
         reactor = daemon_reactor()
+    if options["spool-status"]:
+        sys.stdout.write(spool_status(options.program, options["spool-dir"], wall))
+        raise SystemExit(0)
     if options.config.sending is None:
         globalLogBeginner.beginLoggingTo(
             [make_observer(sys.stderr, log_level(options))], redirectStandardIO=False

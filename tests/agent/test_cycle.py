@@ -10,7 +10,7 @@ from twisted.internet import error as errors
 from twisted.internet.task import Clock
 
 from telemeter.agent.collect import FederationSource
-from telemeter.agent.cycle import RETRY_SECONDS, Agent, CycleError, CyclePlan, collect
+from telemeter.agent.cycle import Agent, CycleError, CyclePlan, collect
 from telemeter.agent.upload import Destination
 from telemeter.convert.collect import Transforms
 from telemeter.convert.engine import KIND
@@ -30,7 +30,8 @@ from tests.fakes import (
     value_of,
 )
 
-MINUTE = 60.0
+#: How long the first failure is waited out, with luck of a half.
+FIRST = 3.0
 
 
 @pytest.fixture
@@ -226,63 +227,72 @@ def test_a_failure_is_counted_by_its_stage_and_told(world: World, stage: str, lo
     assert event["log_level"].name == "error"
     assert event["stage"] == stage
     assert "answered with status" in event["reason"]
-    assert event["retry_seconds"] == 60
+    assert event["retry_seconds"] == FIRST
 
 
 @pytest.mark.parametrize("stage", BREAKS)
-def test_a_failure_is_tried_again_after_a_minute_and_then_in_the_rhythm(
-    world: World, stage: str
-) -> None:
+def test_a_failure_is_tried_again_soon_and_then_in_the_rhythm(world: World, stage: str) -> None:
     BREAKS[stage](world)
     started(world)
     world.prometheus.reply = families_reply(up(at=NOW_MS + 12 * 3600 * 1000))
     world.authorize.reply = token_reply()
     world.server.reply = Reply(200)
-    assert times_of_uploads(world, 700) == [60, 60 + 270, 60 + 540]
+    assert times_of_uploads(world, 700) == [FIRST, FIRST + 270, FIRST + 540]
 
 
-def test_failures_are_tried_again_every_minute(world: World) -> None:
+def test_failures_are_tried_again_later_and_later(world: World) -> None:
     break_upload(world)
     started(world)
-    assert times_of_uploads(world, 250) == [60, 120, 180, 240]
+    assert times_of_uploads(world, 40, step=0.5) == [3, 8.5, 19, 39.5]
+    assert world.jitters == [(1, window) for window in (5, 10, 20, 40, 80)]
 
 
-@pytest.mark.parametrize(("luck", "wait"), [(0.0, 45), (0.5, 60), (1.0, 75)])
-def test_the_wait_is_a_minute_give_or_take_a_quarter(
-    world: World, luck: float, wait: float
-) -> None:
+def test_the_longest_window_is_five_minutes(world: World) -> None:
+    break_upload(world)
+    started(world)
+    for _ in range(10):
+        world.clock.advance(300)
+    assert world.jitters[-1] == (1, 300)
+
+
+def test_a_success_ends_the_waits(world: World) -> None:
+    world.server.reply = [Reply(500), Reply(500), Reply(200), Reply(500), Reply(200)]
+    started(world)
+    assert times_of_uploads(world, 300, step=0.5) == [3, 8.5, 278.5, 281.5]
+
+
+@pytest.mark.parametrize(("luck", "wait"), [(0.0, 1), (0.5, 3), (1.0, 5)])
+def test_the_first_wait_is_up_to_five_seconds(world: World, luck: float, wait: float) -> None:
     world.luck = luck
     break_upload(world)
     started(world)
-    assert times_of_uploads(world, 80)[0] == wait
-    assert world.jitters[0] == (45, 75)
+    assert times_of_uploads(world, 6)[0] == wait
+    assert world.jitters[0] == (1, 5)
 
 
-def test_the_wait_is_the_interval_if_that_is_shorter(clock: Clock) -> None:
-    world = World(clock, interval=8)
+def test_the_first_window_is_the_interval_if_that_is_shorter(clock: Clock) -> None:
+    world = World(clock, interval=2)
     break_upload(world)
     started(world)
-    assert world.jitters == [(6, 10)]
-    assert times_of_uploads(world, 9) == [8]
+    assert world.jitters == [(1, 2)]
+    assert times_of_uploads(world, 3, step=0.5)[0] == 1.5
 
 
 def test_the_jitter_is_random() -> None:
     default = Agent.__init__.__defaults__
     assert default is not None
     assert random.uniform in default
-    assert RETRY_SECONDS == 60
 
 
 @pytest.mark.parametrize(
     ("value", "luck", "wait"),
     [
-        ("300", 0.0, 300),
-        ("300", 1.0, 318.75),
-        ("10", 0.5, 60),
-        ("0", 0.5, 60),
-        ("61", 0.0, 61),
-        ("100000", 0.0, 3600),
-        ("soon", 0.5, 60),
+        ("300", 0.0, 301),
+        ("300", 1.0, 305),
+        ("10", 0.5, 13),
+        ("0", 0.5, 3),
+        ("100000", 0.0, 3601),
+        ("soon", 0.5, 3),
     ],
 )
 @pytest.mark.parametrize("stage", ["authorize", "upload"])
@@ -333,7 +343,7 @@ def test_a_second_401_fails_the_cycle(world: World, log: Log) -> None:
     (event,) = log.of("cycle failed")
     assert event["stage"] == "upload"
     # Neither of the two tokens is used again.
-    assert times_of_uploads(world, 61) == [60]
+    assert times_of_uploads(world, 4) == [FIRST]
     assert world.server.received[-1].headers["authorization"] == "Bearer newest"
 
 
@@ -344,7 +354,7 @@ def test_no_other_token_after_a_401(world: World, log: Log) -> None:
     started(world)
     assert world.uploads == 1
     (event,) = log.of("cycle failed")
-    assert (event["stage"], event["retry_seconds"]) == ("authorize", 90)
+    assert (event["stage"], event["retry_seconds"]) == ("authorize", 91)
 
 
 def test_another_failure_of_the_second_upload_keeps_the_new_token(world: World, log: Log) -> None:
@@ -353,7 +363,7 @@ def test_another_failure_of_the_second_upload_keeps_the_new_token(world: World, 
     started(world)
     (event,) = log.of("cycle failed")
     assert "status 500" in event["reason"]
-    assert times_of_uploads(world, 61) == [60]
+    assert times_of_uploads(world, 4) == [FIRST]
     assert len(world.authorize.received) == 2
 
 
@@ -361,7 +371,7 @@ def test_another_failure_of_the_second_upload_keeps_the_new_token(world: World, 
 def test_another_refusal_keeps_the_token(world: World, status: int) -> None:
     world.server.reply = [Reply(status), Reply(200)]
     started(world)
-    assert times_of_uploads(world, 61) == [60]
+    assert times_of_uploads(world, 4) == [FIRST]
     assert len(world.authorize.received) == 1
 
 
@@ -373,7 +383,7 @@ def test_a_server_that_does_not_answer(world: World, clock: Clock, log: Log) -> 
     assert event["stage"] == "upload"
     assert "no answer in time" in event["reason"]
     world.server.reply = Reply(200)
-    clock.advance(MINUTE)
+    clock.advance(FIRST)
     assert world.uploads == 2
 
 
@@ -391,7 +401,7 @@ def test_a_server_that_is_not_there(clock: Clock, log: Log) -> None:
     started(world)
     (event,) = log.of("cycle failed")
     assert event["reason"].startswith("cannot connect")
-    clock.advance(MINUTE)
+    clock.advance(FIRST)
     assert world.uploads == 1
 
 
@@ -409,7 +419,7 @@ def test_an_error_of_ours_is_logged_and_tried_again(
     assert event["stage"] == "internal"
     assert "KeyError: 'ours'" in "".join(log.lines)
     assert growth.of("federate_requests_failed_total") == 1
-    assert times_of_uploads(world, 61) == [60]
+    assert times_of_uploads(world, 4) == [FIRST]
     log.errors_are_fine = True
 
 
@@ -474,7 +484,7 @@ def test_a_reload_during_a_cycle_that_fails(world: World, clock: Clock) -> None:
 def test_a_reload_while_a_failure_is_waited_out(world: World, clock: Clock) -> None:
     world.server.reply = [Reply(500), Reply(200)]
     started(world)
-    clock.advance(10)
+    clock.advance(2)
     world.agent.reload(other_plan(world))
     assert targets(world) == ["/upload", "/other"]
     assert times_of_uploads(world, 250) == [100, 200]
@@ -512,7 +522,7 @@ def test_a_refresh_that_breaks_does_not_end_the_agent(clock: Clock, log: Log) ->
     assert world.uploads == 0
     assert log.of("cycle failed")[0]["stage"] == "internal"
     answers.append(world.plan)
-    clock.advance(MINUTE)
+    clock.advance(FIRST)
     assert world.uploads == 1
     log.errors_are_fine = True
 
@@ -534,19 +544,43 @@ def test_a_stop_while_a_failure_is_waited_out(world: World, clock: Clock) -> Non
     assert clock.getDelayedCalls() == []
 
 
-@pytest.mark.parametrize("stage", BREAKS)
-def test_a_stop_during_a_cycle_cancels_it(world: World, stage: str, clock: Clock, log: Log) -> None:
+def silence(world: World, stage: str) -> None:
+    """Have one peer give no answer."""
     peers = {"collect": world.prometheus, "authorize": world.authorize, "upload": world.server}
     peers[stage].reply = SILENCE
+
+
+@pytest.mark.parametrize("stage", BREAKS)
+def test_a_stop_during_a_cycle_cancels_it_after_nine_seconds(
+    world: World, stage: str, clock: Clock, log: Log
+) -> None:
+    silence(world, stage)
     growth = Growth()
     started(world)
     stopped = world.agent.stopService()
-    assert stopped is None or has_fired(stopped)
+    assert stopped is not None
+    clock.advance(8.9)
+    assert not has_fired(stopped)
+    clock.advance(0.1)
+    assert has_fired(stopped)
     assert clock.getDelayedCalls() == []
     # It is no failure, and nothing to tell an operator of.
     assert growth.of("federate_requests_failed_total") == 0
     assert growth.all_of("federate_failures_total") == {}
     assert log.of("cycle failed") == []
+
+
+def test_a_stop_during_a_cycle_lets_it_end(world: World, clock: Clock, log: Log) -> None:
+    silence(world, "collect")
+    started(world)
+    stopped = world.agent.stopService()
+    assert stopped is not None
+    clock.advance(5)
+    world.prometheus.only.answer(families_reply(up()))
+    assert has_fired(stopped)
+    assert world.uploads == 1
+    assert len(log.of("metrics uploaded")) == 1
+    assert clock.getDelayedCalls() == []
 
 
 def test_it_can_be_started_again(world: World, clock: Clock) -> None:
@@ -562,6 +596,7 @@ def test_a_reload_during_a_cycle_that_is_stopped(world: World, clock: Clock) -> 
     started(world)
     world.agent.reload(other_plan(world))
     world.agent.stopService()
+    world.server.only.answer(Reply(200))
     assert targets(world) == ["/upload"]
     assert clock.getDelayedCalls() == []
 
@@ -632,7 +667,7 @@ def test_setting_the_wall_clock_moves_no_retry(world: World, stage: str, step: i
     world.authorize.reply = token_reply()
     world.server.reply = Reply(200)
     world.wall.step(step)
-    assert times_of_uploads(world, 300) == [60]
+    assert times_of_uploads(world, 200) == [FIRST]
 
 
 @pytest.mark.parametrize("step", [-3600, 3600])

@@ -647,6 +647,8 @@ def test_a_stop_during_a_cycle(log: Log) -> None:
     daemon = Daemon(*USUAL)
     assert daemon.reactor.tcpClients
     stopping: Any = daemon.service.stopService()
+    assert not has_fired(stopping)
+    daemon.reactor.advance(9)
     assert has_fired(stopping)
     assert daemon.reactor.getDelayedCalls() == []
     assert log.of("cycle failed") == []
