@@ -70,9 +70,10 @@ news: .venv/.dev ## Show what is new since the last release
 	@$(BIN)/towncrier build --draft
 
 bench: NEEDS := wrk=wrk nginx=nginx-light vmagent=victoria-metrics
-bench: .venv/.run ## Measure, and write docs/performance.md (QUICK=1: see that it works)
+bench: .venv/.run ## Measure, and write docs/performance.md and the recovery in docs/agent.md (QUICK=1: see that it works)
 	@demo/need.sh commands $(NEEDS)
 	@$(BIN)/python -m bench $(if $(QUICK),--quick,--page docs/performance.md)
+	@$(BIN)/python -m bench.recovery $(if $(QUICK),--agents 300,--page docs/agent.md)
 
 chaos: NEEDS := victoria-metrics=victoria-metrics prometheus=prometheus memcached=memcached nginx=nginx-light
 chaos: .venv/.run ## Break things while senders write, and show that nothing acknowledged is lost (QUICK=1: some of it)

@@ -49,11 +49,12 @@ ID_LABEL: Final = "_id"
 _HALVES: Final = 10
 #: Failures in a row after which another collection is tried, to see whether it is this one alone.
 _PATIENCE: Final = 3
-#: The same where the failure looks like one of the way to the server, or of all that is behind it.
-_PATIENCE_WITH_THE_WAY: Final = 12
-_OF_THE_WAY: Final = frozenset({0, 429, 502, 503, 504})
-#: These say who we are is not good enough: another collection would fare no better.
-_OF_THE_SENDER: Final = frozenset({401, 403})
+#: The same where there was no answer at all.
+_PATIENCE_WITH_SILENCE: Final = 12
+#: Another collection would fare no better: these speak of the sender, or of what is behind the
+#: server. To send another would only do harm, if the server was just about to come back: a receiver
+#: that wants samples in order would never take this one.
+_OF_EVERYBODY: Final = frozenset({401, 403, 429, 502, 503, 504})
 #: How many seconds a collection that fails alone lets others go first.
 _HELD_SECONDS: Final = 300.0
 #: After so many seconds a disk that could not be read is asked again.
@@ -92,11 +93,15 @@ class _Work:
         entry: the collection.
         labels: those that were added.
         halving: its series.
+        sent: how many bytes were sent.
+        seconds: how long the answers of the requests took that were accepted.
     """
 
     entry: Entry
     labels: Mapping[str, str]
     halving: Halving
+    sent: int = 0
+    seconds: float = 0.0
 
 
 class Delivery(Service):
@@ -280,6 +285,20 @@ class Delivery(Service):
         self._held[number] = self._clock.seconds() + _HELD_SECONDS
         self._known.add(number)
 
+    def _suspicion_holds(self, number: int) -> None:
+        """Another collection was delivered instead of one that failed.
+
+        The server may have come back between the two. So that one is tried once more at once.
+        """
+        if number not in self._known:
+            self._known.add(number)
+            return
+        log.warn(
+            "a collection cannot be delivered while others can; it lets them go first",
+            retry_seconds=_HELD_SECONDS,
+        )
+        self._hold(number)
+
     def _set_behind(self) -> list[int]:
         """Return the numbers of collections that let others go first."""
         now = self._clock.seconds()
@@ -306,17 +325,16 @@ class Delivery(Service):
 
     async def _deliver(self, entry: Entry) -> None:
         """Deliver a collection, or what is left of it; raises `UndeliveredError`."""
-        began = self._clock.seconds()
         plan = self._plan()
         work = await self._begun(entry, plan)
         if work is None:
             return
         halving = work.halving
-        sent = 0
         while part := halving.part:
             await self._keep_pace(plan.rate * (_HALVES if halving.is_halved else 1))
             block = await run_if_large(self._run, len(part), LARGE)(compress_block, part)
-            sent += len(block)
+            work.sent += len(block)
+            began = self._clock.seconds()
             try:
                 await plan.receiver.write(block)
             except UploadError as error:
@@ -327,7 +345,8 @@ class Delivery(Service):
                 halving.was_refused(error.status, str(error))
             else:
                 halving.accepted()
-        self._note_outcome(work, sent, self._clock.seconds() - began)
+                work.seconds += self._clock.seconds() - began
+        self._note_outcome(work)
 
     async def _begun(self, entry: Entry, plan: DeliveryPlan) -> _Work | None:
         """Return the work on a collection; None: nothing of it can be sent."""
@@ -360,7 +379,7 @@ class Delivery(Service):
         while (left := until - self._clock.seconds()) > 0:
             await self._pause(left)
 
-    def _note_outcome(self, work: _Work, sent: int, seconds: float) -> None:
+    def _note_outcome(self, work: _Work) -> None:
         halving = work.halving
         self._work = None
         self._most_series = halving.most_series
@@ -368,8 +387,13 @@ class Delivery(Service):
         for status, series in halving.refused.items():
             DROPPED.labels(str(status)).inc()
             REFUSED_SERIES.labels(str(status)).inc(series)
-        told = {"series": halving.delivered, "bytes": sent, "seconds": f"{seconds:.3f}"}
-        told["age"] = f"{max(0.0, self._wall.now() - work.entry.collected_ms / 1000):.0f}"
+        age = max(0.0, self._wall.now() - work.entry.collected_ms / 1000)
+        told = {
+            "series": halving.delivered,
+            "bytes": work.sent,
+            "seconds": f"{work.seconds:.3f}",
+            "age": f"{age:.0f}",
+        }
         if halving.refused:
             log.warn(
                 "the server refused series of a collection, they are dropped",
@@ -387,12 +411,8 @@ class Delivery(Service):
         if self._backlog or self._failing[1]:
             self._backlog += 1
         self._failing = (-1, 0)
-        if self._suspect is not None and entry.number != self._suspect:
-            log.warn(
-                "a collection cannot be delivered while others can; it lets them go first",
-                retry_seconds=_HELD_SECONDS,
-            )
-            self._hold(self._suspect)
+        if self._suspect is not None:
+            self._suspicion_holds(self._suspect)
             self._suspect = None
         self._known.discard(entry.number)
         if entry.number != _NOT_ON_DISK:
@@ -412,6 +432,7 @@ class Delivery(Service):
             self._failing = (entry.number, failures)
             if self._is_worth_a_look_elsewhere(entry, error, failures):
                 self._suspect = entry.number
+                wait = 0.0
         log.error(
             "delivery failed, collections wait",
             stage=error.stage,
@@ -426,12 +447,11 @@ class Delivery(Service):
         self, entry: Entry, error: UndeliveredError, failures: int
     ) -> bool:
         """Return whether it may be this collection alone that fails."""
-        if error.stage != "upload" or error.status in _OF_THE_SENDER or not entry.number:
+        if error.stage != "upload" or error.status in _OF_EVERYBODY or not entry.number:
             return False
         if entry.number in self._known:
             return True
-        patience = _PATIENCE_WITH_THE_WAY if error.status in _OF_THE_WAY else _PATIENCE
-        return failures % patience == 0
+        return failures % (_PATIENCE if error.status else _PATIENCE_WITH_SILENCE) == 0
 
 
 async def _labels(plan: DeliveryPlan) -> Mapping[str, str]:

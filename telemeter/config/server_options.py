@@ -156,6 +156,7 @@ class Options(Flags):
                 dict(self["required-label"]),
                 whitelist,
                 dict(self["label"]),
+                self._received_labels(),
                 frozenset(self["elide-label"]),
                 self["limit-bytes"],
                 self["limit-receive-bytes"],
@@ -189,6 +190,17 @@ class Options(Flags):
             rules += read_selectors(self, "whitelist-file")
         require_satisfiable(rules, given)
         return Whitelist(rules)
+
+    def _received_labels(self) -> dict[str, str]:
+        """Return the labels to add to remote writes; raises `UsageError`."""
+        labels = dict(self["receive-label"])
+        partition = self["partition-label"]
+        if partition in labels:
+            raise UsageError(
+                f"--receive-label {f'{partition}={labels[partition]}'!r}: expected another label "
+                "than the one that tells clusters apart (--partition-label): all would become one"
+            )
+        return labels
 
     def _read_client_secret(self) -> str:
         secret = read_secret(self, "client-secret")

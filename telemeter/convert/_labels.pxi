@@ -2,6 +2,8 @@
 
 cdef enum:
     MAX_LABELS = 128
+    # Besides those that were read there are those that were inserted.
+    MAX_SORTED_LABELS = 256
     # Runs of so many labels are sorted by insertion, and then merged.
     SHORT_RUN = 16
     # How many bytes a run may show to regexes before it takes too long; a call counts as some more.
@@ -131,13 +133,15 @@ cdef class Labels:
     """
 
     cdef Label items[MAX_LABELS]
-    cdef Label* sorted[MAX_LABELS]
+    cdef Label* sorted[MAX_SORTED_LABELS]
     cdef Label* apart[MAX_LABELS]
     cdef Label* spare[MAX_LABELS]
+    cdef Label inserted[MAX_LABELS]
     cdef int count
     cdef int known  # how many items have names that were read, in this series or one before
     cdef int left  # how many are sorted
     cdef int apart_count
+    cdef int inserted_count
     cdef bint is_apart
     cdef Py_ssize_t shown  # how many bytes of them regexes have seen
     cdef int ordered  # how many items `sorted` is an order of; 0: it is not
@@ -339,8 +343,34 @@ cdef class Labels:
             self.left = kept
             self.ordered = 0
 
+    cdef int prepare_inserted(self, list encoded) except -1:
+        """Read labels that `put_apart` inserts; what is given must stay where it is."""
+        cdef const uint8_t* p
+        cdef Span field
+        cdef bytes label
+        for label in encoded:
+            p = <const uint8_t*>PyBytes_AS_STRING(label)
+            self.inserted[self.inserted_count].whole = span_of(label)
+            p += 1
+            read_span(&p, p + PyBytes_GET_SIZE(label) - 1, &field)
+            read_label(field, &self.inserted[self.inserted_count])
+            self.inserted_count += 1
+        return 0
+
+    cdef void insert(self, Label* label) noexcept:
+        """Insert a label into those that are sorted; none of them has its name."""
+        cdef int at = self.left
+        while at > 0 and is_before(label, self.sorted[at - 1]):
+            self.sorted[at] = self.sorted[at - 1]
+            at -= 1
+        self.sorted[at] = label
+        self.left += 1
+
     cdef void put_apart(self, list names) noexcept:
-        """Keep only those of other names, and put these apart, unless that was done."""
+        """Keep only those of other names, and put these apart, unless that was done.
+
+        Then the prepared labels are inserted, whose names must be among those.
+        """
         cdef Label* label
         cdef Name name
         cdef int kept = 0
@@ -362,6 +392,8 @@ cdef class Labels:
                 self.apart[self.apart_count] = label
                 self.apart_count += 1
         self.left = kept
+        for i in range(self.inserted_count):
+            self.insert(&self.inserted[i])
 
     cdef void show(self) noexcept:
         """Sort all of them, whatever was removed, for people to see."""
@@ -390,6 +422,9 @@ cdef class Labels:
         for i in range(self.left):
             label = self.sorted[i]
             if label.whole.start == NULL:
+                if start != NULL:
+                    output.put(start, end - start)
+                    start = end = NULL
                 put_label(output, label.name, label.value)
             elif label.whole.start == end:
                 end += label.whole.size

@@ -9,6 +9,7 @@ class Prepared:
     def __init__(
         self,
         rules: Iterable[Rule],
+        added: list[tuple[str, str]],
         elided: Iterable[str],
         partition: str,
         most_name: int,

@@ -48,6 +48,7 @@ cdef class Prepared:
 
     Args:
         rules: what may pass, see `Rules`.
+        added: names and values of the labels to add.
         elided: names of the labels to remove.
         partition: the name of the label that every series must carry.
         most_name: how many bytes the name of a label may have.
@@ -55,18 +56,24 @@ cdef class Prepared:
     """
 
     cdef Rules rules
-    cdef list elided
+    cdef list apart  # names of labels that do not go on as they came
+    cdef list added  # encoded labels
     cdef Name partition
     cdef Py_ssize_t most_name
     cdef Py_ssize_t most_value
     cdef Py_ssize_t short_enough  # no label is too long that has so many bytes or fewer
 
-    def __init__(self, rules, elided, partition, most_name, most_value):
+    def __init__(self, rules, added, elided, partition, most_name, most_value):
         self.most_name = most_name
         self.most_value = most_value
         self.short_enough = min(most_name, most_value)
         self.rules = Rules(rules)
-        self.elided = [Name(name.encode()) for name in elided]
+        self.apart = [Name(name.encode()) for name in {*elided, *(name for name, _ in added)}]
+        self.added = [
+            encode_label(name.encode(), value.encode())
+            for name, value in added
+            if name not in elided and value
+        ]
         self.partition = Name(partition.encode())
 
 
@@ -111,6 +118,7 @@ cdef class Sifting:
         self.output = Output(room)
         self.tail = Output(64)
         self.labels = Labels()
+        self.labels.prepare_inserted(prepared.added)
         self.seen = Table()
         self.earlier = Output(64 * sizeof(Earlier))
         self.elided_labels = Output(64)
@@ -531,7 +539,7 @@ cdef class Sifting:
         cdef Py_ssize_t start = output.size
         cdef Py_ssize_t size
         cdef Span key
-        self.labels.put_apart(self.prepared.elided)
+        self.labels.put_apart(self.prepared.apart)
         size = self.labels.size()
         self.check_room(size + rest_size)
         output.reserve(size + rest_size + 32)

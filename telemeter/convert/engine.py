@@ -115,15 +115,17 @@ class WriteConverter:
         """
         self._rules = rules
         self._keep_version = keep_version
+        suits = len(rules.added) <= MAX_COMPILED_LABELS and NAME not in rules.added
         self._prepared = (
             _write.Prepared(
                 _rules_of(rules.whitelist),
+                list(rules.added.items()),
                 rules.elided,
                 rules.partition_label,
                 rules.most_name,
                 rules.most_value,
             )
-            if _write is not None
+            if _write is not None and suits
             else None
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -34,7 +34,7 @@ class WriteRules:
 
     Attributes:
         whitelist: what may pass.
-        elided: names of the labels to remove.
+        elided: names of the labels to remove, also of those that are added.
         partition_label: the label that every series must carry.
         cluster: the value that it must have; None: any.
         most_name: how many bytes the name of a label may have.
@@ -42,6 +42,7 @@ class WriteRules:
         keep_origins: whether a histogram that becomes a classic one leaves its origin with it, for
             who has to know which series go with it: a series with its labels, and a histogram with
             nothing but time, schema and bounds; and with its sum, if that marks its end.
+        added: labels to add; one that is there already is overwritten.
     """
 
     whitelist: Whitelist = field(default_factory=Whitelist)
@@ -51,6 +52,7 @@ class WriteRules:
     keep_origins: bool = False
     most_name: int = MAX_LABEL_NAME
     most_value: int = MAX_LABEL_VALUE
+    added: Mapping[str, str] = field(default_factory=dict)
 
 
 class Sieve:
@@ -124,7 +126,11 @@ class Sieve:
             original: what tells it from others that become identical.
             stamps: the timestamps of its samples.
         """
-        kept = tuple(pair for pair in pairs if pair[0] not in self._rules.elided)
+        rules = self._rules
+        if rules.added:
+            # Code points sort as their UTF-8 does, so this is the order by bytes.
+            pairs = tuple(sorted({**dict(pairs), **rules.added}.items()))
+        kept = tuple(pair for pair in pairs if pair[0] not in rules.elided and pair[1])
         if self._is_duplicate(kept, original, stamps):
             self._result.duplicates += 1
             return None

@@ -249,6 +249,7 @@ def _receive_settings(config: ServerConfig) -> ReceiveSettings:
             keep_origins=not config.forward.url,
             most_name=samples.most_label_name,
             most_value=samples.most_label_value,
+            added=samples.received_labels,
         ),
         samples.receive_bytes,
         tenant_key=samples.tenant_key,

@@ -58,12 +58,15 @@ def makeService(
 def _announce(config: AgentConfig) -> None:
     """Log what is started, and what is missing for production."""
     assert config.sending is not None
+    target = {"upload": shown(config.sending.upload_url)}
+    if config.spool is not None:
+        target = {"receive": shown(config.spool.receive_url), "spool": config.spool.folder}
     log.info(
         "starting telemeter-client",
         version=__version__,
         **{"from": shown(config.collecting.given_url)},
         authorize=shown(config.sending.authorize_url),
-        upload=shown(config.sending.upload_url),
+        **target,
         transformer=KIND,
         selectors=config.collecting.selectors,
     )

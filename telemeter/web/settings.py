@@ -46,7 +46,8 @@ class SampleSettings:
         partition_label: the label that holds the cluster's identifier.
         required_labels: what every incoming sample must carry besides.
         whitelist: the series that are forwarded.
-        added_labels: labels to add to every outgoing series.
+        added_labels: labels to add to every series of an upload.
+        received_labels: labels to add to every series of a remote write.
         elided_labels: labels to remove from every series.
         upload_bytes: the size, decompressed, that an upload must stay under.
         receive_bytes: the size, compressed, that a remote-write request must stay under.
@@ -60,6 +61,7 @@ class SampleSettings:
     required_labels: Mapping[str, str]
     whitelist: Whitelist
     added_labels: Mapping[str, str]
+    received_labels: Mapping[str, str]
     elided_labels: frozenset[str]
     upload_bytes: int
     receive_bytes: int

@@ -443,7 +443,7 @@ def test_a_collection_that_fails_alone_lets_others_go_first(world: Spooling, log
     world.cycles(8)
     assert [value for value in world.values if value != 2][:7] == [1, 1, 3, 4, 5, 6, 7]
     # Alone until the next came, with longer and longer waits; then once every five minutes.
-    assert world.values.count(2) < 8 + 8
+    assert world.values.count(2) < 10 + 8
     (told,) = log.of("a collection cannot be delivered while others can; it lets them go first")[:1]
     assert told["retry_seconds"] == 300
     is_poison = False
@@ -452,14 +452,35 @@ def test_a_collection_that_fails_alone_lets_others_go_first(world: Spooling, log
     assert world.spool.state().entries == 0
 
 
-def test_in_an_outage_the_order_is_kept(world: Spooling) -> None:
-    world.receiver.reply = Reply(500)
+@pytest.mark.parametrize("status", [401, 404, 429, 500, 502, 503])
+@pytest.mark.parametrize("cycles", range(4, 12))
+def test_in_an_outage_the_order_is_kept(world: Spooling, status: int, cycles: int) -> None:
+    world.receiver.reply = Reply(status)
     world.start()
-    world.cycles(8)
+    world.cycles(cycles)
     tried = world.statuses
     world.receiver.reply = Reply(200)
     advance(world.clock, 300)
-    assert world.values[tried:][:9] == [1, 1, 2, 3, 4, 5, 6, 7, 8]
+    assert world.values[tried:][: cycles + 1] == [1, *range(1, cycles + 1)]
+
+
+def test_a_server_that_comes_back_between_two_tries(world: Spooling) -> None:
+    world.receiver.reply = [*[Reply(500)] * 3, Reply(200)]
+    world.authorize.reply = [Reply(503)] * 5 + [token_reply()]  # until there are two
+    world.start()
+    world.cycles(3)
+    assert world.spool.state().entries == 0
+    assert sorted(world.values[3:]) == [1, 1, 2, 3]
+
+
+def test_a_silence_that_is_of_one_collection_alone(world: Spooling) -> None:
+    def reply(received: Received) -> Reply:
+        return SILENCE if samples(received)[0][1] == 2.0 else Reply(200)
+
+    world.receiver.reply = reply
+    world.start()
+    world.cycles(18)
+    assert {3.0, 4.0, 5.0} <= set(world.values)
 
 
 # --- The disk -------------------------------------------------------------------------------------

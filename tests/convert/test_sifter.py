@@ -122,9 +122,14 @@ def test_a_mutated_request(version: int, data: st.DataObject, plain: PlainRules)
     alike_labels(),
     st.sampled_from(["", 'up{a!="x"}', '{job=~"x|v+"}\n{b=""}']),
     st.sets(st.sampled_from(["a", "job", "b", "instance"]), max_size=2),
+    st.dictionaries(st.sampled_from(["a", "b", "aa", "region", "zz"]), st.sampled_from(["", "z"])),
 )
 def test_series_like_the_one_before(
-    version: int, found: list[list[tuple[str, str]]], rules_text: str, elided: set[str]
+    version: int,
+    found: list[list[tuple[str, str]]],
+    rules_text: str,
+    elided: set[str],
+    added: dict[str, str],
 ) -> None:
     series = [
         Series(
@@ -137,7 +142,7 @@ def test_series_like_the_one_before(
         )
         for number, pairs in enumerate(found)
     ]
-    using = WriteRules(Whitelist(parse_rules(rules_text)), elided=frozenset(elided))
+    using = WriteRules(Whitelist(parse_rules(rules_text)), elided=frozenset(elided), added=added)
     compiled, reference = compiled_and_reference(encoded(version, *series), using, version)
     if reference is None:
         event("refused")

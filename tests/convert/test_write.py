@@ -146,7 +146,7 @@ class Expected:
             given[NAME] += suffix
             if le is not None:
                 given["le"] = le
-            left = in_order((n, v) for n, v in given.items() if n not in plain.elided)
+            left = plain.outgoing(given)
             stamps = [sample.at for sample in samples]
             if self.claim(left, (*original, ("of", "")), stamps):
                 some = True
@@ -194,7 +194,7 @@ def model(found: Iterable[Series], plain: PlainRules, *, keep: bool = False) -> 
             expected.dropped += 1
             continue
         original = in_order(given.items())
-        left = tuple(pair for pair in original if pair[0] not in plain.elided)
+        left = plain.outgoing(given)
         if not expected.claim(left, original, series.stamps):
             continue
         series = replace(series, labels=left)

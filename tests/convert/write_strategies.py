@@ -7,7 +7,7 @@ one way in which protobuf writes a message.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final, NamedTuple, TypeAlias
@@ -546,6 +546,7 @@ class PlainRules:
     elided: frozenset[str] = frozenset()
     partition: str = "_id"
     cluster: str | None = CLUSTER
+    added: tuple[tuple[str, str], ...] = ()
 
     @property
     def real(self) -> WriteRules:
@@ -554,7 +555,19 @@ class PlainRules:
             parse_selector("{" + ",".join(f'{n}{op}"{value}"' for n, op, value in rule) + "}")
             for rule in self.whitelist
         ]
-        return WriteRules(Whitelist(selectors), self.elided, self.partition, self.cluster)
+        return WriteRules(
+            Whitelist(selectors),
+            self.elided,
+            self.partition,
+            self.cluster,
+            added=dict(self.added),
+        )
+
+    def outgoing(self, labels: Mapping[str, str]) -> Pairs:
+        """The labels that a series goes on with."""
+        final: dict[str, str] = {**labels, **dict(self.added)}
+        pairs = [(n, v) for n, v in final.items() if v != "" and n not in self.elided]
+        return tuple(sorted(pairs, key=lambda pair: pair[0].encode()))
 
     def allow(self, labels: dict[str, str]) -> bool:
         """Whether one of the rules selects a series."""
@@ -586,4 +599,8 @@ rules: Final = st.builds(
     st.frozensets(_names | st.sampled_from(["_id", "c", "c"]), max_size=3),
     st.sampled_from(["_id"] * 7 + ["zone"]),
     st.sampled_from([CLUSTER] * 5 + [None, None, "x"]),
+    st.just(())
+    | st.dictionaries(
+        _names | st.sampled_from(["a", "b", "zone"]), st.sampled_from(["", "y", "z"])
+    ).map(lambda added: tuple((name, value) for name, value in added.items() if name != NAME)),
 )

@@ -47,6 +47,7 @@ TO = ["--to", "http://telemeter.test"]
 TOKEN = ["--to-token", "the-token"]
 #: A file with nothing in it.
 EMPTY = str(Path(__file__).parents[1] / "__init__.py")
+AT_BOTH = ["--to-auth", "http://x/a", "--to-upload", "http://x/u"]
 USUAL = [*FROM, *TO, *TOKEN, "--id", "cluster"]
 
 
@@ -84,6 +85,14 @@ DEFAULTS: dict[str, object] = {
     "tls-private-key-file": "",
     "id": "",
     "to-upload": "",
+    "to-receive": "",
+    "spool-dir": "",
+    "spool-max-bytes": 256 << 20,
+    "spool-max-age": 86_400.0,
+    "spool-rate": 1.0,
+    "spool-order": "in-order",
+    "spool-status": False,
+    "stale-on-stop": False,
     "to-auth": "",
     "to-token-file": "",
     "interval": 270.0,
@@ -136,6 +145,17 @@ def test_the_help_has_every_flag_and_its_default() -> None:
         ([*USUAL, "--from", "prometheus:9090"], ["--from", "'prometheus:9090'", "expected a URL"]),
         ([*USUAL, "--to", "ftp://x"], ["--to 'ftp://x'", "expected a URL"]),
         ([*USUAL, "--to-auth", "nonsense"], ["--to-auth 'nonsense'", "expected a URL"]),
+        ([*USUAL, "--stale-on-stop"], ["--stale-on-stop needs --spool-dir"]),
+        ([*USUAL, "--to-receive", "/r"], ["--to-receive needs --spool-dir"]),
+        ([*FROM, *TO, *TOKEN, "--spool-dir", "s"], ["--spool-dir needs --id"]),
+        (
+            [*FROM, *TOKEN, *AT_BOTH, "--id", "c", "--spool-dir", "s"],
+            ["--spool-dir needs --to, or --to-receive with a URL"],
+        ),
+        ([*USUAL, "--spool-dir", "s", "--spool-rate", "0"], ["--spool-rate '0'", "above 0"]),
+        ([*USUAL, "--spool-max-bytes", "1MB"], ["--spool-max-bytes '1MB'", "256MiB"]),
+        ([*USUAL, "--spool-order", "any"], ["--spool-order 'any'", "in-order, newest-first"]),
+        (["--spool-status"], ["--spool-status needs --spool-dir"]),
         ([*USUAL, "--to-upload", "/a b"], ["--to-upload '/a b'", "expected a URL"]),
         ([*USUAL, "--interval", "0"], ["--interval '0'", "above 0"]),
         ([*USUAL, "--interval", "soon"], ["--interval 'soon'", "expected a duration"]),
@@ -284,6 +304,29 @@ def test_where_to_authorize_and_to_upload(flags: list[str], authorize: str, uplo
     sending = options_of(*FROM, *TOKEN, *flags).config.sending
     assert sending is not None
     assert (sending.authorize_url, sending.upload_url) == (authorize, upload)
+
+
+@pytest.mark.parametrize(
+    ("flags", "receive"),
+    [
+        (["--to", "http://x"], "http://x/metrics/v1/receive"),
+        (["--to", "http://x/sub/"], "http://x/sub/metrics/v1/receive"),
+        (["--to", "http://x/sub", "--to-receive", "/r"], "http://x/r"),
+        (["--to", "http://x", "--to-receive", "https://y/r?a=b"], "https://y/r?a=b"),
+        (
+            ["--to-auth", "https://y/a", "--to-upload", "http://z", "--to-receive", "http://r/r"],
+            "http://r/r",
+        ),
+    ],
+)
+def test_where_to_deliver(flags: list[str], receive: str) -> None:
+    spooling = ["--id", "c", "--spool-dir", "s", "--spool-max-bytes", "1GiB", "--spool-rate", "2.5"]
+    spool = options_of(
+        *FROM, *TOKEN, *flags, *spooling, "--spool-order", "newest-first"
+    ).config.spool
+    assert spool is not None
+    assert spool.receive_url == receive
+    assert (spool.max_bytes, spool.rate, spool.newest_first) == (1 << 30, 2.5, True)
 
 
 # --- The plan -------------------------------------------------------------------------------------

@@ -114,6 +114,7 @@ def configured_by(config: ServerConfig, configured: ReceiveSettings) -> ServerCo
             partition_label=rules.partition_label,
             whitelist=rules.whitelist,
             elided_labels=rules.elided,
+            received_labels=rules.added,
             receive_bytes=configured.limit_bytes,
             foreign_ids=configured.foreign_ids,
             tenant_key=configured.tenant_key,
@@ -282,6 +283,16 @@ def refused(growth: Growth) -> dict[str, float]:
 
 
 class TestForwarding:
+    def test_labels_are_added(self) -> None:
+        configured = settings()
+        rules = replace(configured.rules, added={"region": "eu", "zone": "z"})
+        server = Server(replace(configured, rules=rules))
+        sent = Request((Series(labels("up", ("zone", "x")), (Sample(bits(1.0), NOW_MS),)),))
+        assert server.write(sent).status == 200
+        (series,) = sent.series
+        expected = replace(series, labels=labels("up", ("region", "eu"), ("zone", "z")))
+        assert server.forwarded == encode_v1(Request((expected,)))
+
     def test_of_1(self, growth: Growth, log: Log) -> None:
         server = Server(settings("up", "down", elided=("zone",)))
         sent = Request(
