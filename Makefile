@@ -32,6 +32,7 @@ demo: .venv/.run ## Show the whole path live on real input (ONCE=1: end when don
 NEEDS_OF_TESTS := prometheus=prometheus victoria-metrics=victoria-metrics vmagent=victoria-metrics
 NEEDS_OF_TESTS += memcached=memcached systemd-analyze=systemd tinyproxy=tinyproxy-bin haproxy=haproxy
 NEEDS_OF_TESTS += logrotate=logrotate faketime=faketime openssl=openssl
+NEEDS_OF_TESTS += prometheus-node-exporter=prometheus-node-exporter
 NEEDS_OF_TESTS += node=nodejs npm=npm chromium=chromium
 
 test: NEEDS := $(NEEDS_OF_TESTS)
@@ -76,9 +77,11 @@ bench: .venv/.run ## Measure, and write docs/performance.md and the recovery in 
 	@$(BIN)/python -m bench.recovery $(if $(QUICK),--agents 300,--page docs/agent.md)
 
 chaos: NEEDS := victoria-metrics=victoria-metrics prometheus=prometheus memcached=memcached nginx=nginx-light
+chaos: NEEDS += prometheus-node-exporter=prometheus-node-exporter
 chaos: .venv/.run ## Break things while senders write, and show that nothing acknowledged is lost (QUICK=1: some of it)
 	@demo/need.sh commands $(NEEDS)
 	@$(BIN)/python -m chaos $(if $(QUICK),--quick,--page docs/reliability.md)
+	@$(if $(QUICK),,$(BIN)/python -m chaos.gaps --page docs/reliability.md)
 
 proto: .venv/.dev ## Generate the protobuf code anew
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. $(PROTO)/*.proto

@@ -27,6 +27,7 @@ class Fault:
         corrupt: the chance of a byte of an answer to be another one.
         is_hole: whether connections are taken and nothing passes any more.
         is_closed: whether connections are reset as soon as they are made.
+        loses_answers: whether connections are reset when an answer comes, of which nothing passes.
     """
 
     latency: float = 0.0
@@ -35,6 +36,7 @@ class Fault:
     corrupt: float = 0.0
     is_hole: bool = False
     is_closed: bool = False
+    loses_answers: bool = False
 
 
 NO_FAULT = Fault()
@@ -100,7 +102,7 @@ class Proxy:
                 while self.fault.is_hole:
                     time.sleep(0.05)
                 fault = self.fault
-                if fault.is_closed:
+                if fault.is_closed or (is_answer and fault.loses_answers):
                     break
                 time.sleep(fault.latency)
                 if fault.bytes_per_second:
