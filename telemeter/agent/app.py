@@ -23,7 +23,7 @@ from telemeter.agent.upload import DeliveryPlan, Destination, Receiver
 from telemeter.config.agent import AgentConfig, AgentConfigReader, SpoolSettings
 from telemeter.config.disk import Disk
 from telemeter.config.files import Contents, Readings, reading_from, recording, signature
-from telemeter.config.listen import plain_listener
+from telemeter.config.listen_address import plain_listener
 from telemeter.config.reload import Reloader, Told
 from telemeter.convert.engine import CollectConverter
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock

@@ -6,7 +6,7 @@ from typing import Final
 
 from telemeter.config.flag_parser import Flag, Group
 from telemeter.config.groups import LOGGING, operator_flags, tracing_flags
-from telemeter.config.listen import listen_address
+from telemeter.config.listen_address import listen_address
 from telemeter.config.values import (
     byte_size,
     choice,

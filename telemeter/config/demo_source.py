@@ -10,7 +10,7 @@ from twisted.python.usage import UsageError
 
 from telemeter.config.flag_parser import Flag, Flags, Group
 from telemeter.config.groups import LOGGING
-from telemeter.config.listen import listen_address
+from telemeter.config.listen_address import listen_address
 from telemeter.config.values import duration, text
 
 

@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from twisted.python.usage import Options, UsageError
 
 from telemeter import __version__
-from telemeter.config.listen import endpoint_maker
+from telemeter.config.listen_address import endpoint_maker
 from telemeter.config.pidfile import settle_pid_file
 
 log = Logger()

@@ -7,7 +7,7 @@ from typing import Final
 from telemeter.auth.oidc import check_issuer
 from telemeter.config.flag_parser import Flag, Group
 from telemeter.config.groups import LOGGING, operator_flags, policy_flags, tracing_flags
-from telemeter.config.listen import listen_address
+from telemeter.config.listen_address import listen_address
 from telemeter.config.values import (
     choice,
     duration,

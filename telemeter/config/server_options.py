@@ -21,7 +21,7 @@ from telemeter.auth.settings import (
 from telemeter.config.files import Contents, recording, signature
 from telemeter.config.flag_parser import Flags
 from telemeter.config.groups import read_operators
-from telemeter.config.listen import is_tcp
+from telemeter.config.listen_address import is_tcp
 from telemeter.config.reading import (
     read_file,
     read_policy,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
-from twisted.application.service import MultiService, Service
+from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 
@@ -55,6 +55,19 @@ class OrderedServices(MultiService):
                 await maybeDeferred(child.stopService)
             except Exception:
                 log.failure("a part of the daemon did not stop as it should")
+
+
+def in_start_order(**services: IService | None) -> list[IService]:
+    """Return services in the order in which they are given, without those that are None.
+
+    Each gets its name here, so that tests and people can tell one from another.
+    """
+    present = []
+    for name, service in services.items():
+        if service is not None:
+            service.setName(name)
+            present.append(service)
+    return present
 
 
 class OnStop(Service):

@@ -1,7 +1,8 @@
-"""A telemeter-server, put together: its services in start order, its routes, and its reload.
+"""A telemeter-server, put together of its parts: one process, or the parent of workers.
 
 `build` makes a `ServerApp` of a configuration. One process answers clients by itself
-(`SingleProcess`); with several workers it is their parent (`ParentOfWorkers`).
+(`SingleProcess`); with several workers it is their parent (`ParentOfWorkers`). What runs, and in
+which order it starts and stops, is listed in `services`; which paths there are, in `endpoints`.
 """
 
 from __future__ import annotations
@@ -19,32 +20,29 @@ from twisted.logger import Logger
 from telemeter.auth.keys import generate_key
 from telemeter.config.disk import Disk
 from telemeter.config.files import reading_from
-from telemeter.config.listen import endpoint_maker
+from telemeter.config.listen_address import endpoint_maker
 from telemeter.config.reload import Reloader, Told
 from telemeter.config.server import Certificates, ConfigReader, ServerConfig
 from telemeter.limits.ratelimit import Table, shared_memory
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock
-from telemeter.loop.services import OnStop
 from telemeter.loop.threads import thread_runner
 from telemeter.net.reloadable import ReloadableServerContext
 from telemeter.observe.registry import WithWorkers
 from telemeter.samples.errors import BadInputError
+from telemeter.server import services
 from telemeter.server.clients import Clients
-from telemeter.server.endpoints import Endpoints, Seams, Shared
+from telemeter.server.endpoints import Endpoints, Seams, Shared, operator_routes
 from telemeter.server.fleet import ATTEMPTS, Fleet
-from telemeter.server.listeners import listener
 from telemeter.server.token_check import answers_for_workers
 from telemeter.server.workers.control import Setup
 from telemeter.server.workers.supervisor import Workers
 from telemeter.store.cluster_series import StoreSeries
+from telemeter.store.store import Store
 from telemeter.upstream.breaker import OPEN_NAME
-from telemeter.web.debug import debug_routes
-from telemeter.web.federate import federate_route
-from telemeter.web.health import Health, index_route, metrics_route
-from telemeter.web.reload import reload_route
+from telemeter.web.health import Health
 from telemeter.web.site.guard import Guard
-from telemeter.web.site.listener import Listening
-from telemeter.web.site.routing import Route, make_site
+from telemeter.web.site.listener import Listener, Listening
+from telemeter.web.site.routing import make_site
 
 #: How many connections of operators there may be; clients leave room for them.
 _OPERATORS: Final = 64
@@ -80,8 +78,7 @@ class ServerApp(ABC):
     """A server: what it consists of, and how it takes up another configuration.
 
     Attributes:
-        services: its parts in the order in which they start. They stop in the reverse order, each
-            when the one before has stopped; `telemeter.loop.services.OrderedServices` does that.
+        services: what runs, in start order; see `telemeter.server.services`.
         health: whether it wants requests.
         reloader: reloads on request, and when certificates change.
         at_once: called when the process is told for the second time to end.
@@ -139,27 +136,33 @@ class ServerApp(ABC):
     async def _reload_certificates(self) -> None:
         """Read the certificates of the listeners again, and show them; raises `UsageError`."""
 
-    def _internal_listener(self, metrics: Collector, more: Sequence[Route] = ()) -> IService:
-        """Return the listener for operators."""
-        routes = [
-            metrics_route(metrics),
-            *debug_routes(self._reactor),
-            *self.health.routes(for_operators=True),
-            reload_route(self.reloader.reload),
-            *more,
-            *self.fleet.routes(),
-        ]
-        routes.insert(0, index_route(routes, self.fleet.page()))
-        settings = self.config.listen_internal
-        site = make_site(
-            routes,
+    def _operator_listener(self, metrics: Collector, store: Store | None = None) -> Listener:
+        """Return the service that answers operators."""
+        config, settings = self.config, self.config.listen_internal
+        routes = operator_routes(
             self._reactor,
-            timeouts=self.config.timeouts,
-            guard=self._guard,
-            connections=_OPERATORS,
+            self.health,
+            metrics,
+            self.reloader.reload,
+            store,
+            self.fleet,
+            config.timeouts.reader,
         )
-        endpoint = endpoint_maker(settings.address)(self._reactor, self.config.timeouts)
-        return listener(self.config, settings, self._reactor, endpoint, site, self._internal_tls)
+        return Listener(
+            self._reactor,
+            endpoint_maker(settings.address)(self._reactor, config.timeouts),
+            make_site(
+                routes,
+                self._reactor,
+                timeouts=config.timeouts,
+                guard=self._guard,
+                connections=_OPERATORS,
+            ),
+            flag=settings.flag,
+            address=settings.address,
+            program=config.program,
+            tls=self._internal_tls if settings.tls else None,
+        )
 
 
 class SingleProcess(ServerApp):
@@ -177,21 +180,17 @@ class SingleProcess(ServerApp):
         shared = Shared(generate_key(), observer=self.fleet.observer)
         self.endpoints = Endpoints(config, reactor, wall, shared, seams)
         self.health = self.endpoints.health
-        more = []
-        if self.endpoints.store is not None:
-            more.append(federate_route(self.endpoints.store, reactor, config.timeouts.reader))
-            self.fleet.show(StoreSeries(self.endpoints.store))
-        self.services = [
-            *self.endpoints.helpers(),  # connections to others, the store's expiry, memcached
-            self.reloader,
-            self._internal_listener(REGISTRY, more),  # answers until clients are done
-            OnStop(self.fleet.stop),
-            # The issuer's discovery, the listener for clients, then health. So health is the first
-            # to stop, and balancers send no more requests while those under way are finished.
-            *self.endpoints.listening(
-                endpoint_maker(config.listen.address)(reactor, config.timeouts)
-            ),
-        ]
+        store = self.endpoints.store
+        if store is not None:
+            self.fleet.show(StoreSeries(store))
+        endpoint = endpoint_maker(config.listen.address)(reactor, config.timeouts)
+        self.services = services.of_single_process(
+            self.endpoints,
+            self.fleet,
+            reloader=self.reloader,
+            operator_listener=self._operator_listener(REGISTRY, store),
+            client_listener=self.endpoints.client_listener(endpoint),
+        )
 
     async def reload(self, config: ServerConfig) -> None:
         """Take up another configuration; nothing here can fail."""
@@ -243,18 +242,16 @@ class ParentOfWorkers(ServerApp):
         self.at_once = workers.end_at_once
         self.health = Health(lambda: workers.ready)
         self.health.shared |= self._clients.states()
-        discovery = self._clients.discovery(self.health)
         metrics = WithWorkers(lambda: workers.metrics, workers.pids)
         self.health.shared["upstream"] = lambda: _upstream_by(metrics)
-        self.services = [
-            OnStop(self._clients.close),
-            self.reloader,
-            self._internal_listener(metrics),  # answers until the workers are done
-            OnStop(self.fleet.stop),
-            *([] if discovery is None else [discovery]),
-            workers,
-            OnStop(self.health.stop),  # the first to stop
-        ]
+        self.services = services.of_parent(
+            self._clients,
+            self.health,
+            self.fleet,
+            reloader=self.reloader,
+            operator_listener=self._operator_listener(metrics),
+            workers=workers,
+        )
 
     async def reload(self, config: ServerConfig) -> None:
         """Take up another configuration, if all workers can."""

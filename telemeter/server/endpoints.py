@@ -1,13 +1,17 @@
-"""The endpoints for clients, in one process: authorize, upload, receive, and their health."""
+"""The endpoints of a server: which paths clients and operators see, and what answers them.
+
+Two lists hold all routes: `Endpoints.client_routes` and `operator_routes`. To add an endpoint,
+write a module in `telemeter/web/` and name its route in one of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from prometheus_client.registry import Collector
 from twisted.application.internet import TimerService
-from twisted.application.service import IService
 from twisted.internet.interfaces import IStreamServerEndpoint
 
 from telemeter.auth.cache import AskParent
@@ -22,19 +26,22 @@ from telemeter.limits.ratelimit import RateLimiter, Table
 from telemeter.limits.replicas import Memcache, Replicas
 from telemeter.loop.clocks import WallClock
 from telemeter.loop.memory import MemoryReturn
-from telemeter.loop.services import OnStop
 from telemeter.loop.threads import Runner, one_at_a_time, thread_runner
 from telemeter.net.reloadable import ReloadableServerContext
 from telemeter.net.upstream import Upstream
 from telemeter.samples.errors import BadInputError
 from telemeter.server.clients import AgentMaker, Clients
-from telemeter.server.listeners import listener
+from telemeter.server.fleet import Fleet
 from telemeter.server.token_check import token_check
 from telemeter.store.store import Store
 from telemeter.web.authorize import Authorize
+from telemeter.web.debug import debug_routes
+from telemeter.web.federate import federate_route
 from telemeter.web.fleet_observer import AttemptObserver
-from telemeter.web.health import Health, index_route
+from telemeter.web.health import Health, index_route, metrics_route
 from telemeter.web.receive import ReceiveEndpoint, ReceiveSettings
+from telemeter.web.reload import reload_route
+from telemeter.web.site.listener import Listener
 from telemeter.web.site.routing import Route, make_site
 from telemeter.web.upload import UploadEndpoint
 
@@ -83,7 +90,10 @@ class Endpoints:
         clients: what this process asks.
         tls: what the listener for clients shows.
         store: keeps what is not forwarded; None: everything is.
-        limiter: says whether a cluster may upload now.
+        rate_limiter: decides whether a cluster may upload now.
+        memory_return: a service that gives memory back to the system after a peak.
+        store_expiry: a service that forgets what is too old in the store; None: there is none.
+        memcached: a service that keeps what replicas share; None: they share nothing.
     """
 
     def __init__(
@@ -108,10 +118,10 @@ class Endpoints:
         self._config = config
         self._reactor = reactor
         self._shared = shared
-        self._run = run
         convert = one_at_a_time(run, reactor)
         self.clients = Clients(config, reactor, run, seams.make_agent)
         self.store: Store | None = None
+        self.store_expiry: TimerService | None = None
         upstream: Upstream
         if self.clients.forwarder is not None:
             upstream = self.clients.forwarder
@@ -119,7 +129,9 @@ class Endpoints:
             upstream = self.store = Store(
                 reactor, config.store.retention, config.store.max_series, config.store.max_bytes
             )
-        self._memcached = _memcached(config, reactor, wall)
+            self.store_expiry = TimerService(_EXPIRE_SECONDS, self.store.expire)
+            self.store_expiry.clock = reactor
+        self.memcached = _memcached(config, reactor, wall)
         samples = config.samples
         self._authorize = Authorize(
             self.clients.authorizer,
@@ -128,12 +140,13 @@ class Endpoints:
             samples.partition_label,
             samples.required_labels,
         )
-        self._in_flight = InFlight(config.inflight_bytes)
-        self.limiter = RateLimiter(config.ratelimit.seconds, shared.table)
-        memcache = seams.memcache or self._memcached
+        in_flight = InFlight(config.inflight_bytes)
+        self.memory_return = MemoryReturn(reactor, in_flight, run)
+        self.rate_limiter = RateLimiter(config.ratelimit.seconds, shared.table)
+        memcache = seams.memcache or self.memcached
         self._upload = UploadEndpoint(
             self._verifier(config),
-            self.limiter,
+            self.rate_limiter,
             _upload_rules(config),
             upstream,
             reactor,
@@ -141,9 +154,9 @@ class Endpoints:
             convert,
             partition_label=samples.partition_label,
             limit_bytes=samples.upload_bytes,
-            in_flight=self._in_flight,
+            in_flight=in_flight,
             replicas=(
-                Replicas(memcache, config.ratelimit.seconds, wall, self.limiter.mark)
+                Replicas(memcache, config.ratelimit.seconds, wall, self.rate_limiter.mark)
                 if memcache is not None and config.ratelimit.seconds
                 else None
             ),
@@ -154,17 +167,17 @@ class Endpoints:
                 config.authorization,
                 reactor,
                 self.clients.authorizer,
-                self._memcached,
+                self.memcached,
                 shared.ask,
             ),
             upstream,
             convert,
-            self._in_flight,
+            in_flight,
         )
         self.health = Health()
         self.health.shared |= self.clients.states()
-        if self._memcached is not None:
-            self.health.shared["memcached"] = self._memcached.describe
+        if self.memcached is not None:
+            self.health.shared["memcached"] = self.memcached.describe
         self.tls = ReloadableServerContext(config.listen.tls)
 
     def reload(self, config: ServerConfig) -> None:
@@ -175,8 +188,8 @@ class Endpoints:
         self.clients.reload(config)
         self.tls.use(config.listen.tls)
 
-    def routes(self) -> list[Route]:
-        """Return the routes that clients see."""
+    def client_routes(self) -> list[Route]:
+        """Return the routes that clients see, on `--listen`."""
         routes = [
             self._authorize.route(),
             self._upload.route(),
@@ -185,44 +198,26 @@ class Endpoints:
         ]
         return [index_route(routes), *routes]
 
-    def helpers(self) -> list[IService]:
-        """Return the services that the endpoints need, in start order."""
-        services: list[IService] = [
-            OnStop(self.clients.close),
-            MemoryReturn(self._reactor, self._in_flight, self._run),
-        ]
-        if self.store is not None:
-            timer = TimerService(_EXPIRE_SECONDS, self.store.expire)
-            timer.clock = self._reactor
-            services.append(timer)
-        if self._memcached is not None:
-            services.append(self._memcached)
-        return services
-
-    def listening(
-        self, endpoint: IStreamServerEndpoint, *, needs_issuer: bool = True
-    ) -> list[IService]:
-        """Return the services that answer clients, in start order.
-
-        Args:
-            endpoint: where to listen.
-            needs_issuer: whether the process ends if the OIDC issuer is not there at the start. A
-                worker may take the place of another one long after that.
-        """
+    def client_listener(self, endpoint: IStreamServerEndpoint) -> Listener:
+        """Return the service that answers clients at an endpoint."""
         site = make_site(
-            self.routes(),
+            self.client_routes(),
             self._reactor,
             timeouts=self._config.timeouts,
             connections=self._config.connections,
         )
         if self._shared.observer is not None:
             site.observers.append(self._shared.observer)
-        discovery = self.clients.discovery(self.health, vital=needs_issuer)
-        return [
-            *([] if discovery is None else [discovery]),
-            listener(self._config, self._config.listen, self._reactor, endpoint, site, self.tls),
-            OnStop(self.health.stop),
-        ]
+        settings = self._config.listen
+        return Listener(
+            self._reactor,
+            endpoint,
+            site,
+            flag=settings.flag,
+            address=settings.address,
+            program=self._config.program,
+            tls=self.tls if settings.tls else None,  # whether at all is settled at the start
+        )
 
     def _keys(self, config: ServerConfig) -> Sequence[SigningKey]:
         return config.tokens.keys or (self._shared.key,)
@@ -232,6 +227,37 @@ class Endpoints:
 
     def _verifier(self, config: ServerConfig) -> TokenVerifier:
         return TokenVerifier(self._keys(config))
+
+
+def operator_routes(
+    reactor: Any,
+    health: Health,
+    metrics: Collector,
+    reload: Callable[[], Awaitable[None]],
+    store: Store | None,
+    fleet: Fleet,
+    reader_seconds: float,
+) -> list[Route]:
+    """Return the routes that operators see, on `--listen-internal`.
+
+    Args:
+        reactor: tells the time, and calls later.
+        health: of the server.
+        metrics: those to show.
+        reload: reads all files again; raises ValueError.
+        store: what is shown at /federate; None: there is no such path.
+        fleet: the record of clusters, which is shown at /.
+        reader_seconds: how long the reader of /federate may take none of it.
+    """
+    routes = [
+        metrics_route(metrics),
+        *debug_routes(reactor),
+        *health.routes(for_operators=True),
+        reload_route(reload),
+        *([] if store is None else [federate_route(store, reactor, reader_seconds)]),
+        *fleet.routes(),  # /api/v1/..., and what the page consists of
+    ]
+    return [index_route(routes, fleet.page()), *routes]
 
 
 def _upload_rules(config: ServerConfig) -> UploadRules:

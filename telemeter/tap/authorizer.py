@@ -9,7 +9,7 @@ from twisted.logger import Logger
 
 from telemeter import __version__
 from telemeter.config.authorizer import Options
-from telemeter.config.listen import plain_listener
+from telemeter.config.listen_address import plain_listener
 from telemeter.devtools.authorizer import StubAuthorizer
 from telemeter.loop.reactor import daemon_reactor
 from telemeter.tap.daemon import Daemon

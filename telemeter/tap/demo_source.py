@@ -10,7 +10,7 @@ from twisted.logger import Logger
 
 from telemeter import __version__
 from telemeter.config.demo_source import Options
-from telemeter.config.listen import plain_listener
+from telemeter.config.listen_address import plain_listener
 from telemeter.devtools.source import MachineSource
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock
 from telemeter.loop.reactor import daemon_reactor

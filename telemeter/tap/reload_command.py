@@ -28,7 +28,7 @@ from typing import Any, Final
 from twisted.internet.protocol import Factory
 
 from telemeter.config.flag_parser import Flags
-from telemeter.config.listen import endpoint_maker
+from telemeter.config.listen_address import endpoint_maker
 
 PROGRAM: Final = "telemeter-reload"
 _USAGE: Final = f"""\

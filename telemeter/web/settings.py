@@ -16,7 +16,7 @@ class ListenerSettings:
 
     Attributes:
         flag: the name of the flag that says where it listens.
-        address: what that flag says; see `telemeter.config.listen`.
+        address: what that flag says; see `telemeter.config.listen_address`.
         tls: what it shows over TLS; None: it speaks none.
     """
 

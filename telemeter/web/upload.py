@@ -186,7 +186,7 @@ class UploadEndpoint:
         """
         self._replicas = replicas
         self._verifier = verifier
-        self._limiter = limiter
+        self._rate_limiter = limiter
         self._converter = UploadConverter(rules)
         self._upstream = upstream
         self._clock = clock
@@ -220,7 +220,7 @@ class UploadEndpoint:
         outcome = outcome_of(request)
         outcome.cluster, outcome.verified, outcome.expires = cluster, True, client.expires
         try:
-            slot = self._limiter.take(cluster, elapsed(self._clock))
+            slot = self._rate_limiter.take(cluster, elapsed(self._clock))
         except RateLimitedError as error:
             raise _too_early(cluster, error) from None
         encoding = (request.getHeader("Content-Encoding") or "").strip().lower()

@@ -455,7 +455,6 @@ class Listening:
             self.reactor,
             TCP4ServerEndpoint(self.reactor, 9003, interface="127.0.0.1"),
             self.site,
-            self.site,
             flag="listen",
             address="127.0.0.1:9003",
             program="toy",
@@ -557,9 +556,7 @@ def test_an_address_that_cannot_be_listened_at_ends_the_program(error: Exception
     reactor: Any = RaisingMemoryReactor(listenException=error)
     site = make_site([], FakeReactor())
     for endpoint in (TCP4ServerEndpoint(reactor, 9003), UNIXServerEndpoint(reactor, "/s")):
-        listener = Listener(
-            reactor, endpoint, site, site, flag="listen", address="here", program="toy"
-        )
+        listener = Listener(reactor, endpoint, site, flag="listen", address="here", program="toy")
         with pytest.raises(SystemExit) as caught:
             listener.privilegedStartService()
         message = str(caught.value)

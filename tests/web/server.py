@@ -121,10 +121,10 @@ class Server:
         )
         assert isinstance(app, SingleProcess)
         self.health = app.health
-        self.limiter = app.endpoints.limiter
+        self.limiter = app.endpoints.rate_limiter
         self.issuer = TokenIssuer(KEY, lifetime)
         self._partition_label = partition_label
-        self.routes = app.endpoints.routes()
+        self.routes = app.endpoints.client_routes()
         (self.site,) = (
             service.site
             for service in app.services

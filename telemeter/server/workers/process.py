@@ -22,16 +22,17 @@ from telemeter.auth.authorization_server import RefusedError, UnavailableError
 from telemeter.auth.keys import load_key
 from telemeter.config.files import Contents, reading_from
 from telemeter.config.groups import log_level
-from telemeter.config.listen import at_address
+from telemeter.config.listen_address import at_address
 from telemeter.config.server_options import Options
 from telemeter.config.values import text
 from telemeter.limits.ratelimit import Table
 from telemeter.loop.clocks import WallClock
 from telemeter.loop.memory import settle_memory
-from telemeter.loop.services import OnStop, OrderedServices
+from telemeter.loop.services import OrderedServices
 from telemeter.loop.timeouts import TIMEOUTS
 from telemeter.loop.turns import turn
 from telemeter.observe.log import make_observer
+from telemeter.server import services
 from telemeter.server.endpoints import Endpoints, Shared
 from telemeter.server.fleet import reporter
 from telemeter.server.workers.accept import Connections, InheritedEndpoint
@@ -138,22 +139,20 @@ class Worker:
         table = None
         if setup.table_key:
             table = Table(descriptor=TABLE_FD, key=setup.table_key)
-        daemon = OrderedServices()
         attempts = None
         config = options.config
         self.timeouts = config.timeouts
         if config.fleet.max_clusters:
             attempts = reporter(self.control.report, self._reactor, self._wall)
-            OnStop(attempts.stop).setServiceParent(daemon)
         shared = Shared(load_key(setup.key), table, self.control.ask, attempts)
         self._endpoints = endpoints = Endpoints(config, self._reactor, self._wall, shared)
         endpoints.health.changed = self.control.tell_ready
         connections = Connections(CONNECTIONS_FD, setup.workers)
         inherited = InheritedEndpoint(self._reactor, LISTEN_FD, connections, self._number)
         endpoint = at_address(config.listen.address, inherited, self._reactor, config.timeouts)
-        # The parent sees to the OIDC issuer.
-        listening = endpoints.listening(endpoint, needs_issuer=False)
-        for service in (*endpoints.helpers(), *listening):
+        daemon = OrderedServices()
+        listener = endpoints.client_listener(endpoint)
+        for service in services.of_worker(endpoints, attempts, client_listener=listener):
             service.setServiceParent(daemon)
         daemon.privilegedStartService()
         daemon.startService()

@@ -15,10 +15,12 @@ from twisted.internet.defer import (
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IListeningPort,
+    IOpenSSLContextFactory,
     IProtocolFactory,
     IStreamServerEndpoint,
 )
 from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from telemeter.loop.services import StartError
@@ -109,12 +111,26 @@ class Listener(Listening):
         reactor: Any,
         endpoint: IStreamServerEndpoint,
         site: Site,
-        factory: IProtocolFactory,
         *,
         flag: str,
         address: str,
         program: str,
+        tls: IOpenSSLContextFactory | None = None,
     ) -> None:
+        """Make a listener; it listens from `privilegedStartService` on.
+
+        Args:
+            reactor: what it runs on.
+            endpoint: where to listen.
+            site: what to serve there.
+            flag: the flag that says where, for messages.
+            address: the value of that flag.
+            program: the name that messages begin with.
+            tls: what to show over TLS; None: it speaks none.
+        """
+        factory: IProtocolFactory = site
+        if tls is not None:
+            factory = TLSMemoryBIOFactory(tls, False, site, reactor)
         super().__init__(endpoint, factory, flag=flag, address=address, program=program)
         self.finished = 0
         self._reactor = reactor

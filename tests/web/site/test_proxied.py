@@ -14,7 +14,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
-from telemeter.config.listen import endpoint_maker
+from telemeter.config.listen_address import endpoint_maker
 from telemeter.loop.timeouts import TIMEOUTS
 from telemeter.web.site.proxied import Header, MalformedHeaderError, parse_header
 from telemeter.web.site.routing import Route, make_site

@@ -97,7 +97,6 @@ def plain_listener(reactor: Any, site: Site, address: str, program: str) -> List
         reactor,
         endpoint_maker(address)(reactor),
         site,
-        site,
         flag="listen",
         address=address,
         program=program,

@@ -10,7 +10,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, U
 from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock
 
-from telemeter.config.listen import endpoint_maker, is_tcp, listen_address
+from telemeter.config.listen_address import endpoint_maker, is_tcp, listen_address
 from tests.fakes import result_of
 
 
