@@ -27,6 +27,7 @@ from telemeter.config.listen_address import plain_listener
 from telemeter.config.reload import Reloader, Told
 from telemeter.convert.engine import CollectConverter
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock
+from telemeter.loop.services import in_start_order
 from telemeter.loop.threads import DaemonThread, Runner, thread_runner
 from telemeter.net.client import make_agent
 from telemeter.net.treq_agent import TreqAgent
@@ -68,7 +69,8 @@ class AgentApp:
     """An agent: what it consists of.
 
     Attributes:
-        services: its parts in the order in which they start; they stop in the reverse order.
+        services: what runs, in start order. They stop in the reverse order, each when the one
+            before has stopped (`telemeter.loop.services.OrderedServices`).
         reloader: reloads on request.
         planner: makes the plan of each cycle.
     """
@@ -78,7 +80,6 @@ class AgentApp:
     ) -> None:
         self.planner = planner = Planner(reader, reactor, wall)
         run = thread_runner(reactor, BadInputError)
-        health = Health()
         spooling = self._spooling = config.spool and Spooling(
             config, config.spool, planner, reactor, wall, run
         )
@@ -92,13 +93,13 @@ class AgentApp:
             keep=spooling.delivery.take if spooling else None,
             stop_seconds=stop_seconds / 2 if spooling else stop_seconds,
         )
+        health = Health()
+        if spooling:
+            health.shared["spool"] = spooling.keeper.describe
         self._agent = agent
         self._guard = Guard(config.operators)
         self.reloader = Reloader(reactor, wall, planner.disk, self._reload)
-        self.services: Sequence[IService] = [agent, self.reloader]
-        if spooling:
-            self.services = [spooling.keeper, spooling.delivery, *self.services]
-            health.shared["spool"] = spooling.keeper.describe
+        listener = None
         if config.listen:
             routes = [
                 metrics_route(),
@@ -115,7 +116,13 @@ class AgentApp:
                 connections=_OPERATORS,
             )
             listener = plain_listener(reactor, site, config.listen, config.program)
-            self.services = [*self.services, listener]
+        self.services: Sequence[IService] = in_start_order(
+            keeper=spooling and spooling.keeper,  # None without --spool-dir, as the next
+            delivery=spooling and spooling.delivery,
+            cycle=agent,
+            reloader=self.reloader,
+            listener=listener,  # None without --listen
+        )
 
     async def _reload(self) -> Told:
         told = await self.planner.reload(self._agent)

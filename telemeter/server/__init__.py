@@ -1,5 +1,6 @@
-"""The server put together: its app, its clients, its endpoints, its workers.
+"""The server put together.
 
-`app` lists what runs, in start order; it stops in the reverse order. `endpoints` says which route
-has which gate, handler and upstream.
+`services` lists what runs in each process, in start order; it stops in the reverse order.
+`endpoints` lists all routes, and makes what answers clients. `app` joins the two, and reloads.
+`clients` are those of the servers that this one asks; `workers` are the processes of `--workers`.
 """

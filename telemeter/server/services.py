@@ -74,8 +74,7 @@ def of_worker(
         reports=None if reporter is None else OnStop(reporter.stop),  # to the parent's fleet
         connections=OnStop(endpoints.clients.close),
         memory_return=endpoints.memory_return,
-        store_expiry=endpoints.store_expiry,
-        memcached=endpoints.memcached,
+        memcached=endpoints.memcached,  # there is no store: --workers needs --forward-url
         # It may take the place of another worker long after the start, and serves all the same when
         # the issuer is not there then.
         issuer_discovery=endpoints.clients.discovery(endpoints.health, vital=False),

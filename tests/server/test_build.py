@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.application.internet import TimerService
-from twisted.application.service import Service
+from twisted.application.service import IService, Service
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.python.usage import UsageError
 
-from telemeter.config.reload import Reloader
+from telemeter.agent.app import AgentApp
+from telemeter.auth.keys import generate_key
+from telemeter.config import agent_options
 from telemeter.config.server_options import Options
-from telemeter.loop.memory import MemoryReturn
-from telemeter.loop.services import OnStop, OrderedServices
+from telemeter.loop.services import OrderedServices
+from telemeter.server import services
 from telemeter.server.app import ParentOfWorkers, ServerApp, SingleProcess, build
-from telemeter.server.workers.supervisor import Workers
-from telemeter.web.site.listener import Listener
+from telemeter.server.endpoints import Endpoints, Shared
+from telemeter.server.fleet import reporter
 from tests.fakes import FakeWall, Log, result_of, start
 from tests.tap.world import FakeReactor
 
-PACKAGE = Path(__file__).parents[2] / "telemeter"
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "telemeter"
 FORWARD = ("--forward-url", "http://upstream.test/write")
+#: All optional services that go together, but for the store's.
+EVERYTHING = (
+    *FORWARD,
+    *("--memcached", "127.0.0.1:11211"),
+    *("--oidc-issuer", "http://issuer.test", "--client-id", "id", "--client-secret", "secret"),
+)
 
 
 def app_of(*flags: str) -> tuple[ServerApp, Options]:
@@ -32,40 +43,75 @@ def app_of(*flags: str) -> tuple[ServerApp, Options]:
     return build(options.config, reactor, FakeWall(reactor), reader=options), options
 
 
-def kinds(app: ServerApp) -> list[str]:
-    return [
-        f"listener of --{service.flag}" if isinstance(service, Listener) else type(service).__name__
-        for service in app.services
-    ]
+def names(of: Iterable[IService]) -> list[str]:
+    return [str(service.name) for service in of]
+
+
+def services_of_worker(*flags: str) -> list[IService]:
+    options = Options()
+    options.parseOptions(list(flags))
+    reactor = FakeReactor()
+    wall = FakeWall(reactor)
+    endpoints = Endpoints(options.config, reactor, wall, Shared(generate_key()))
+    reports = reporter(lambda kind, body: Deferred(), reactor, wall)
+    endpoint = TCP4ServerEndpoint(reactor, 9003)
+    listener = endpoints.client_listener(endpoint)
+    return services.of_worker(endpoints, reports, client_listener=listener)
+
+
+def documented(first: str, column: str) -> list[str]:
+    """Return the services that a table of docs/architecture.md has, in its order.
+
+    Args:
+        first: the first column's entry in the first row.
+        column: the heading of the column that must not be empty.
+    """
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    (table,) = (
+        block
+        for block in page.split("\n\n")
+        if block.startswith("| service |") and f"\n| `{first}` |" in block
+    )
+    heading, _, *rows = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()
+    )
+    at = heading.index(column)
+    return [row[0].strip("`") for row in rows if row[at]]
 
 
 def test_the_start_order_of_a_process() -> None:
-    app, _ = app_of()
-    assert isinstance(app, SingleProcess)
-    assert kinds(app) == [
-        OnStop.__name__,  # the connections to other servers
-        MemoryReturn.__name__,
-        TimerService.__name__,
-        Reloader.__name__,
-        "listener of --listen-internal",
-        OnStop.__name__,  # the record of the fleet
-        "listener of --listen",
-        OnStop.__name__,  # health
-    ]
+    without, _ = app_of()
+    assert isinstance(without, SingleProcess)
+    app, _ = app_of(*EVERYTHING)
+    expected = documented("reports", "single process")
+    optional = ["memcached", "issuer_discovery"]
+    assert names(without.services) == [each for each in expected if each not in optional]
+    assert names(app.services) == [each for each in expected if each != "store_expiry"]
 
 
 def test_the_start_order_of_a_parent() -> None:
-    app, _ = app_of("--workers", "2", *FORWARD)
+    app, _ = app_of("--workers", "2", *EVERYTHING)
     assert isinstance(app, ParentOfWorkers)
-    assert kinds(app) == [
-        OnStop.__name__,
-        Reloader.__name__,
-        "listener of --listen-internal",
-        OnStop.__name__,
-        Workers.__name__,
-        OnStop.__name__,
-    ]
-    app.services[1].stopService()
+    assert names(app.services) == documented("reports", "parent")
+    app.reloader.stopService()
+
+
+def test_the_start_order_of_a_worker() -> None:
+    flags = ("--workers", "2", *EVERYTHING)
+    assert names(services_of_worker(*flags)) == documented("reports", "worker")
+
+
+def test_the_start_order_of_an_agent() -> None:
+    options = agent_options.Options()
+    options.parseOptions(
+        [
+            *("--from", "http://prometheus.test", "--to", "http://telemeter.test"),
+            *("--to-token", "token", "--listen", "127.0.0.1:9002"),
+        ]
+    )
+    reactor = FakeReactor()
+    app = AgentApp(options.config, reactor, FakeWall(reactor), options)
+    assert names(app.services) == documented("cycle", "its stop")
 
 
 def test_services_stop_in_the_reverse_order_each_after_the_other(log: Log) -> None:
