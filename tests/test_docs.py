@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+import telemeter.web.site
 
 ROOT = Path(__file__).parents[1]
 PROTOCOL = ROOT / "docs" / "protocol.md"
@@ -32,6 +35,25 @@ def anchor(heading: str) -> str:
     """Return what a link to a heading has behind its `#`, as GitHub makes it."""
     words = re.sub(r"[^\w\- ]", "", heading.lower())
     return words.replace(" ", "-")
+
+
+def test_the_way_of_a_request_names_what_there_is() -> None:
+    """The docstring of `telemeter.web.site` has functions, and behind them their files."""
+    text = telemeter.web.site.__doc__ or ""
+    pointers = re.findall(r"`([\w.]+)`\s+\(`([\w/]+\.py)`\)", text)
+    assert len(pointers) >= 10
+    known = dict(pointers)
+    classes = {name.split(".")[0]: file for name, file in known.items()}
+    for name in re.findall(r"`([\w.]+)`", text):
+        if name.endswith(".py"):
+            continue
+        file = known.get(name) or classes[name.split(".")[0]]
+        path = file if "/" in file else f"web/site/{file}"
+        found: object = import_module("telemeter." + path.removesuffix(".py").replace("/", "."))
+        for part in name.split("."):
+            found = getattr(found, part)
+    for file in re.findall(r"`([\w/]+\.py)`", text):
+        assert (ROOT / "telemeter" / (file if "/" in file else f"web/site/{file}")).is_file(), file
 
 
 def test_every_pointer_to_the_protocol_names_a_heading() -> None:

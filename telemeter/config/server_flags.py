@@ -1,4 +1,9 @@
-"""The flags of telemeter-server, by task."""
+"""The flags of telemeter-server, by task.
+
+For a new flag, add a `Flag` here; an attribute to the settings of the room that needs it, such as
+`telemeter.web.settings`; to `read_config` in `server_options` what fills that attribute; and hand
+it on in `telemeter.server.endpoints`.
+"""
 
 from __future__ import annotations
 

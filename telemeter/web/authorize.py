@@ -63,7 +63,7 @@ class Authorize:
         self._issuer = issuer
 
     def route(self) -> Route:
-        return Route("/authorize", self.post, ("POST",), "authorize", self.gate, timed=True)
+        return Route("/authorize", self.post, ("POST",), "authorize", self.gate)
 
     def gate(self, request: IRequest, length: int | None) -> _Form:
         """Take a body that is shorter than headers may be: what it says comes before the token."""

@@ -43,5 +43,5 @@ def debug_routes(clock: IReactorTime) -> list[Route]:
     return [
         Route("/debug/", index),
         Route("/debug/stacks", show_stacks, listed=False),
-        Route("/debug/profile", profile, listed=False),
+        Route("/debug/profile", profile, listed=False, timed=False),
     ]

@@ -48,7 +48,7 @@ def federate_route(store: Store, clock: IReactorTime, patience: float = TIMEOUTS
         stream = Stream(request, pieces, clock, compress=compress, patience=patience)
         await stream.done
 
-    return Route("/federate", federate)
+    return Route("/federate", federate, timed=False)  # see `patience`
 
 
 def read_selectors(request: IRequest) -> list[Selector]:

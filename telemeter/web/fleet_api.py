@@ -76,8 +76,8 @@ class FleetApi:
     def routes(self) -> list[Route]:
         return [
             Route(FLEET, self.fleet),
-            Route(CLUSTERS, self.clusters),
-            Route(f"{CLUSTERS}/", self.cluster, branch=True, listed=False),
+            Route(CLUSTERS, self.clusters, timed=False),  # of many clusters
+            Route(f"{CLUSTERS}/", self.cluster, branch=True, listed=False, timed=False),
         ]
 
     def fleet(self, request: IRequest) -> bytes:

@@ -120,7 +120,7 @@ class Events:
         self._stopping = False
 
     def route(self) -> Route:
-        return Route(EVENTS, self.get, ("GET",), listed=False)
+        return Route(EVENTS, self.get, ("GET",), listed=False, timed=False)
 
     async def get(self, request: Any) -> bytes:
         """Tell of changes until the reader goes away or the server stops."""

@@ -179,7 +179,7 @@ class ReceiveEndpoint:
         self._converter = WriteConverter(settings.rules, keep_version=settings.keep_version)
 
     def route(self) -> Route:
-        return Route("/metrics/v1/receive", self.post, ("POST",), "receive", self.gate, timed=True)
+        return Route("/metrics/v1/receive", self.post, ("POST",), "receive", self.gate)
 
     def gate(self, request: IRequest, length: int | None) -> Write:
         """Read the token, and ask about it; until the answer is there, no body is read."""

@@ -24,4 +24,5 @@ def reload_route(reload: Callable[[], Awaitable[None]]) -> Route:
             raise Refused(500, f"not reloaded, the old configuration stays: {error}") from None
         return b"reloaded\n"
 
-    return Route("/-/reload", post, ("POST",))
+    # Whatever it waits for has a time of its own.
+    return Route("/-/reload", post, ("POST",), timed=False)

@@ -1,7 +1,8 @@
 """POST /upload: metric families from an agent (docs/protocol.md, "Upload").
 
-`telemeter.web.site.request` asks the gate when the headers of a request are complete, gives the
-body to the `Upload` that it returns, and has `post` called when the body is complete.
+`telemeter.web.site` lists the way of a request through this module: its gate is asked when the
+headers are complete, the `Upload` that it returns takes the body, and `post` is called when the
+body is complete. The rate limit is `telemeter.limits.ratelimit.RateLimiter`, asked by the gate.
 """
 
 from __future__ import annotations
@@ -202,7 +203,7 @@ class UploadEndpoint:
         self._converter = UploadConverter(rules)
 
     def route(self) -> Route:
-        return Route("/upload", self.post, ("POST",), "upload", self.gate, timed=True)
+        return Route("/upload", self.post, ("POST",), "upload", self.gate)
 
     def gate(self, request: IRequest, length: int | None) -> Upload:
         """Decide on an upload by its headers: whose it is, whether it may come, in which format."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
@@ -20,7 +21,7 @@ from telemeter.config.server_options import Options
 from telemeter.loop.services import OrderedServices
 from telemeter.server import services
 from telemeter.server.app import ParentOfWorkers, ServerApp, SingleProcess, build
-from telemeter.server.endpoints import Endpoints, Shared
+from telemeter.server.endpoints import Endpoints, Shared, operator_routes
 from telemeter.server.fleet import reporter
 from tests.fakes import FakeWall, Log, result_of, start
 from tests.tap.world import FakeReactor
@@ -77,6 +78,23 @@ def documented(first: str, column: str) -> list[str]:
     )
     at = heading.index(column)
     return [row[0].strip("`") for row in rows if row[at]]
+
+
+def test_all_that_clients_ask_has_a_deadline_and_most_that_operators_ask() -> None:
+    app, _ = app_of()
+    assert isinstance(app, SingleProcess)
+    assert all(route.timed for route in app.endpoints.client_routes())
+    routes = operator_routes(
+        FakeReactor(), app.health, REGISTRY, app.reloader.reload, app.endpoints.store, app.fleet, 1
+    )
+    assert [route.path for route in routes if not route.timed] == [
+        "/debug/profile",
+        "/-/reload",
+        "/federate",
+        "/api/v1/clusters",
+        "/api/v1/clusters/",
+        "/api/v1/events",
+    ]
 
 
 def test_the_start_order_of_a_process() -> None:

@@ -450,7 +450,7 @@ class Listening:
     def __init__(self) -> None:
         self.reactor = FakeReactor()
         self.waiting: list[Deferred[bytes]] = []
-        self.site = make_site([Route("/slow", self._wait)], self.reactor)
+        self.site = make_site([Route("/slow", self._wait, timed=False)], self.reactor)
         self.listener = Listener(
             self.reactor,
             TCP4ServerEndpoint(self.reactor, 9003, interface="127.0.0.1"),

@@ -1,4 +1,7 @@
-"""A client's connection: one request in a turn, each in its time, and bodies that nobody wants."""
+"""A client's connection: one request in a turn, each in its time, and bodies that nobody wants.
+
+The way of a request from here to the upstream is listed in the docstring of `telemeter.web.site`.
+"""
 
 from __future__ import annotations
 

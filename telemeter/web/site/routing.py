@@ -53,7 +53,8 @@ class Route:
         gate: decides on the headers; None for routes that ignore bodies.
         branch: whether everything below the path belongs to it that has no route of its own.
         listed: whether it is in the list of paths at /.
-        timed: whether its answers have the deadline of requests (`Timeouts.request`).
+        timed: whether its answers have the deadline of requests (`Timeouts.request`). Not so where
+            an answer may well take longer: streams, and what operators wait for.
         any_host: whether it answers whatever host a request is for, where there is a guard.
         any_caller: whether it answers who shows no token, where there is a guard.
     """
@@ -65,7 +66,7 @@ class Route:
     gate: Gate | None = None
     branch: bool = False
     listed: bool = True
-    timed: bool = False
+    timed: bool = True
     any_host: bool = False
     any_caller: bool = False
 

@@ -61,7 +61,7 @@ class Toy:
             [
                 Route("/", self.index),
                 Route("/plain", self.plain, ("GET", "HEAD", "POST"), "plain"),
-                Route("/slow", self.wait, ("GET", "POST"), "slow"),
+                Route("/slow", self.wait, ("GET", "POST"), "slow", timed=False),
                 Route("/broken", self.breaks, name="broken"),
                 Route("/refused", self.refuses, name="refused"),
                 Route("/a/b", self.plain),
