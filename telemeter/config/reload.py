@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from inspect import isawaitable
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from prometheus_client import Gauge
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredLock
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.usage import UsageError
@@ -55,7 +55,7 @@ class Reloader(Service):
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorTime,
         wall: WallClock,
         disk: Disk,
         reload: Reload,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorCore
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -23,7 +23,7 @@ class Discovery(Service):
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorCore,
         source: TokenSource,
         health: Health,
         program: str,
@@ -74,7 +74,7 @@ class Discovery(Service):
         self._health.ready = bool(self.running)
 
 
-def end_with_failure(reactor: Any, message: str) -> None:
+def end_with_failure(reactor: IReactorCore, message: str) -> None:
     """Stop a running reactor, and have the program end with status 1.
 
     The reactor and twistd know of no other status than that of a signal, so it is set by the last

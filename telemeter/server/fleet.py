@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -48,7 +48,7 @@ class Fleet:
         observer: observes a site for the record; None: there is none.
     """
 
-    def __init__(self, config: ServerConfig, reactor: Any, wall: WallClock) -> None:
+    def __init__(self, config: ServerConfig, reactor: IReactorTime, wall: WallClock) -> None:
         """Make both.
 
         Args:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet.defer import succeed
+from twisted.internet.interfaces import IReactorTime
 
 from telemeter.auth.authorization_server import AcceptEveryone, AuthorizationServer, RefusedError
 from telemeter.auth.cache import (
@@ -26,7 +27,7 @@ _MOST_OF_WORKER: Final = 10_000
 
 def token_check(
     settings: AuthorizationSettings,
-    reactor: Any,
+    reactor: IReactorTime,
     authorizer: AcceptEveryone | AuthorizationServer,
     memcached: Memcached | None,
     ask: AskParent | None,
@@ -52,7 +53,7 @@ def token_check(
 
 def answers_for_workers(
     settings: AuthorizationSettings,
-    reactor: Any,
+    reactor: IReactorTime,
     authorizer: AcceptEveryone | AuthorizationServer,
 ) -> AskParent | None:
     """Return the function that answers what workers ask; None if every token is accepted."""
@@ -68,12 +69,12 @@ def answers_for_workers(
     return ask
 
 
-def _memory_cache(settings: AuthorizationSettings, reactor: Any) -> MemoryCache:
+def _memory_cache(settings: AuthorizationSettings, reactor: IReactorTime) -> MemoryCache:
     return MemoryCache(reactor, settings.positive_seconds, settings.most_answers)
 
 
 def _caching(
-    settings: AuthorizationSettings, reactor: Any, asker: Asker, store: AnswerCache
+    settings: AuthorizationSettings, reactor: IReactorTime, asker: Asker, store: AnswerCache
 ) -> CachingAsker:
     refused: Expiring[RefusedError] = Expiring(
         reactor, settings.negative_seconds, settings.most_answers

@@ -17,7 +17,12 @@ from typing import Any, Final, NamedTuple
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamServerEndpoint,
+)
 from twisted.internet.tcp import Server
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -106,7 +111,9 @@ class InheritedEndpoint:
 class _Share:
     """A port's share of the connections, which counts them and has the port give way."""
 
-    def __init__(self, reactor: Any, port: Any, connections: Connections, worker: int) -> None:
+    def __init__(
+        self, reactor: IReactorTime, port: Any, connections: Connections, worker: int
+    ) -> None:
         self._reactor = reactor
         self._port = port
         self._connections = connections

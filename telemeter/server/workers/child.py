@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from prometheus_client import Counter
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionClosed, ProcessExitedAlready
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.protocols.amp import Command
@@ -82,7 +83,7 @@ class Child(ProcessProtocol):
         started: when it was.
     """
 
-    def __init__(self, place: Owner, parent: Parent, reactor: Any) -> None:
+    def __init__(self, place: Owner, parent: Parent, reactor: IReactorTime) -> None:
         self.control = ParentControl(self, parent)
         self.ready = False
         self.started: float = reactor.seconds()

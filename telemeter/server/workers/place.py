@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 from prometheus_client import Counter
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ProcessTerminated
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -46,7 +46,7 @@ class Place:
         process: what is there now.
     """
 
-    def __init__(self, number: int, parent: Parent, reactor: Any) -> None:
+    def __init__(self, number: int, parent: Parent, reactor: IReactorTime) -> None:
         self.number = number
         self.process: Child | None = None
         self._parent = parent

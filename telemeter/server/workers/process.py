@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final
 
 from twisted.internet import defer
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import globalLogBeginner
 from twisted.python.failure import Failure
@@ -205,7 +206,7 @@ class Worker:
 class WorkerControl(Control):
     """The worker's end of the connection to its parent."""
 
-    def __init__(self, worker: Worker, reactor: Any) -> None:
+    def __init__(self, worker: Worker, reactor: IReactorTime) -> None:
         super().__init__()
         self._worker = worker
         self._reactor = reactor

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 from klein import Klein
 from prometheus_client import Counter
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.http import NO_BODY_CODES
 from twisted.web.iweb import IRequest
@@ -162,7 +163,7 @@ def _is_gone(request: IRequest) -> bool:
 
 def make_site(
     routes: Iterable[Route],
-    reactor: Any,
+    reactor: IReactorTime,
     *,
     timeouts: Timeouts = TIMEOUTS,
     guard: Guard | None = None,

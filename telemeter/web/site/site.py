@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
 from twisted.web import server
 from twisted.web.resource import IResource
 
@@ -52,7 +53,7 @@ class Site(server.Site):
         self,
         resource: IResource,
         routes: Mapping[bytes, SiteRoute],
-        reactor: Any,
+        reactor: IReactorTime,
         branches: Sequence[SiteRoute] = (),
         timeouts: Timeouts = TIMEOUTS,
         *,
