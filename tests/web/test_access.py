@@ -1,4 +1,4 @@
-"""Who is answered what: the table in docs/security.md is the test."""
+"""Which caller gets which status: the table in docs/security.md is the test."""
 
 from __future__ import annotations
 
