@@ -1,1 +1,4 @@
-"""Authorization, which says who is calling: tokens, keys, and the authorization server."""
+"""Authorization, which says who is calling: tokens, keys, the authorization server and its caches.
+
+`oidc` has the tokens that the server itself shows to other servers.
+"""

@@ -1,1 +1,1 @@
-"""The view of an operator: log lines, metrics, profiles."""
+"""The view of an operator: log lines, metrics, profiles, and the outcome of each request."""

@@ -1,1 +1,1 @@
-"""The embedded store of the latest samples."""
+"""The embedded store of the latest samples, and the rendering of them for `/federate`."""

@@ -1,1 +1,1 @@
-"""The way to the upstream, to which samples are forwarded."""
+"""The way to the upstream: the forwarder, its batches, and its circuit breaker."""
