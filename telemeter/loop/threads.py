@@ -10,7 +10,7 @@ from threading import Thread
 from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredLock
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IReactorFromThreads, IReactorThreads, IReactorTime
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
@@ -32,7 +32,7 @@ class Runner(Protocol):
     ) -> Awaitable[_Result]: ...
 
 
-def thread_runner(reactor: Any, input_error: type[Exception]) -> Runner:
+def thread_runner(reactor: IReactorThreads, input_error: type[Exception]) -> Runner:
     """Return what calls functions in the reactor's threads.
 
     Args:
@@ -231,7 +231,9 @@ async def run_here(
 # --- What may never end ---------------------------------------------------------------------------
 
 
-def in_daemon_thread(reactor: Any, function: Callable[[], _Result]) -> Deferred[_Result]:
+def in_daemon_thread(
+    reactor: IReactorFromThreads, function: Callable[[], _Result]
+) -> Deferred[_Result]:
     """Call a function in a thread of its own, which does not keep the process from its end.
 
     The reactor's own threads would: it waits for them when it stops.
@@ -253,7 +255,7 @@ def in_daemon_thread(reactor: Any, function: Callable[[], _Result]) -> Deferred[
 class DaemonThread:
     """A thread that calls functions one after the other, and that no end of a process waits for."""
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: IReactorFromThreads) -> None:
         self._reactor = reactor
         self._calls: SimpleQueue[tuple[Callable[[], Any], Deferred[Any]]] | None = None
 
@@ -283,7 +285,7 @@ class DaemonThread:
             del call, done  # they hold what was worked on until the next comes
 
 
-def start_daemon_thread(reactor: Any, call: Callable[[], None]) -> None:
+def start_daemon_thread(reactor: object, call: Callable[[], None]) -> None:
     """Start a thread; a seam for reactors of tests, which have none."""
     Thread(target=call, daemon=True).start()
 

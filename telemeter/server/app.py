@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from prometheus_client import REGISTRY
 from prometheus_client.registry import Collector
@@ -25,6 +25,7 @@ from telemeter.config.reload import Reloader, Told
 from telemeter.config.server import Certificates, ConfigReader, ServerConfig
 from telemeter.limits.ratelimit import Table, shared_memory
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock
+from telemeter.loop.reactor import IDaemonReactor
 from telemeter.loop.threads import thread_runner
 from telemeter.net.reloadable import ReloadableServerContext
 from telemeter.observe.registry import WithWorkers
@@ -52,7 +53,7 @@ log = Logger()
 
 def build(
     config: ServerConfig,
-    reactor: Any,
+    reactor: IDaemonReactor,
     wall: WallClock = SYSTEM_WALL_CLOCK,
     *,
     reader: ConfigReader,
@@ -85,7 +86,7 @@ class ServerApp(ABC):
     """
 
     def __init__(
-        self, config: ServerConfig, reactor: Any, wall: WallClock, reader: ConfigReader
+        self, config: ServerConfig, reactor: IDaemonReactor, wall: WallClock, reader: ConfigReader
     ) -> None:
         self.config = config
         self.services: Sequence[IService] = ()
@@ -171,7 +172,7 @@ class SingleProcess(ServerApp):
     def __init__(
         self,
         config: ServerConfig,
-        reactor: Any,
+        reactor: IDaemonReactor,
         wall: WallClock,
         reader: ConfigReader,
         seams: Seams | None,
@@ -209,7 +210,7 @@ class ParentOfWorkers(ServerApp):
     def __init__(
         self,
         config: ServerConfig,
-        reactor: Any,
+        reactor: IDaemonReactor,
         wall: WallClock,
         reader: ConfigReader,
         pass_on: Callable[[str], None],

@@ -13,6 +13,7 @@ from twisted.web.iweb import IAgent
 from telemeter.auth.authorization_server import AcceptEveryone, AuthorizationServer
 from telemeter.auth.oidc import OIDCAgent, TokenSource
 from telemeter.config.server import ServerConfig
+from telemeter.loop.reactor import IDaemonReactor
 from telemeter.loop.threads import Runner
 from telemeter.net.client import make_agent, make_pool
 from telemeter.net.reloadable import ReloadablePolicy
@@ -37,7 +38,7 @@ class Clients:
     def __init__(
         self,
         config: ServerConfig,
-        reactor: Any,
+        reactor: IDaemonReactor,
         run: Runner,
         make: AgentMaker | None = None,
     ) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from prometheus_client.registry import Collector
 from twisted.application.internet import TimerService
@@ -26,6 +26,7 @@ from telemeter.limits.ratelimit import RateLimiter, Table
 from telemeter.limits.replicas import Memcache, Replicas
 from telemeter.loop.clocks import WallClock
 from telemeter.loop.memory import MemoryReturn
+from telemeter.loop.reactor import IDaemonReactor
 from telemeter.loop.threads import Runner, one_at_a_time, thread_runner
 from telemeter.net.reloadable import ReloadableServerContext
 from telemeter.net.upstream import Upstream
@@ -99,7 +100,7 @@ class Endpoints:
     def __init__(
         self,
         config: ServerConfig,
-        reactor: Any,
+        reactor: IDaemonReactor,
         wall: WallClock,
         shared: Shared,
         seams: Seams | None = None,
@@ -230,7 +231,7 @@ class Endpoints:
 
 
 def operator_routes(
-    reactor: Any,
+    reactor: IDaemonReactor,
     health: Health,
     metrics: Collector,
     reload: Callable[[], Awaitable[None]],
@@ -284,7 +285,7 @@ def _receive_settings(config: ServerConfig) -> ReceiveSettings:
     )
 
 
-def _memcached(config: ServerConfig, reactor: Any, wall: WallClock) -> Memcached | None:
+def _memcached(config: ServerConfig, reactor: IDaemonReactor, wall: WallClock) -> Memcached | None:
     """Return what replicas share, if there is something."""
     settings = config.memcached
     if not settings.addresses:

@@ -40,7 +40,7 @@ EVERYTHING = (
 def app_of(*flags: str) -> tuple[ServerApp, Options]:
     options = Options()
     options.parseOptions(list(flags))
-    reactor = FakeReactor()
+    reactor: Any = FakeReactor()
     return build(options.config, reactor, FakeWall(reactor), reader=options), options
 
 
@@ -51,7 +51,7 @@ def names(of: Iterable[IService]) -> list[str]:
 def services_of_worker(*flags: str) -> list[IService]:
     options = Options()
     options.parseOptions(list(flags))
-    reactor = FakeReactor()
+    reactor: Any = FakeReactor()
     wall = FakeWall(reactor)
     endpoints = Endpoints(options.config, reactor, wall, Shared(generate_key()))
     reports = reporter(lambda kind, body: Deferred(), reactor, wall)
@@ -84,8 +84,9 @@ def test_all_that_clients_ask_has_a_deadline_and_most_that_operators_ask() -> No
     app, _ = app_of()
     assert isinstance(app, SingleProcess)
     assert all(route.timed for route in app.endpoints.client_routes())
+    reactor: Any = FakeReactor()
     routes = operator_routes(
-        FakeReactor(), app.health, REGISTRY, app.reloader.reload, app.endpoints.store, app.fleet, 1
+        reactor, app.health, REGISTRY, app.reloader.reload, app.endpoints.store, app.fleet, 1
     )
     assert [route.path for route in routes if not route.timed] == [
         "/debug/profile",

@@ -110,9 +110,10 @@ class Server:
             ratelimit=RateLimitSettings(ratelimit),
             timeouts=timeouts,
         )
+        reactor: Any = self.clock  # all that is needed of one here
         app = build(
             config,
-            self.clock,
+            reactor,
             self.wall,
             reader=options,
             seams=Seams(

@@ -158,9 +158,10 @@ class Server:
                 *("--fleet-max-clusters", "0"),
             ]
         )
+        reactor: Any = self.clock  # all that is needed of one here
         app = build(
             configured_by(options.config, configured or settings()),
-            self.clock,
+            reactor,
             FakeWall(self.clock),
             reader=options,
             seams=Seams(lambda name, _: InstrumentedAgent(agents[name], name, self.clock), run),
