@@ -18,7 +18,7 @@ class ReloadableServerContext:
     def __init__(self, options: CertificateOptions | None) -> None:
         self._options = options
 
-    def use(self, options: CertificateOptions | None) -> None:
+    def reload(self, options: CertificateOptions | None) -> None:
         """Show something else to those who connect from now on."""
         self._options = options
 
@@ -35,7 +35,7 @@ class ReloadablePolicy:
     def __init__(self, policy: IPolicyForHTTPS) -> None:
         self._policy = policy
 
-    def use(self, policy: IPolicyForHTTPS) -> None:
+    def reload(self, policy: IPolicyForHTTPS) -> None:
         """Trust and show something else from the next connection on."""
         self._policy = policy
 

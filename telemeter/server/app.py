@@ -115,7 +115,7 @@ class ServerApp(ABC):
             UsageError: something could not be used, and the old configuration stays.
         """
         self.fleet.reload(config.samples.whitelist)
-        self._internal_tls.use(config.listen_internal.tls)
+        self._internal_tls.reload(config.listen_internal.tls)
         self._guard.settings = config.operators
         self.config = config
 
@@ -200,8 +200,8 @@ class SingleProcess(ServerApp):
 
     async def _reload_certificates(self) -> None:
         certificates = await self._read_certificates()
-        self.endpoints.tls.use(certificates.tls)
-        self._internal_tls.use(certificates.internal_tls)
+        self.endpoints.tls.reload(certificates.tls)
+        self._internal_tls.reload(certificates.internal_tls)
 
 
 class ParentOfWorkers(ServerApp):
@@ -256,14 +256,14 @@ class ParentOfWorkers(ServerApp):
 
     async def reload(self, config: ServerConfig) -> None:
         """Take up another configuration, if all workers can."""
-        await self._workers.use(config.contents)
+        await self._workers.reload(config.contents)
         self._clients.reload(config)
         await super().reload(config)
 
     async def _reload_certificates(self) -> None:
         certificates = await self._read_certificates()
-        await self._workers.use(certificates.contents, only_certificates=True)
-        self._internal_tls.use(certificates.internal_tls)
+        await self._workers.reload(certificates.contents, only_certificates=True)
+        self._internal_tls.reload(certificates.internal_tls)
 
 
 def _upstream_by(metrics: Collector) -> str:

@@ -112,9 +112,9 @@ class Clients:
 
     def reload(self, config: ServerConfig) -> None:
         """Use the certificates and the secret of another configuration, from the next use on."""
-        self._forward_policy.use(config.forward.policy)
-        self._authorize_policy.use(config.authorization.policy)
-        self._oidc_policy.use(config.oidc.policy)
+        self._forward_policy.reload(config.forward.policy)
+        self._authorize_policy.reload(config.authorization.policy)
+        self._oidc_policy.reload(config.oidc.policy)
         if self._tokens is not None:
             self._tokens.use_secret(config.oidc.client_secret)
 

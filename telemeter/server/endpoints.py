@@ -183,11 +183,11 @@ class Endpoints:
 
     def reload(self, config: ServerConfig) -> None:
         """Work with another configuration, as far as it comes from files; cannot fail."""
-        self._authorize.use(self._issuer(config))
-        self._upload.use(self._verifier(config), _upload_rules(config))
-        self._receive.use(_receive_settings(config))
+        self._authorize.reload(self._issuer(config))
+        self._upload.reload(self._verifier(config), _upload_rules(config))
+        self._receive.reload(_receive_settings(config))
         self.clients.reload(config)
-        self.tls.use(config.listen.tls)
+        self.tls.reload(config.listen.tls)
 
     def client_routes(self) -> list[Route]:
         """Return the routes that clients see, on `--listen`."""

@@ -58,7 +58,7 @@ class Authorize:
         self._partition_label = partition_label
         self._required_labels = dict(required_labels)
 
-    def use(self, issuer: TokenIssuer) -> None:
+    def reload(self, issuer: TokenIssuer) -> None:
         """Have tokens signed by another issuer from now on."""
         self._issuer = issuer
 

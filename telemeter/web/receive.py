@@ -168,12 +168,12 @@ class ReceiveEndpoint:
             in_flight: the bytes of requests that are held.
         """
         self._in_flight = in_flight
-        self.use(settings)
+        self.reload(settings)
         self._check = check
         self._upstream = upstream
         self._run = run
 
-    def use(self, settings: ReceiveSettings) -> None:
+    def reload(self, settings: ReceiveSettings) -> None:
         """Work with other settings from now on."""
         self._settings = settings
         self._converter = WriteConverter(settings.rules, keep_version=settings.keep_version)

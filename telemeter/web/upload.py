@@ -197,7 +197,7 @@ class UploadEndpoint:
         self._limit = limit_bytes
         self._in_flight = in_flight
 
-    def use(self, verifier: TokenVerifier, rules: UploadRules) -> None:
+    def reload(self, verifier: TokenVerifier, rules: UploadRules) -> None:
         """Check tokens and convert uploads in another way from now on."""
         self._verifier = verifier
         self._converter = UploadConverter(rules)

@@ -131,7 +131,7 @@ def test_a_listener_can_show_something_else_later() -> None:
     second = server_options(certificate("rsa"), pem("rsa"))
     context = ReloadableServerContext(first)
     assert context.getContext() is first.getContext()
-    context.use(second)
+    context.reload(second)
     assert context.getContext() is second.getContext()
 
 
@@ -147,6 +147,6 @@ def test_a_client_can_trust_somebody_else_later() -> None:
     policy = ReloadablePolicy(first)
     assert verifyObject(IPolicyForHTTPS, policy)
     assert policy.creatorForNetloc(b"x.test", 443) is first
-    policy.use(second)
+    policy.reload(second)
     assert policy.creatorForNetloc(b"y.test", 444) is second
     assert (first.asked, second.asked) == ((b"x.test", 443), (b"y.test", 444))

@@ -461,7 +461,7 @@ def test_an_alert(number: int, expected: str) -> None:
 def test_a_connection_keeps_the_certificate_that_it_began_with() -> None:
     context = ReloadableServerContext(shown_by(CA.issue_cert(HOST)))
     assert Handshake(context).succeeded
-    context.use(shown_by(CA.issue_cert("other.test")))
+    context.reload(shown_by(CA.issue_cert("other.test")))
     assert "the certificate is for other.test" in Handshake(context).problem
 
 

@@ -141,7 +141,7 @@ def test_keys_can_be_exchanged_while_it_runs() -> None:
     endpoint = Authorize(AcceptEveryone(), TokenIssuer(first, 60), FakeWall(clock), "_id", {})
     site = make_site([endpoint.route()], clock)
     for key in (first, second):
-        endpoint.use(TokenIssuer(key, 60))
+        endpoint.reload(TokenIssuer(key, 60))
         token = ask(site, "POST", "/authorize?id=c", BEARER).json["token"]
         jwt.decode(
             token,

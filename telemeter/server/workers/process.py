@@ -167,7 +167,7 @@ class Worker:
             with reading_from(files):
                 if only_certificates:
                     tls = self._options.read_certificates().tls
-                    self._prepared = lambda: self._endpoints.tls.use(tls)
+                    self._prepared = lambda: self._endpoints.tls.reload(tls)
                 else:
                     config = self._options.read_config()
                     self._prepared = lambda: self._endpoints.reload(config)

@@ -211,7 +211,7 @@ class Workers(Service):
 
     # --- Reload -----------------------------------------------------------------------------------
 
-    async def use(self, files: Contents, *, only_certificates: bool = False) -> None:
+    async def reload(self, files: Contents, *, only_certificates: bool = False) -> None:
         """Have all workers use what the files hold now, or none.
 
         Args:

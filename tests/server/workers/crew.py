@@ -233,9 +233,9 @@ class Parent:
         told, end.told = end.told, []
         return told
 
-    def use(self, files: Contents, **more: Any) -> Deferred[None]:
+    def reload(self, files: Contents, **more: Any) -> Deferred[None]:
         """Have the workers use other files."""
-        using = Deferred.fromCoroutine(self.workers.use(files, **more))
+        using = Deferred.fromCoroutine(self.workers.reload(files, **more))
         self.flush()
         return using
 

@@ -39,9 +39,6 @@ class Reloaded:
     def reload(self, config: Any) -> None:
         self.used.append(config)
 
-    def use(self, certificate: Any) -> None:
-        self.used.append(certificate)
-
     @property
     def tls(self) -> Reloaded:
         return self

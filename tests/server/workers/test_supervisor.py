@@ -250,7 +250,7 @@ def test_a_stop_of_the_whole_machine_is_nobody_s_silence(parent: Parent, stopped
 
 def test_one_that_thinks_about_other_files_has_longer(parent: Parent, log: Log) -> None:
     busy = stop_answering(parent, "prepare")
-    using = parent.use(NEW)
+    using = parent.reload(NEW)
     pass_time(parent, TIMEOUTS.worker_answer)
     with pytest.raises(UsageError, match="worker 1 gives no answer"):
         result_of(using)
@@ -265,7 +265,7 @@ def test_reloads_without_end_do_not_save_it(parent: Parent, log: Log) -> None:
     silent = stop_answering(parent, "prepare")
     for _ in range(2):
         assert silent.signals == []
-        using = parent.use(NEW)
+        using = parent.reload(NEW)
         pass_time(parent, TIMEOUTS.worker_answer)
         with pytest.raises(UsageError):
             result_of(using)
@@ -388,7 +388,7 @@ def test_all_prepare_before_anyone_commits(parent: Parent) -> None:
     forget_start(parent)
     slow = parent.processes[1].end
     slow.silent = {"prepare"}
-    using = parent.use(NEW)
+    using = parent.reload(NEW)
     assert parent.told(0) == [("prepare", NEW, False)]
     assert not has_fired(using)
     slow.silent = set()
@@ -397,7 +397,7 @@ def test_all_prepare_before_anyone_commits(parent: Parent) -> None:
         result_of(using)
     assert parent.told(0) == []
 
-    using = parent.use(NEW, only_certificates=True)
+    using = parent.reload(NEW, only_certificates=True)
     result_of(using)
     for number in range(2):
         assert parent.told(number)[-2:] == [("prepare", NEW, True), "commit"]
@@ -407,7 +407,7 @@ def test_a_worker_with_a_problem_keeps_all_from_changing(parent: Parent) -> None
     forget_start(parent)
     parent.processes[1].end.problem = "--flag 'x': no such luck"
     with pytest.raises(UsageError, match="--flag 'x': no such luck"):
-        result_of(parent.use(NEW))
+        result_of(parent.reload(NEW))
     assert parent.told(0) == [("prepare", NEW, False)]
     parent.processes[0].ended(**KILLED)
     parent.reactor.advance(0)
@@ -419,7 +419,7 @@ def test_workers_that_are_still_starting_have_the_time_of_a_start() -> None:
     """A signal that came early asks for a reload as soon as the parent runs."""
     parent = Parent()
     parent.workers.startService()
-    using = start(parent.workers.use(NEW))
+    using = start(parent.workers.reload(NEW))
     parent.reactor.advance(59)
     assert not has_fired(using)
     parent.flush()
@@ -430,8 +430,8 @@ def test_workers_that_are_still_starting_have_the_time_of_a_start() -> None:
 
 
 def test_a_worker_that_comes_later_starts_with_what_is_in_use(parent: Parent) -> None:
-    result_of(parent.use(NEW))
-    result_of(parent.use({"third": b"4"}))
+    result_of(parent.reload(NEW))
+    result_of(parent.reload({"third": b"4"}))
     parent.processes[0].ended(**KILLED)
     parent.reactor.advance(0)
     parent.flush()
@@ -441,7 +441,7 @@ def test_a_worker_that_comes_later_starts_with_what_is_in_use(parent: Parent) ->
 def test_a_worker_that_dies_meanwhile_is_no_reason_to_give_up(parent: Parent) -> None:
     forget_start(parent)
     parent.processes[1].end.silent = {"prepare"}
-    using = parent.use(NEW)
+    using = parent.reload(NEW)
     dying = parent.processes[1]
     dying.ended(**KILLED)
     parent.flush()
@@ -454,7 +454,7 @@ def test_a_worker_that_dies_meanwhile_is_no_reason_to_give_up(parent: Parent) ->
 
 def test_nobody_is_started_in_the_middle(parent: Parent) -> None:
     parent.processes[0].end.silent = {"prepare"}
-    using = parent.use(NEW)
+    using = parent.reload(NEW)
     parent.processes[1].ended(**KILLED)
     parent.reactor.advance(1)
     assert len(parent.processes) == 1
@@ -468,7 +468,7 @@ def test_nobody_is_started_in_the_middle(parent: Parent) -> None:
 def test_who_does_not_follow_is_replaced(parent: Parent, log: Log) -> None:
     slow = parent.processes[1]
     slow.end.silent = {"commit"}
-    using = parent.use(NEW)
+    using = parent.reload(NEW)
     parent.reactor.advance(10)
     result_of(using)
     assert slow.signals == ["KILL"]
