@@ -2,7 +2,7 @@
 
 `build` makes a `ServerApp` of a configuration. One process answers clients by itself
 (`SingleProcess`); with several workers it is their parent (`ParentOfWorkers`). What runs, and in
-which order it starts and stops, is listed in `services`; which paths there are, in `endpoints`.
+which order it starts and stops, is listed in `start_order`; which paths there are, in `endpoints`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from telemeter.loop.threads import thread_runner
 from telemeter.net.reloadable import ReloadableServerContext
 from telemeter.observe.registry import WithWorkers
 from telemeter.samples.errors import BadInputError
-from telemeter.server import services
+from telemeter.server import start_order
 from telemeter.server.clients import Clients
 from telemeter.server.endpoints import Endpoints, Seams, Shared, operator_routes
 from telemeter.server.fleet import ATTEMPTS, Fleet
@@ -79,7 +79,7 @@ class ServerApp(ABC):
     """A server: what it consists of, and how it takes up another configuration.
 
     Attributes:
-        services: what runs, in start order; see `telemeter.server.services`.
+        services: what runs, in start order; see `telemeter.server.start_order`.
         health: whether it wants requests.
         reloader: reloads on request, and when certificates change.
         at_once: called when the process is told for the second time to end.
@@ -185,7 +185,7 @@ class SingleProcess(ServerApp):
         if store is not None:
             self.fleet.show(StoreSeries(store))
         endpoint = endpoint_maker(config.listen.address)(reactor, config.timeouts)
-        self.services = services.of_single_process(
+        self.services = start_order.of_single_process(
             self.endpoints,
             self.fleet,
             reloader=self.reloader,
@@ -245,7 +245,7 @@ class ParentOfWorkers(ServerApp):
         self.health.shared |= self._clients.states()
         metrics = WithWorkers(lambda: workers.metrics, workers.pids)
         self.health.shared["upstream"] = lambda: _upstream_by(metrics)
-        self.services = services.of_parent(
+        self.services = start_order.of_parent(
             self._clients,
             self.health,
             self.fleet,

@@ -19,7 +19,7 @@ from telemeter.auth.keys import generate_key
 from telemeter.config import agent_options
 from telemeter.config.server_options import Options
 from telemeter.loop.services import OrderedServices
-from telemeter.server import services
+from telemeter.server import start_order
 from telemeter.server.app import ParentOfWorkers, ServerApp, SingleProcess, build
 from telemeter.server.endpoints import Endpoints, Shared, operator_routes
 from telemeter.server.fleet import reporter
@@ -57,7 +57,7 @@ def services_of_worker(*flags: str) -> list[IService]:
     reports = reporter(lambda kind, body: Deferred(), reactor, wall)
     endpoint = TCP4ServerEndpoint(reactor, 9003)
     listener = endpoints.client_listener(endpoint)
-    return services.of_worker(endpoints, reports, client_listener=listener)
+    return start_order.of_worker(endpoints, reports, client_listener=listener)
 
 
 def documented(first: str, column: str) -> list[str]:

@@ -33,7 +33,7 @@ from telemeter.loop.services import OrderedServices
 from telemeter.loop.timeouts import TIMEOUTS
 from telemeter.loop.turns import turn
 from telemeter.observe.log import make_observer
-from telemeter.server import services
+from telemeter.server import start_order
 from telemeter.server.endpoints import Endpoints, Shared
 from telemeter.server.fleet import reporter
 from telemeter.server.workers.accept import Connections, InheritedEndpoint
@@ -153,7 +153,7 @@ class Worker:
         endpoint = at_address(config.listen.address, inherited, self._reactor, config.timeouts)
         daemon = OrderedServices()
         listener = endpoints.client_listener(endpoint)
-        for service in services.of_worker(endpoints, attempts, client_listener=listener):
+        for service in start_order.of_worker(endpoints, attempts, client_listener=listener):
             service.setServiceParent(daemon)
         daemon.privilegedStartService()
         daemon.startService()
