@@ -80,8 +80,8 @@ class AgentApp:
     ) -> None:
         self.planner = planner = Planner(reader, reactor, wall)
         run = thread_runner(reactor, BadInputError)
-        spooling = self._spooling = config.spool and Spooling(
-            config, config.spool, planner, reactor, wall, run
+        spooling = self._spooling = (
+            Spooling(config, config.spool, planner, reactor, wall, run) if config.spool else None
         )
         stop_seconds = config.timeouts.agent_stop
         agent = Agent(
@@ -117,8 +117,8 @@ class AgentApp:
             )
             listener = plain_listener(reactor, site, config.listen, config.program)
         self.services: Sequence[IService] = in_start_order(
-            keeper=spooling and spooling.keeper,  # None without --spool-dir, as the next
-            delivery=spooling and spooling.delivery,
+            keeper=spooling.keeper if spooling else None,  # with --spool-dir, as the next
+            delivery=spooling.delivery if spooling else None,
             cycle=agent,
             reloader=self.reloader,
             listener=listener,  # None without --listen

@@ -126,11 +126,12 @@ def test_the_start_order_of_an_agent() -> None:
         [
             *("--from", "http://prometheus.test", "--to", "http://telemeter.test"),
             *("--to-token", "token", "--listen", "127.0.0.1:9002"),
+            *("--id", "cluster", "--spool-dir", "spool"),
         ]
     )
     reactor = FakeReactor()
     app = AgentApp(options.config, reactor, FakeWall(reactor), options)
-    assert names(app.services) == documented("cycle", "its stop")
+    assert names(app.services) == documented("keeper", "its stop")
 
 
 def test_services_stop_in_the_reverse_order_each_after_the_other(log: Log) -> None:
