@@ -77,11 +77,12 @@ bench: .venv/.run ## Measure, and write docs/performance.md and the recovery in 
 	@$(BIN)/python -m bench.recovery $(if $(QUICK),--agents 300,--page docs/agent.md)
 
 chaos: NEEDS := victoria-metrics=victoria-metrics prometheus=prometheus memcached=memcached nginx=nginx-light
-chaos: NEEDS += prometheus-node-exporter=prometheus-node-exporter
+chaos: NEEDS += prometheus-node-exporter=prometheus-node-exporter faketime=faketime
 chaos: .venv/.run ## Break things while senders write, and show that nothing acknowledged is lost (QUICK=1: some of it)
 	@demo/need.sh commands $(NEEDS)
 	@$(BIN)/python -m chaos $(if $(QUICK),--quick,--page docs/reliability.md)
 	@$(if $(QUICK),,$(BIN)/python -m chaos.gaps --page docs/reliability.md)
+	@$(if $(QUICK),,$(BIN)/python -m chaos.soak --page docs/reliability.md)
 
 proto: .venv/.dev ## Generate the protobuf code anew
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. $(PROTO)/*.proto

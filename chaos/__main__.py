@@ -12,47 +12,83 @@ import argparse
 import sys
 import threading
 import time
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from chaos.proxy import Proxy
 from chaos.scenarios import SCENARIOS, Scenario, World
 from chaos.senders import Senders
 from chaos.upstreams import UPSTREAMS, Upstream
 from demo.__main__ import stop_on_signals
-from demo.programs import start_server
-from demo.stack import HOST, Program, Ready, Stack, StackError
+from demo.faketime import FakeTime, clean_up
+from demo.programs import start_authorizer, start_server
+from demo.stack import HOST, Program, Ready, Stack, StackError, fetch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _CLUSTERS = 16
+_HEALTH_SECONDS = 20.0
 _BEGIN, _END = "<!-- chaos -->", "<!-- /chaos -->"
 _HEADINGS = (
     *("what goes wrong", "requests", "2xx", "503", "other", "no answer", "found", "missing"),
-    *("longest wait", "peak memory", "peak descriptors"),
+    *("longest wait", "health at worst", "peak memory", "peak descriptors"),
 )
 
 
-@dataclass
-class Peak:
-    """The most that a process has had, of memory in MB and of descriptors."""
+class Watch:
+    """The most that a process has had, and the longest that its health took.
 
-    memory: float = 0.0
-    descriptors: int = 0
+    Attributes:
+        memory: in MB.
+        descriptors: how many.
+        health: how many seconds /healthz took at most; while no one listens, it does not count.
+    """
 
-    def look(self, program: Program) -> None:
-        """Look at a process."""
-        folder = Path("/proc", str(program.popen.pid))
-        try:
-            status = (folder / "status").read_text()
-            descriptors = len(list((folder / "fd").iterdir()))
-        except OSError:
-            return  # between two processes
+    def __init__(self, program: Program, health_url: str) -> None:
+        self.memory = 0.0
+        self.descriptors = 0
+        self.health = 0.0
+        self._program = program
+        self._url = health_url
+        self._is_over = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._repeat, args=(look,))
+            for look in (self._look_at_process, self._ask_for_health)
+        ]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _repeat(self, look: Callable[[], None]) -> None:
+        while not self._is_over.wait(0.1):
+            with suppress(OSError):  # between two processes
+                look()
+
+    def _look_at_process(self) -> None:
+        folder = Path("/proc", str(self._program.popen.pid))
+        status = (folder / "status").read_text()
         resident = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")]
         self.memory = max(self.memory, int(resident[0]) / 1024 if resident else 0.0)
-        self.descriptors = max(self.descriptors, descriptors)
+        self.descriptors = max(self.descriptors, len(list((folder / "fd").iterdir())))
+
+    def _ask_for_health(self) -> None:
+        began = time.monotonic()
+        try:
+            fetch(self._url, seconds=_HEALTH_SECONDS)
+        except TimeoutError:
+            self.health = _HEALTH_SECONDS
+            return
+        self.health = max(self.health, time.monotonic() - began)
 
 
 @dataclass(frozen=True)
@@ -62,7 +98,7 @@ class Row:
     name: str
     senders: Senders
     missing: int
-    peak: Peak
+    watch: Watch
 
     def cells(self) -> list[str]:
         """Return it as a row of the table."""
@@ -73,7 +109,8 @@ class Row:
         return [
             *(self.name, str(self.senders.requests), str(good), str(statuses[503]), str(other)),
             *(str(statuses[0]), str(found), str(self.missing), f"{self.senders.longest:.1f} s"),
-            *(f"{self.peak.memory:.0f} MB", str(self.peak.descriptors)),
+            *(f"{self.watch.health:.1f} s", f"{self.watch.memory:.0f} MB"),
+            str(self.watch.descriptors),
         ]
 
 
@@ -83,7 +120,11 @@ def run(scenario: Scenario, seconds: float) -> Row:
     Raises:
         StackError: a program did not do what it should.
     """
-    with Stack("telemeter-chaos-") as stack:
+    with Stack("telemeter-chaos-") as stack, ExitStack() as ways:
+
+        def way_to(port: int) -> Proxy:
+            return ways.enter_context(Proxy(HOST, port))
+
         upstream_port, cache_port = stack.free_port(), stack.free_port()
         upstream = UPSTREAMS[scenario.upstream](stack, upstream_port)
         memcached = Program(
@@ -94,36 +135,38 @@ def run(scenario: Scenario, seconds: float) -> Row:
             {},
         )
         stack.programs.append(memcached)
-        with Proxy(HOST, upstream_port) as way, Proxy(HOST, cache_port) as cache:
-            flags = (
-                *("--forward-url", f"http://{HOST}:{way.port}{upstream.write_path}"),
-                *("--memcached", f"{HOST}:{cache.port}"),
-                *scenario.flags,
-            )
-            servers = [start_server(stack, f"server-{n}", *flags) for n in range(scenario.replicas)]
-            server = servers[0].program
-            ports = [int(each.url.rpartition(":")[2]) for each in servers]
-            port = ports[0] if len(ports) == 1 else start_nginx(stack, ports)
-            world = World(stack, server, port, way, cache, memcached, seconds)
-            peak = Peak()
-            is_over = threading.Event()
-
-            def watch() -> None:
-                while not is_over.wait(0.1):
-                    peak.look(server)
-
-            watching = threading.Thread(target=watch)
-            watching.start()
-            try:
-                with Senders(port, _CLUSTERS) as senders:
-                    time.sleep(seconds / 4)
-                    scenario.act(world)
-                    time.sleep(seconds / 4)
-            finally:
-                is_over.set()
-                watching.join()
-            missing = senders.acknowledged - found(upstream, senders)
-        return Row(scenario.name, senders, len(missing), peak)
+        way, cache = way_to(upstream_port), way_to(cache_port)
+        authorizer = cache
+        flags = [
+            *("--forward-url", f"http://{HOST}:{way.port}{upstream.write_path}"),
+            *("--memcached", f"{HOST}:{cache.port}"),
+            *scenario.flags,
+        ]
+        if scenario.authorizes:
+            program = start_authorizer(stack, "any")
+            authorizer = way_to(int(program.url.rpartition(":")[2]))
+            flags += ["--authorize", f"http://{HOST}:{authorizer.port}"]
+        clock = FakeTime(stack.folder / "clock")
+        environment = clock.environment if scenario.sets_clock else None
+        servers = [
+            start_server(stack, f"server-{number}", *flags, environment=environment)
+            for number in range(scenario.replicas)
+        ]
+        server = servers[0].program
+        ports = [int(each.url.rpartition(":")[2]) for each in servers]
+        port = ports[0] if len(ports) == 1 else start_nginx(stack, ports)
+        world = World(
+            stack, server, port, way, upstream, cache, memcached, authorizer, clock, seconds
+        )
+        health_url = f"{servers[0].internal_url}/healthz"
+        with Watch(server, health_url) as watch, Senders(port, _CLUSTERS) as senders:
+            time.sleep(seconds / 4)
+            scenario.act(world)
+            time.sleep(seconds / 4)
+        missing = senders.acknowledged - found(upstream, senders)
+        server.stop()
+        clean_up()
+        return Row(scenario.name, senders, len(missing), watch)
 
 
 def start_nginx(stack: Stack, ports: Sequence[int]) -> int:
@@ -185,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="only scenarios with this in their names")
     given = parser.parse_args(arguments)
     stop_on_signals()
-    seconds = given.seconds or (4.0 if given.quick else 20.0)
+    seconds = given.seconds or (4.0 if given.quick else 5.0)
     rows = []
     for scenario in SCENARIOS:
         is_quick = scenario.is_quick or bool(given.only)

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
-import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from chaos.hostile import (
+    bad_samples,
+    flood,
+    idle,
+    many_bodies,
+    refused_bodies,
+    slow_bodies,
+    tiny_chunks,
+)
+from chaos.impostors import expired, nonsense
 from chaos.proxy import NO_FAULT, Fault, Proxy
+from chaos.upstreams import Upstream
+from demo.faketime import FakeTime
 from demo.stack import Program, Stack
 
 
@@ -24,8 +36,11 @@ class World:
         server: the server.
         port: where it listens for clients.
         upstream: the way to the upstream.
+        store: the program that takes what is forwarded.
         cache: the way to memcached.
         memcached: the program.
+        authorizer: the way to the authorization server.
+        clock: the wall clock of the server, if the scenario sets it.
         seconds: how long a fault lasts.
     """
 
@@ -33,8 +48,11 @@ class World:
     server: Program
     port: int
     upstream: Proxy
+    store: Upstream
     cache: Proxy
     memcached: Program
+    authorizer: Proxy
+    clock: FakeTime
     seconds: float
 
 
@@ -49,6 +67,8 @@ class Scenario:
         is_quick: whether it is among those that CI runs.
         replicas: how many servers there are; several are behind an nginx.
         upstream: the program that takes what is forwarded.
+        authorizes: whether there is an authorization server.
+        sets_clock: whether the server has a wall clock of its own.
     """
 
     name: str
@@ -57,6 +77,8 @@ class Scenario:
     is_quick: bool = False
     replicas: int = 1
     upstream: str = "victoria-metrics"
+    authorizes: bool = False
+    sets_clock: bool = False
 
 
 def _upstream(fault: Fault) -> Callable[[World], None]:
@@ -121,33 +143,96 @@ def _reload_storm(world: World) -> None:
         time.sleep(0.002)
 
 
-def _flood(world: World) -> None:
-    """Forty connections that send requests without waiting for answers, and never read."""
-    data = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2000
-    end = time.monotonic() + world.seconds
-    connections = []
-    while time.monotonic() < end:
-        with suppress(OSError):
-            connection = socket.create_connection(("127.0.0.1", world.port), 2)
-            connection.settimeout(0.2)
-            connections.append(connection)
-            connection.sendall(data)
-        if len(connections) > 40:
-            connections.pop(0).close()
-    for connection in connections:
-        connection.close()
+def _attack(attack: Callable[[int, float], None]) -> Callable[[World], None]:
+    """Return what attacks the server from outside."""
+    return lambda world: attack(world.port, world.seconds)
 
 
-def _idle_connections(world: World) -> None:
-    """More connections than there may be, that say nothing."""
-    connections = []
-    for _ in range(600):
-        with suppress(OSError):
-            connections.append(socket.create_connection(("127.0.0.1", world.port), 2))
+def _other_upstream(world: World, url: str, *flags: str) -> None:
+    """Have the server forward somewhere else for a while."""
+    program = world.server
+    usual = program.argv
+    at = usual.index("--forward-url") + 1
+    for argv in ([*usual[:at], url, *usual[at + 1 :], *flags], usual):
+        program.stop()
+        program.argv = argv
+        world.stack.start_again(program)
+        time.sleep(world.seconds / 2)
+
+
+def _unknown_name(world: World) -> None:
+    _other_upstream(world, "http://nobody.invalid/api/v1/write")
+
+
+def _nonsense(world: World) -> None:
+    with nonsense() as port:
+        _other_upstream(world, f"http://127.0.0.1:{port}/api/v1/write")
+
+
+def _expired(world: World) -> None:
+    with expired(world.stack.folder) as (port, authority):
+        url = f"https://localhost:{port}/api/v1/write"
+        _other_upstream(world, url, "--forward-ca-file", str(authority))
+
+
+def _kill_upstream(world: World) -> None:
+    program = world.store.program
+    time.sleep(world.seconds / 4)
+    program.signal(signal.SIGKILL)
+    program.popen.wait(20)
+    time.sleep(world.seconds / 4)
+    world.stack.start_again(program, world.store.ready)
+    time.sleep(world.seconds / 2)
+
+
+def _stop_worker(world: World) -> None:
+    """Stop a worker, as a debugger does, until the parent has replaced it."""
+    stopped = _children(world.server)[0]
+    os.kill(stopped, signal.SIGSTOP)
+    what = "the parent to replace a worker that is stopped"
+    world.stack.wait(lambda: stopped not in _children(world.server), what, world.server)
+    time.sleep(world.seconds / 4)
+
+
+def _no_descriptors(world: World) -> None:
+    """Allow the server no more descriptors than it has, and connect."""
+    pid = world.server.popen.pid
+    has = len(list(Path("/proc", str(pid), "fd").iterdir()))
+    usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (has + 5, usual[1]))
+    idle(world.port, world.seconds, 300)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
+
+
+def _full_disk(world: World) -> None:
+    """Have all that the server writes into files fail, which is its log."""
+    pid = world.server.popen.pid
+    usual = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, usual[1]))
     time.sleep(world.seconds)
-    for connection in connections:
-        connection.close()
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, usual)
 
+
+def _steps_of_the_clock(world: World) -> None:
+    for hours in (2, -2, 0):
+        world.clock.set(hours * 3600)
+        time.sleep(world.seconds / 3)
+
+
+def _authorizer(fault: Fault) -> Callable[[World], None]:
+    def act(world: World) -> None:
+        world.authorizer.fault = fault
+        time.sleep(world.seconds)
+        world.authorizer.fault = NO_FAULT
+
+    return act
+
+
+#: Known tokens are asked about again and again.
+_ASKING = (
+    *("--authorize-cache-expire", "1s", "--authorize-refused-expire", "1s"),
+    *("--memcached-expire", "1"),
+)
 
 SCENARIOS = [
     Scenario("nothing", _nothing, is_quick=True),
@@ -170,6 +255,34 @@ SCENARIOS = [
     ),
     Scenario("workers: kill -9", _kill_workers, ("--workers", "2"), is_quick=True),
     Scenario("a storm of SIGHUP", _reload_storm),
-    Scenario("a flood of requests", _flood, is_quick=True),
-    Scenario("600 idle connections, 100 may be", _idle_connections, ("--max-connections", "100")),
+    Scenario("a flood of requests", _attack(flood), is_quick=True),
+    Scenario(
+        "600 idle connections, 100 may be",
+        _attack(lambda port, seconds: idle(port, seconds, 600)),
+        ("--max-connections", "100"),
+    ),
+    Scenario("upstream: its name is not known", _unknown_name),
+    Scenario("upstream: its certificate has expired", _expired),
+    Scenario("upstream: answers with nonsense", _nonsense),
+    Scenario("Prometheus as the upstream: kill -9", _kill_upstream, upstream="prometheus"),
+    Scenario(
+        "authorization server: hangs", _authorizer(Fault(is_hole=True)), _ASKING, authorizes=True
+    ),
+    Scenario(
+        "authorization server: refuses connections",
+        _authorizer(Fault(is_closed=True)),
+        _ASKING,
+        authorizes=True,
+    ),
+    Scenario("workers: one is stopped", _stop_worker, ("--workers", "2")),
+    Scenario("no descriptors are left", _no_descriptors),
+    Scenario("the disk is full", _full_disk),
+    Scenario("the clock is set, two hours ahead and back", _steps_of_the_clock, sets_clock=True),
+    Scenario("large bodies that are refused at their end", _attack(refused_bodies)),
+    Scenario("500 bodies under one token that never end", _attack(many_bodies)),
+    Scenario("100 bodies at a byte a second", _attack(slow_bodies)),
+    Scenario("chunks of one byte", _attack(tiny_chunks)),
+    Scenario(
+        "a sender whose samples the upstream refuses", _attack(bad_samples), upstream="prometheus"
+    ),
 ]

@@ -7,7 +7,7 @@ import urllib.parse
 from typing import TYPE_CHECKING, Final, Protocol
 
 from chaos.senders import METRIC
-from demo.stack import HOST, Ready, Stack, fetch
+from demo.stack import HOST, Program, Ready, Stack, fetch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -18,9 +18,13 @@ class Upstream(Protocol):
 
     Attributes:
         write_path: where it takes them.
+        program: it.
+        ready: how to see that it is ready.
     """
 
     write_path: str
+    program: Program
+    ready: Ready
 
     def series(self) -> set[tuple[str, str]]:
         """Return what it has of the senders, as cluster and number."""
@@ -34,6 +38,7 @@ class VictoriaMetrics:
     """A VictoriaMetrics."""
 
     write_path = "/api/v1/write"
+    ready = Ready("/health")
 
     def __init__(self, stack: Stack, port: int) -> None:
         self._url = f"http://{HOST}:{port}"
@@ -44,7 +49,7 @@ class VictoriaMetrics:
             "-retentionPeriod=1d",
             "-search.latencyOffset=0",
         ]
-        stack.start("victoria-metrics", command, self._url, Ready("/health"))
+        self.program = stack.start("victoria-metrics", command, self._url, self.ready)
 
     def series(self) -> set[tuple[str, str]]:
         fetch(f"{self._url}/internal/force_flush")
@@ -57,6 +62,7 @@ class Prometheus:
     """A Prometheus."""
 
     write_path = "/api/v1/write"
+    ready = Ready("/-/ready")
 
     def __init__(self, stack: Stack, port: int) -> None:
         self._url = f"http://{HOST}:{port}"
@@ -67,7 +73,7 @@ class Prometheus:
             f"--web.listen-address={HOST}:{port}",
             "--web.enable-remote-write-receiver",
         ]
-        stack.start("prometheus", command, self._url, Ready("/-/ready"))
+        self.program = stack.start("prometheus", command, self._url, self.ready)
 
     def series(self) -> set[tuple[str, str]]:
         query = urllib.parse.urlencode({"match[]": METRIC})

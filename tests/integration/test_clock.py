@@ -20,13 +20,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from demo import faketime
+from demo.faketime import FakeTime
 from demo.programs import Server, federated, listen_address, start_agent, start_server, twistd
 from demo.stack import POLL_SECONDS, Answer, Program, Stack, fetch
 
-from . import faketime
 from .conftest import need_command
 from .crew import Client, start_crew
-from .faketime import FakeTime
 from .peer import Peer, Reply, Request, as_all_servers, running
 from .upstream import Upstream
 from .wire import authorize, encode, gauge, upload, write_body, write_headers
