@@ -48,12 +48,16 @@ class InFlight:
             most: how many bytes there may be.
         """
         self._most = most
-        self._held_by: dict[str, int] = {}
+        self._held_by: dict[str | bytes, int] = {}
         self.held = 0
         self.peak = 0
 
-    def account(self, sender: str) -> Account:
-        """Return an account of a request, which holds nothing yet."""
+    def account(self, sender: str | bytes) -> Account:
+        """Return an account of a request, which holds nothing yet.
+
+        Args:
+            sender: whatever tells it from others.
+        """
         return Account(self, sender)
 
     def forget_peak(self) -> None:
@@ -64,7 +68,7 @@ class InFlight:
         """Show in the metrics how many bytes there are; to do that at each change costs more."""
         HELD.set(self.held)
 
-    def add(self, sender: str, size: int) -> None:
+    def add(self, sender: str | bytes, size: int) -> None:
         """Count bytes of a sender.
 
         Raises:
@@ -83,7 +87,7 @@ class InFlight:
         if held > self.peak:
             self.peak = held
 
-    def remove(self, sender: str, size: int) -> None:
+    def remove(self, sender: str | bytes, size: int) -> None:
         """Count bytes of a sender no longer."""
         self.held -= size
         left = self._held_by[sender] - size
@@ -98,7 +102,7 @@ class Account:
 
     __slots__ = ("_in_flight", "_is_closed", "_sender", "_size")
 
-    def __init__(self, in_flight: InFlight, sender: str) -> None:
+    def __init__(self, in_flight: InFlight, sender: str | bytes) -> None:
         self._in_flight = in_flight
         self._sender = sender
         self._size = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -25,10 +25,10 @@ class Deadlines:
         self._clock = clock
         self.seconds = seconds
         # In the order of the times.
-        self._due: OrderedDict[Hashable, tuple[float, Callable[[], object]]] = OrderedDict()
+        self._due: OrderedDict[object, tuple[float, Callable[[], object]]] = OrderedDict()
         self._is_timed = False
 
-    def begin(self, key: Hashable, cancel: Callable[[], object]) -> None:
+    def begin(self, key: object, cancel: Callable[[], object]) -> None:
         """Have something cancelled if it has not ended in time.
 
         Args:
@@ -40,7 +40,7 @@ class Deadlines:
             self._is_timed = True
             self._clock.callLater(self.seconds, self._look)
 
-    def end(self, key: Hashable) -> None:
+    def end(self, key: object) -> None:
         """Take note that something has ended, in time or not."""
         self._due.pop(key, None)
 

@@ -209,12 +209,11 @@ class Batches:
             self._stop_waiting()
         elif self._late is None and self._batches_under_way < _MAX_UNDER_WAY:
             self._late = self._clock.callLater(_PATIENCE_SECONDS, self._lose_patience)
-        self._note_queue()
+        if self._waiting or self._is_shown:
+            self._note_queue()
 
     def _note_queue(self) -> None:
-        """Show the queue in the metrics; as long as there is none, that costs nothing."""
-        if not self._waiting and not self._is_shown:
-            return
+        """Show the queue in the metrics; as long as there is none, this is not called."""
         self._is_shown = bool(self._waiting)
         WAITING.set(len(self._waiting))
         HELD.set(self._held if self._waiting else 0)

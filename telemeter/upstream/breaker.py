@@ -85,8 +85,8 @@ class Breaker:
         Raises:
             ForwardError: see `check`.
         """
-        self.check()
         if self._opened_at is not None:
+            self.check()
             self._next_probe = self._clock.seconds() + _PROBE_SECONDS
 
     def succeeded(self) -> None:

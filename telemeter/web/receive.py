@@ -189,7 +189,7 @@ class ReceiveEndpoint:
             raise _refused("token", Refused(400, str(error))) from None
         outcome = outcome_of(request)
         outcome.cluster, outcome.tenant = token.cluster, token.tenant
-        account = self._in_flight.account(token.question.decode("latin-1"))
+        account = self._in_flight.account(token.question)
         write = Write(token, _version_of(request), self._settings.limit_bytes, account)
         if write.version == 2:
             _tell_written(request, dict.fromkeys(_WRITTEN, 0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from inspect import isawaitable
 from typing import Any, Final, TypeAlias
@@ -110,24 +110,31 @@ def make_resource(routes: Iterable[Route], deadlines: Deadlines | None = None) -
 def _endpoint(
     handler: Callable[[IRequest], Any], deadlines: Deadlines | None
 ) -> Callable[..., Any]:
-    """Return a handler as Klein calls it, whose answer tells its length."""
-    if deadlines is None:
-        return lambda request, *_: _answer(handler, request)
+    """Return a handler as Klein calls it, whose answer tells its length, and comes in time."""
 
-    def timed_endpoint(request: IRequest, *_: Any) -> Deferred[bytes]:
-        answer = Deferred.fromCoroutine(_answer_in_time(handler, request, deadlines))
-        if not answer.called:
-            deadlines.begin(request, answer.cancel)
+    def endpoint(request: IRequest, *_: Any) -> bytes | Deferred[bytes]:
+        body = handler(request)
+        if isinstance(body, bytes) or not isawaitable(body):  # it is in time
+            return _measured(body, request)
+        answer = Deferred.fromCoroutine(_awaited(body, request, deadlines))
+        if deadlines is not None and not answer.called:
+            deadlines.begin(body, answer.cancel)
         return answer
 
-    return timed_endpoint
+    return endpoint
 
 
-async def _answer_in_time(handler: Handler, request: IRequest, deadlines: Deadlines) -> bytes:
+async def _awaited(
+    body: Awaitable[bytes | None], request: IRequest, deadlines: Deadlines | None
+) -> bytes:
     try:
-        return await _answer(handler, request)
+        return _measured(await body, request)
+    except Refused:
+        if _is_gone(request):  # nobody to tell
+            raise CancelledError from None
+        raise
     except CancelledError:
-        if _is_gone(request):
+        if _is_gone(request) or deadlines is None:
             raise
         LATE.inc()
         raise Refused(
@@ -137,23 +144,17 @@ async def _answer_in_time(handler: Handler, request: IRequest, deadlines: Deadli
             {"Retry-After": str(_RETRY_SECONDS)},
         ) from None
     finally:
-        deadlines.end(request)
+        if deadlines is not None:
+            deadlines.end(body)
 
 
-async def _answer(handler: Handler, request: IRequest) -> bytes:
-    try:
-        body = handler(request)
-        if isawaitable(body):
-            body = await body
-    except Refused:
-        if _is_gone(request):  # nobody to tell
-            raise CancelledError from None
-        raise
+def _measured(body: bytes | None, request: IRequest) -> bytes:
+    """Return the body of an answer, and tell its length."""
     if body is None:  # the handler has written its answer itself, or gives no length
         return b""
     if getattr(request, "code", 200) not in NO_BODY_CODES:
         request.setHeader("Content-Length", str(len(body)))
-    return body  # type: ignore[no-any-return]
+    return body
 
 
 def _is_gone(request: IRequest) -> bool:
