@@ -153,19 +153,18 @@ class Keeper(Service):
         A disk that does not do what is asked is told of once, and again when it does.
         """
         try:
-            if not self._is_open:
-                aside = await self._call(self._spool.open)
-                self._is_open = True
-                if aside:
-                    log.error(
-                        "the spool cannot be used; it is set aside, and a new one begun",
-                        aside=aside,
-                    )
-            result = await self._call(function)
+            try:
+                await self._open()
+                result = await self._call(function)
+            except SpoolError as error:
+                if not error.is_of_database:
+                    raise
+                self._is_open = False  # what is wrong with it is looked for when it is opened
+                await self._open()
+                result = await self._call(function)
             state = await self._call(self._spool.state)
         except SpoolError as error:
             ERRORS.inc()
-            self._is_open = False  # what is wrong with it is looked for when it is opened again
             if not self._faults:
                 log.error(
                     "the spool cannot be used, what is collected is delivered without it",
@@ -179,6 +178,15 @@ class Keeper(Service):
             log.info("the spool can be used again")
         self._show(state)
         return result
+
+    async def _open(self) -> None:
+        """Open the spool, if it is not; raises `SpoolError`."""
+        if self._is_open:
+            return
+        aside = await self._call(self._spool.open)
+        self._is_open = True
+        if aside:
+            log.error("the spool cannot be used; it is set aside, and a new one begun", aside=aside)
 
     def _show(self, state: SpoolState) -> None:
         self.state = state

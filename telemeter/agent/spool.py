@@ -67,7 +67,14 @@ _MOST_FREE_PAGES: Final = 1024
 
 
 class SpoolError(Exception):
-    """The disk does not take or give what it should; the message says why."""
+    """The disk does not take or give what it should; the message says why.
+
+    Attributes:
+        is_of_database: whether something is wrong with the database, or somebody has taken it away:
+            it has to be opened anew.
+    """
+
+    is_of_database = False
 
 
 class SpoolInUseError(Exception):
@@ -140,6 +147,7 @@ class Spool:
         self._max_age_ms = int(max_age * 1000)
         self._lock: int | None = None
         self._database: sqlite3.Connection | None = None
+        self._opened_as = 0  # the inode of the database
         self._gone: set[int] = set()  # delivered, but the disk did not take note
 
     def lock(self) -> None:
@@ -177,12 +185,14 @@ class Spool:
         """
         self.close_database()
         path = self._folder / _FILE
+        self._claim_again()
         aside = ""
         fault = _fault(path, self._busy)
         if fault:
             aside = f"{self._set_aside(path)}: {fault}"
         with _told():
             database = _connect(path, self._busy)
+            self._opened_as = path.stat().st_ino
         try:
             with _told():
                 _prepare(database)
@@ -191,6 +201,31 @@ class Spool:
             raise
         self._database = database
         return aside
+
+    def _claim_again(self) -> None:
+        """Claim the folder again if somebody has taken it away meanwhile."""
+        if self._lock is None:
+            return
+        with suppress(OSError):
+            if os.fstat(self._lock).st_ino == (self._folder / _LOCK).stat().st_ino:
+                return
+        os.close(self._lock)
+        self._lock = None
+        try:
+            self.lock()
+        except SpoolInUseError:
+            raise SpoolError("another agent uses the folder") from None
+
+    def _check_place(self) -> None:
+        """Raise `SpoolError` if the database is not where it was any more: it would be lost."""
+        path = self._folder / _FILE
+        self._opened()
+        with suppress(OSError):
+            if path.stat().st_ino == self._opened_as:
+                return
+        error = SpoolError(f"{path.name} was taken away")
+        error.is_of_database = True
+        raise error
 
     def _set_aside(self, path: Path) -> str:
         """Give a database that cannot be used another name; return that."""
@@ -224,6 +259,7 @@ class Spool:
             raise SpoolError(
                 f"the collection has {size} bytes, --spool-max-bytes is {self._max_bytes}"
             )
+        self._check_place()
         with self._transaction() as database:
             self._forget_gone(database)
             by_age = database.execute(
@@ -398,9 +434,15 @@ def _fault(path: Path, busy: float) -> str:
         finally:
             database.close()
     except sqlite3.Error as error:
-        if error.sqlite_errorcode & 0xFF in _OF_THE_DISK:  # the rest of the code says more of it
+        if _is_of_disk(error):
             raise SpoolError(str(error)) from None
         return f"it is damaged: {error}"
+
+
+def _is_of_disk(error: sqlite3.Error) -> bool:
+    """Return whether an error says nothing about what is in the database."""
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return code & 0xFF in _OF_THE_DISK  # the rest of the code says more of it
 
 
 @contextmanager
@@ -409,4 +451,8 @@ def _told() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise SpoolError(str(error)) from None
+        told = SpoolError(str(error))
+        told.is_of_database = not _is_of_disk(error)
+        raise told from None
+    except OSError as error:
+        raise SpoolError(f"{error.strerror}: {error.filename}") from None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from telemeter.agent.authorize import TokenExchange
 from telemeter.agent.cycle import Agent
 from telemeter.agent.delivery import Delivery
 from telemeter.agent.keeper import Keeper
-from telemeter.agent.spool import Spool
+from telemeter.agent.spool import Spool, SpoolInUseError, read_state
 from telemeter.agent.upload import DeliveryPlan, Receiver
 from telemeter.auth.composite import parse_composite
 from telemeter.loop.services import StartError
@@ -512,6 +515,60 @@ def raise_full(text: str) -> None:
     from telemeter.agent.spool import SpoolError
 
     raise SpoolError(text)
+
+
+def test_a_full_disk_is_read_on(world: Spooling, log: Log) -> None:
+    """As seen by a process that may write no more into files than so much."""
+    world.receiver.reply = Reply(503)
+    world.start()
+    world.cycles(2)
+    with limited_files(40_000):
+        world.receiver.reply = Reply(503)
+        for _ in range(3):
+            world.collect(*many(200))
+            world.cycles(1)
+            world.collect(*many(200))
+        waiting = world.spool.state().entries
+        assert waiting >= 3
+        world.receiver.reply = Reply(200)
+        advance(world.clock, 250)
+        # All of it was delivered, in order, and is not delivered again.
+        assert world.spool.state().entries == 0
+        assert 1.0 in world.values
+    log.errors_are_fine = True
+
+
+@contextmanager
+def limited_files(size: int) -> Iterator[None]:
+    """Have writes into files fail beyond some size."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, usual[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+        signal.signal(signal.SIGXFSZ, previous)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_spool_that_was_taken_away_is_begun_anew(
+    clock: Clock, log: Log, tmp_path: Path, whole: bool
+) -> None:
+    folder = tmp_path / "spool"
+    world = Spooling(clock, folder)
+    world.start()
+    if whole:
+        folder.rename(tmp_path / "elsewhere")
+    else:
+        (folder / "spool.sqlite").unlink()
+    world.receiver.reply = Reply(503)
+    world.cycles(3)
+    assert world.spool.state().entries == 3
+    assert read_state(str(folder))[0].entries == 3
+    with pytest.raises(SpoolInUseError):
+        Spool(str(folder), max_bytes=1000, max_age=1).lock()
+    world.spool.close()
 
 
 def test_without_a_disk_and_without_a_server_the_newest_is_kept(world: Spooling, log: Log) -> None:
