@@ -228,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="only scenarios with this in their names")
     given = parser.parse_args(arguments)
     stop_on_signals()
-    seconds = given.seconds or (4.0 if given.quick else 5.0)
+    seconds = given.seconds or 4.0
     rows = []
     for scenario in SCENARIOS:
         is_quick = scenario.is_quick or bool(given.only)
