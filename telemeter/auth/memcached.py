@@ -15,13 +15,13 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, c
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.protocols.memcache import MemCacheProtocol
 from twisted.python.failure import Failure
 
 from telemeter.auth.authorization_server import Answer
 from telemeter.loop.clocks import LONG_AGO, WallClock
 from telemeter.loop.resolver import Names, UnknownNameError
 from telemeter.loop.timeouts import TIMEOUTS
+from telemeter.loop.twisted_private import MemcachedConnection
 
 #: For how many seconds a memcached that failed is left alone.
 PAUSE: Final = 2.0
@@ -43,7 +43,7 @@ class NonsenseError(Exception):
     """A memcached said something that no memcached says; the text says what."""
 
 
-class _Connection(MemCacheProtocol):
+class _Connection(MemcachedConnection):
     """A connection that says when it is lost, which Twisted's own does not.
 
     It ends as soon as something comes that is no answer, or a value that nobody can have stored.
@@ -92,7 +92,7 @@ class _Server:
         # The host is an address: nothing is left to look up, which might take long.
         endpoint = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
         self._endpoint = endpoint(reactor, host, port, timeout=timeout)
-        self._connection: MemCacheProtocol | None = None
+        self._connection: _Connection | None = None
         self._down_until: float = LONG_AGO
 
     @property
@@ -119,7 +119,7 @@ class _Server:
             self.close()
             raise
 
-    async def _connect(self) -> MemCacheProtocol:
+    async def _connect(self) -> _Connection:
         connection = self._connection
         if connection is None or not connection.connected:
             attempt = connectProtocol(self._endpoint, _Connection(timeOut=int(self._timeout) + 1))

@@ -18,6 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory
+from twisted.protocols.memcache import MemCacheProtocol
 from twisted.python.failure import Failure
 from twisted.web._newclient import (
     BODY,
@@ -45,6 +46,7 @@ __all__ = [
     "ConnectionPool",
     "DataLoss",
     "MalformedChunks",
+    "MemcachedConnection",
     "NamedEndpoint",
     "Request",
     "RequestNotSent",
@@ -222,6 +224,27 @@ class ServerChannel(HTTPChannel):
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         self.malformedReceived()
+
+
+# --- Memcached: who waits for an answer is only known inside --------------------------------------
+
+
+class MemcachedConnection(MemCacheProtocol):
+    """A connection to a memcached.
+
+    Twisted's takes a question out of those that wait before it knows that this is an answer to it:
+    what is answered with nonsense would never end.
+    """
+
+    def lineReceived(self, line: bytes) -> None:
+        """Take a line; if it is no answer, the question that it came for ends with that error."""
+        asked = self._current[0] if self._current else None
+        try:
+            super().lineReceived(line)
+        except Exception as error:
+            if asked is not None and asked not in self._current and not asked._deferred.called:
+                asked.fail(error)
+            raise
 
 
 # --- TLS: what a client trusts can only be made of certificates alone, by public names ------------

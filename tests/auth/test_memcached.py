@@ -685,6 +685,18 @@ def test_nonsense_ends_the_connection_with_one_plain_line(
     assert log.errors == []
 
 
+@pytest.mark.parametrize("answer", [b"what?\r\n", b"END\r\n", b"\x00\xff\r\n"])
+def test_what_nonsense_answers_waits_no_longer(answer: bytes) -> None:
+    connection: Any = _Connection()
+    connection.makeConnection(FakeTransport())
+    stored, got = connection.set(b"k", b"v"), connection.get(b"k")
+    connection.dataReceived(answer)
+    connection.connectionLost(Failure(errors.ConnectionLost()))
+    for asked in (stored, got):
+        with pytest.raises(Exception):  # noqa: B017 - whatever it is, its caller does without
+            result_of(asked)
+
+
 def test_a_value_of_a_usual_size_is_read() -> None:
     connection: Any = _Connection()
     connection.makeConnection(FakeTransport())

@@ -29,6 +29,7 @@ from telemeter.loop.twisted_private import (
     ConnectionPool,
     DataLoss,
     MalformedChunks,
+    MemcachedConnection,
     NamedEndpoint,
     Request,
     RequestNotSent,
@@ -245,6 +246,23 @@ def test_the_request_line_is_known_before_the_body() -> None:
 def test_what_no_request_is_made_of(lines: bytes, too_many: bool) -> None:
     channel = channel_that_received(b"GET / HTTP/1.1\r\n" + lines)
     assert channel.malformed[:1] == [too_many]
+
+
+# --- Memcached ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nonsense", [b"what?", b"END", b"VALUE k", b"\xff"])
+def test_a_question_that_nonsense_answers_ends(nonsense: bytes) -> None:
+    connection: Any = MemcachedConnection()
+    connection.makeConnection(StringTransport())
+    asked, waiting = connection.set(b"k", b"v"), connection.get(b"k")
+    with pytest.raises(Exception):  # noqa: B017 - whatever it stumbles over
+        connection.dataReceived(nonsense + b"\r\n")
+    connection.setTimeout(None)
+    connection.connectionLost(Failure(ConnectionLost()))
+    for deferred in (asked, waiting):
+        with pytest.raises(Exception):  # noqa: B017
+            result_of(deferred)
 
 
 # --- TLS ------------------------------------------------------------------------------------------
