@@ -56,7 +56,11 @@ def redirect_target(
     """
     location = quote(locations[0].strip(), safe=_RESERVED)
     try:
-        target = check_http_url(urljoin(url, location))
+        joined = urljoin(url, location)
+    except ValueError:  # whose words hold the location as it came, however long
+        raise RedirectError(status, location, "it is no URL") from None
+    try:
+        target = check_http_url(joined)
     except ValueError as error:
         raise RedirectError(status, location, str(error)) from None
     if len(set(locations)) > 1:
