@@ -9,9 +9,12 @@ ARGS ?=
 ONCE ?=
 TLS ?=
 SOURCE ?=
-# QUICK=1 only shows that the benchmark works, and writes nothing; of the matrix and of the bad day it
-# runs a part.
+# QUICK=1 only shows that the benchmark works, and writes nothing; of the matrix, of the bad day and of
+# the hostile input it runs a part.
 QUICK ?=
+# Only one target of the fuzzing, and for how many seconds each: make fuzz TARGET=text SECONDS=600
+TARGET ?=
+SECONDS ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
@@ -19,7 +22,7 @@ PROTO := telemeter/samples/proto
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-matrix check-lowest coverage screenshots check news bench chaos proto clean
+.PHONY: help demo test test-matrix check-lowest coverage screenshots check news bench chaos fuzz proto clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -84,11 +87,14 @@ chaos: .venv/.run ## Break things while senders write, and show that nothing ack
 	@$(if $(QUICK),,$(BIN)/python -m chaos.gaps --page docs/reliability.md)
 	@$(if $(QUICK),,$(BIN)/python -m chaos.soak --page docs/reliability.md)
 
+fuzz: .venv/.fuzz ## Feed every decoder hostile input (TARGET=NAME, SECONDS=N each; QUICK=1: a minute in all)
+	@$(BIN)/python -m fuzz $(if $(QUICK),--quick) $(if $(TARGET),--target $(TARGET)) $(if $(SECONDS),--seconds $(SECONDS))
+
 proto: .venv/.dev ## Generate the protobuf code anew
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. $(PROTO)/*.proto
 
 clean: ## Remove what was built
-	rm -rf .venv .nox build dist *.egg-info .mypy_cache .ruff_cache .hypothesis _trial_temp
+	rm -rf .venv .nox build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .fuzz _trial_temp
 	rm -f twisted/plugins/dropin.cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -100,6 +106,13 @@ clean: ## Remove what was built
 	@echo "installing telemeter[demo] into .venv"
 	@$(PIP) --editable '.[demo]'
 	@touch $@
+
+# There are wheels of atheris for few Pythons; without it, inputs are made by chance. The next time it
+# is tried again.
+.venv/.fuzz: .venv/.test
+	@echo "installing telemeter[fuzz] into .venv"
+	@if $(PIP) --editable '.[fuzz]'; then touch $@; \
+	else echo "atheris cannot be installed here, see above: going on without it"; fi
 
 .venv/.test .venv/.dev: .venv/.%: .venv/.made
 	@echo "installing telemeter[$*] into .venv"

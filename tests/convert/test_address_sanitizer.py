@@ -21,8 +21,13 @@ TESTS: Final = tuple(f"tests/convert/test_{name}.py" for name in ("engine", "sif
 #: Of the tests that ask for more examples, this many are enough: they run more slowly here.
 _EXAMPLES: Final = 50
 _SANITIZE: Final = ("-fsanitize=address", "-fno-omit-frame-pointer", "-g", "-O1")
+#: Those targets of `make fuzz` that the modules convert for, and how many inputs each gets.
+TARGETS: Final = ("upload", "write-1", "write-2", "collect")
+_RUNS: Final = int(os.environ.get("SANITIZED_RUNS", "2000"))
+#: How many times longer an input may take here.
+_SLOWER: Final = 50
 #: How long the tests may take; they need a tenth of it.
-_PATIENCE_SECONDS: Final = 300
+_PATIENCE_SECONDS: Final = 300 + _RUNS // 100
 
 
 def give_up(reason: str) -> NoReturn:
@@ -64,7 +69,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory, compiler: str) -> Path:
     """A copy of the package and its tests, with the modules compiled for AddressSanitizer."""
     folder = tmp_path_factory.mktemp("sanitized")
     shutil.copy(ROOT / "pyproject.toml", folder)
-    for name in ("telemeter", "tests"):
+    for name in ("telemeter", "tests", "fuzz"):
         ignored = shutil.ignore_patterns("*.so", "*.c", "__pycache__", "integration")
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     for name in TESTS:
@@ -112,3 +117,12 @@ def test_the_fuzz_tests(copy: Path, library: Path) -> None:
     # It was this copy that was tested, and not the installed package.
     where = "from telemeter.convert import _write as m; print(m.__file__)"
     assert str(copy) in run_sanitized(copy, library, "-c", where).stdout
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_hostile_input(target: str, copy: Path, library: Path) -> None:
+    """What is kept for a target of `make fuzz`, and what becomes of that by chance."""
+    more = ("--runs", str(_RUNS), "--patience", str(_SLOWER), "--slate", str(copy / target))
+    done = run_sanitized(copy, library, "-m", "fuzz.blind", target, *more)
+    assert "AddressSanitizer" not in done.stderr, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,1 @@
+"""Hostile input for everything that decodes: `make fuzz`. See docs/testing.md."""

@@ -1,0 +1,1 @@
+"""Tests of the hostile input, and all of it that is kept."""
