@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 from fuzz.target import Target, head_and_rest
@@ -32,6 +33,7 @@ from telemeter.samples.format import split_content_type
 from telemeter.samples.proto.metrics_pb2 import GAUGE, HISTOGRAM, SUMMARY
 from telemeter.samples.selector import NAME, Matcher, Selector, parse_rules, parse_selector
 from telemeter.samples.whitelist import Whitelist
+from telemeter.samples.wire import join_delimited, split_delimited
 from telemeter.web.federate import accepts_gzip, negotiate
 from tests.samples.build import family, histogram, sample
 from tests.samples.recordings import federated, federated_text, upload_body
@@ -102,7 +104,7 @@ def _families() -> bytes:
 
 
 def _family_seeds() -> list[bytes]:
-    return [b"", _families(), federated()[:3000]]
+    return [b"", _families(), join_delimited(islice(split_delimited(federated()), 12))]
 
 
 # --- Compression ----------------------------------------------------------------------------------

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from fuzz import conversions, listeners, network, samples, tokens
+from fuzz import built, conversions, listeners, network, samples, tokens
 from fuzz.target import Target
 
 TARGETS: Final[Mapping[str, Target]] = {
     target.name: target
-    for module in (samples, conversions, network, tokens, listeners)
+    for module in (samples, conversions, built, network, tokens, listeners)
     for target in module.TARGETS
 }
