@@ -8,6 +8,7 @@ requests carry that name as their `Host`.
 from __future__ import annotations
 
 import hmac
+import re
 import socket
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address
@@ -106,7 +107,8 @@ class MachineNames:
 def _name_of(host: str) -> str:
     """Return the name or address in a Host header, without the port."""
     if host.startswith("["):
-        return host[1:].partition("]")[0]
+        name, _, port = host[1:].partition("]")
+        return name if name and re.fullmatch(r"(:[0-9]*)?", port) else host
     name, _, port = host.rpartition(":")
     return (name if name and port.isdigit() and ":" not in name else host.rstrip(":")).rstrip(".")
 

@@ -20,6 +20,7 @@ OURS = [
 FOREIGN = [
     *("evil.test", "evil.test:9004", "localhost.evil.test", "127.0.0.1.evil.test", "x"),
     *("machine.evil.test", "1.2.3", "[evil]:1", "given.example.com.evil.test", "127.0.0.1@evil"),
+    *("[::1]evil.test", "[::1]@evil.test", "[::1]:80@evil.test", "[]", "[]evil.test"),
 ]
 
 
