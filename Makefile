@@ -88,7 +88,8 @@ chaos: .venv/.run ## Break things while senders write, and show that nothing ack
 	@$(if $(QUICK),,$(BIN)/python -m chaos.soak --page docs/reliability.md)
 
 fuzz: .venv/.fuzz ## Feed every decoder hostile input (TARGET=NAME, SECONDS=N each; QUICK=1: a minute in all)
-	@$(BIN)/python -m fuzz $(if $(QUICK),--quick) $(if $(TARGET),--target $(TARGET)) $(if $(SECONDS),--seconds $(SECONDS))
+	@$(BIN)/python -m fuzz $(if $(QUICK),--quick) $(if $(TARGET),--target $(TARGET)) \
+		$(if $(SECONDS),--seconds $(SECONDS)) $(if $(QUICK)$(TARGET),,--page docs/security.md)
 
 proto: .venv/.dev ## Generate the protobuf code anew
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. $(PROTO)/*.proto

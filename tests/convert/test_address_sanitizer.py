@@ -21,8 +21,11 @@ TESTS: Final = tuple(f"tests/convert/test_{name}.py" for name in ("engine", "sif
 #: Of the tests that ask for more examples, this many are enough: they run more slowly here.
 _EXAMPLES: Final = 50
 _SANITIZE: Final = ("-fsanitize=address", "-fno-omit-frame-pointer", "-g", "-O1")
-#: Those targets of `make fuzz` that the modules convert for, and how many inputs each gets.
-TARGETS: Final = ("upload", "write-1", "write-2", "collect")
+#: Those targets of `make fuzz` that the modules work for, and how many inputs each gets.
+TARGETS: Final = (
+    *("upload", "write-1", "write-2", "collect", "store"),
+    *("built-writes", "built-uploads"),
+)
 _RUNS: Final = int(os.environ.get("SANITIZED_RUNS", "2000"))
 #: How many times longer an input may take here.
 _SLOWER: Final = 50
@@ -79,6 +82,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory, compiler: str) -> Path:
         (folder / name).write_text(limited)
     for name in MODULES:
         build(folder / "telemeter" / "convert" / f"{name}.pyx", compiler)
+    build(folder / "telemeter" / "store" / "records.py", compiler)
     return folder
 
 
@@ -115,8 +119,10 @@ def test_the_fuzz_tests(copy: Path, library: Path) -> None:
     assert "AddressSanitizer" not in done.stderr, done.stderr
     assert done.returncode == 0, done.stdout + done.stderr
     # It was this copy that was tested, and not the installed package.
-    where = "from telemeter.convert import _write as m; print(m.__file__)"
-    assert str(copy) in run_sanitized(copy, library, "-c", where).stdout
+    for module in ("telemeter.convert._write", "telemeter.store.records"):
+        where = f"import {module} as m; print(m.__file__)"
+        told = run_sanitized(copy, library, "-c", where).stdout
+        assert str(copy) in told and told.endswith(".so\n")
 
 
 @pytest.mark.parametrize("target", TARGETS)
