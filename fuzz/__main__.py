@@ -8,7 +8,9 @@ exit status is 1; `python -m fuzz FILE...` tries such files again.
 from __future__ import annotations
 
 import argparse
+import base64
 import importlib.util
+import math
 import os
 import queue
 import re
@@ -16,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -79,8 +81,13 @@ def run_blind(target: Target, seconds: float, runs: int, seed: int) -> Outcome:
             return Outcome(target.name, number, time.monotonic() - began)
         text = "\n".join(said.read_text(errors="replace").splitlines()[-_LINES:])
     path = corpus.keep_found(target.name, data)
-    fault = f"{text}\n{why or f'exit status {process.returncode}'}; the input is in {path}"
+    fault = f"{text}\n{why or f'exit status {process.returncode}'}\n{_shown(path)}"
     return Outcome(target.name, number, time.monotonic() - began, fault)
+
+
+def _shown(path: Path) -> str:
+    """Return where an input is, and what it is: where this runs, files may not be kept."""
+    return f"the input is in {path}, in base64: {base64.b64encode(path.read_bytes()).decode()}"
 
 
 def _wait(process: subprocess.Popen[bytes], slate: Path) -> str:
@@ -112,7 +119,7 @@ def run_guided(guide: Guide, target: Target, seconds: float, runs: int, seed: in
     corpus.FOUND.mkdir(parents=True, exist_ok=True)
     before = set(corpus.FOUND.iterdir())
     with tempfile.TemporaryDirectory() as folder:
-        options = [*_options(target, Path(folder)), f"-max_total_time={max(1, round(seconds))}"]
+        options = [*_options(target, Path(folder)), f"-max_total_time={math.ceil(seconds)}"]
         options += [f"-runs={runs or -1}", f"-seed={seed}", f"-timeout={_STUCK:.0f}"]
         options += [f"-rss_limit_mb={_MEMORY_MB}", "-print_final_stats=1"]
         options += [f"-artifact_prefix={corpus.FOUND}/{target.name}-", str(work)]
@@ -124,9 +131,9 @@ def run_guided(guide: Guide, target: Target, seconds: float, runs: int, seed: in
     number = int(counted[1]) if counted else 0
     if number and not status:
         return Outcome(target.name, number, time.monotonic() - began)
-    found = ", ".join(map(str, set(corpus.FOUND.iterdir()) - before)) or "nowhere"
+    found = map(_shown, set(corpus.FOUND.iterdir()) - before)
     lines = [line for line in text.splitlines() if not re.match(r"#\d+|stat::|INFO:", line)]
-    fault = "\n".join([*lines[-2 * _LINES :], f"exit status {status}; the input is in {found}"])
+    fault = "\n".join([*lines[-2 * _LINES :], f"exit status {status}", *found])
     return Outcome(target.name, number, time.monotonic() - began, fault)
 
 
@@ -187,6 +194,41 @@ def write_page(page: Path, outcomes: Sequence[Outcome], how: str) -> None:
     page.write_text(f"{before}{_BEGIN}\n{how}\n\n{head}\n{rows}\n{total}\n{_END}{after}")
 
 
+def feed(
+    targets: Sequence[Target],
+    guides: Sequence[Guide],
+    jobs: int,
+    seconds: float,
+    runs: int,
+    seed: int,
+) -> Iterator[Outcome]:
+    """Feed targets, some at a time, and yield what becomes of them, in their order.
+
+    Args:
+        targets: what is fed.
+        guides: what has atheris do it; none: it is done by chance.
+        jobs: how many at a time.
+        seconds: for each; 0: as long as it takes.
+        runs: how many inputs for each; 0: as many as there is time for.
+        seed: what is made by chance depends on it.
+    """
+    free: queue.SimpleQueue[Guide] = queue.SimpleQueue()
+    for guide in guides:
+        free.put(guide)
+
+    def run(target: Target) -> Outcome:
+        if not guides:
+            return run_blind(target, seconds, runs, seed)
+        guide = free.get()
+        try:
+            return run_guided(guide, target, seconds, runs, seed)
+        finally:
+            free.put(guide)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        yield from pool.map(run, targets)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Feed the targets; return 1 if one has broken a promise."""
     parser = argparse.ArgumentParser(prog="fuzz", description=__doc__)
@@ -194,12 +236,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--target", action="append", choices=TARGETS, help="only this one")
     parser.add_argument("--seconds", type=float, default=0.0, help="for each target")
     parser.add_argument("--runs", type=int, default=0, help="so many inputs for each, at most")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed, the same inputs")
+    parser.add_argument("--seed", type=int, default=0, help="by chance: decides on all inputs")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at a time")
     parser.add_argument("--quick", action="store_true", help="about a minute in all")
     parser.add_argument("--by-chance", action="store_true", help="also where atheris is installed")
     parser.add_argument("--keep", action="store_true", help="make the kept corpus anew")
-    parser.add_argument("--page", type=Path, help="the page to write the figures into")
+    parser.add_argument("--page", type=Path, help="the page to write good figures into")
     given = parser.parse_args(arguments)
     if given.files:
         return replay(given.files)
@@ -210,45 +252,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{target.name}: {keep(guide, target)} bytes", flush=True)
         return 0
     is_guided = importlib.util.find_spec("atheris") is not None and not given.by_chance
-    if not is_guided:
-        print(_NO_ATHERIS if not given.by_chance else "inputs are made by chance", flush=True)
+    if not is_guided and not given.by_chance:
+        print(_NO_ATHERIS, flush=True)
     seconds = given.seconds or (0.0 if given.runs else _SECONDS)
     if given.quick:
         seconds = given.jobs * _QUICK_SECONDS / len(TARGETS)
     outcomes = []
-    guides = [Guide() for _ in range(given.jobs if is_guided else 0)]
-    free = queue.SimpleQueue[Guide]()
-    for guide in guides:
-        free.put(guide)
-
-    def run(target: Target) -> Outcome:
-        if not guides:
-            return run_blind(target, seconds, given.runs, given.seed)
-        guide = free.get()
-        try:
-            return run_guided(guide, target, seconds, given.runs, given.seed)
-        finally:
-            free.put(guide)
-
     with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(given.jobs))
-        for guide in guides:
-            stack.enter_context(guide)
-        for outcome in pool.map(run, targets):
+        guides = [stack.enter_context(Guide()) for _ in range(given.jobs)] if is_guided else []
+        for outcome in feed(targets, guides, given.jobs, seconds, given.runs, given.seed):
             outcomes.append(outcome)
             speed = outcome.runs / max(outcome.seconds, 0.001)
             verdict = "FAULT" if outcome.fault else "ok"
-            print(
-                f"{outcome.target:18} {outcome.runs:10,} inputs {speed:8,.0f}/s  {verdict}",
-                flush=True,
-            )
+            figures = f"{outcome.runs:10,} inputs {speed:8,.0f}/s"
+            print(f"{outcome.target:18} {figures}  {verdict}", flush=True)
     faults = [each for each in outcomes if each.fault]
     for each in faults:
         print(f"\n== {each.target}\n{each.fault}")
     total = sum(each.runs for each in outcomes)
     way = "by what they reach (atheris)" if is_guided else "by chance"
     print(f"{total:,} inputs made {way}; {len(faults)} of {len(outcomes)} targets broke a promise")
-    if given.page is not None:
+    if given.page is not None and not faults:
         how = f"`python -m fuzz {' '.join(sys.argv[1:])}`, inputs made {way}:"
         write_page(given.page, outcomes, how)
     return 1 if faults else 0

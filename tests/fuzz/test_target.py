@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,31 @@ def test_a_run_by_chance(found: Path, capfd: pytest.CaptureFixture[str], tmp_pat
     assert "| all | 1,000 |" in page.read_text()
 
 
+def test_a_process_that_ends_by_itself(
+    found: Path, slate: Slate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when compiled code crashes: what it was fed is known all the same."""
+    broken = tmp_path / "python"
+    broken.write_text(
+        f"""#!{sys.executable}
+import os, signal, sys
+from pathlib import Path
+from fuzz.blind import Slate
+Slate(Path(sys.argv[sys.argv.index("--slate") + 1]), 64).write(3, b"crash")
+os.kill(os.getpid(), signal.SIGSEGV)
+"""
+    )
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    monkeypatch.setenv("PYTHONPATH", str(command.ROOT))
+    outcome = command.run_blind(target_of(lambda _: None), 0, 1, 1)
+    assert outcome.runs == 3
+    assert f"exit status {-signal.SIGSEGV}" in outcome.fault
+    assert "Y3Jhc2g=" in outcome.fault
+    (path,) = found.iterdir()
+    assert path.read_bytes() == b"crash"
+
+
 def test_a_fault_ends_the_run_with_1(
     found: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +167,16 @@ def test_without_atheris_it_says_so(
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert main(["--target", "bearer", "--runs", "100"]) == 0
     assert "atheris is not installed" in capfd.readouterr().out
+
+
+@pytest.mark.skipif(find_spec("atheris") is None, reason="make fuzz installs it, where it can")
+def test_a_run_with_atheris(
+    found: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "WORK", tmp_path / "work")
+    assert main(["--target", "bearer", "--runs", "200", "--jobs", "1"]) == 0
+    assert "inputs made by what they reach (atheris); 0 of 1" in capfd.readouterr().out
+    assert corpus.read(tmp_path / "work" / "bearer")
 
 
 def test_an_input_is_tried_again(found: Path, capsys: pytest.CaptureFixture[str]) -> None:
