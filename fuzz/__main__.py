@@ -34,7 +34,7 @@ from fuzz.targets import TARGETS
 ROOT: Final = Path(__file__).parents[1]
 _SECONDS: Final = 60.0
 #: How many seconds all targets together take in a short run, roughly: most go to start processes.
-_QUICK_SECONDS: Final = 40.0
+_QUICK_SECONDS: Final = 30.0
 #: After so many seconds without a new input, one takes too long: it may never end.
 _STUCK: Final = 60.0
 _MEMORY_MB: Final = 2048
