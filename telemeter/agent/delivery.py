@@ -49,12 +49,13 @@ ID_LABEL: Final = "_id"
 _HALVES: Final = 10
 #: Failures in a row after which another collection is tried, to see whether it is this one alone.
 _PATIENCE: Final = 3
-#: The same where there was no answer at all.
-_PATIENCE_WITH_SILENCE: Final = 12
-#: Another collection would fare no better: these speak of the sender, or of what is behind the
-#: server. To send another would only do harm, if the server was just about to come back: a receiver
-#: that wants samples in order would never take this one.
-_OF_EVERYBODY: Final = frozenset({401, 403, 429, 502, 503, 504})
+#: The same where it looks as if the server, or what is behind it, was down. If it comes back
+#: between the two tries, a receiver that wants samples in order never takes the first: this must be
+#: rare.
+_PATIENCE_IN_AN_OUTAGE: Final = 12
+_OF_AN_OUTAGE: Final = frozenset({0, 502, 503, 504})
+#: These speak of the sender: another collection would fare no better.
+_OF_THE_SENDER: Final = frozenset({401, 403, 429})
 #: How many seconds a collection that fails alone lets others go first.
 _HELD_SECONDS: Final = 300.0
 #: After so many seconds a disk that could not be read is asked again.
@@ -447,11 +448,12 @@ class Delivery(Service):
         self, entry: Entry, error: UndeliveredError, failures: int
     ) -> bool:
         """Return whether it may be this collection alone that fails."""
-        if error.stage != "upload" or error.status in _OF_EVERYBODY or not entry.number:
+        if error.stage != "upload" or error.status in _OF_THE_SENDER or not entry.number:
             return False
         if entry.number in self._known:
             return True
-        return failures % (_PATIENCE if error.status else _PATIENCE_WITH_SILENCE) == 0
+        is_outage = error.status in _OF_AN_OUTAGE
+        return failures % (_PATIENCE_IN_AN_OUTAGE if is_outage else _PATIENCE) == 0
 
 
 async def _labels(plan: DeliveryPlan) -> Mapping[str, str]:

@@ -38,6 +38,9 @@ ERRORS: Final = Counter(
 for _reason in ("age", "bytes", "damaged", "disk"):
     DROPPED.labels(_reason)
 
+#: A stop has no more time for a disk that hangs, in seconds.
+_CLOSE_SECONDS: Final = 2.0
+
 _Result = TypeVar("_Result")
 
 log = Logger()
@@ -96,7 +99,7 @@ class Keeper(Service):
 
     async def _close(self) -> None:
         try:
-            await self._call(self._spool.close)
+            await self._call(self._spool.close, min(self._seconds, _CLOSE_SECONDS))
         except SpoolError as error:
             log.error("the spool could not be closed", reason=str(error))
         self._is_open = False
@@ -194,7 +197,7 @@ class Keeper(Service):
         BYTES.set(state.size)
         OLDEST.set(state.oldest_ms / 1000)
 
-    async def _call(self, function: Callable[[], _Result]) -> _Result:
+    async def _call(self, function: Callable[[], _Result], seconds: float | None = None) -> _Result:
         """Call a function of the spool in its thread; raises `SpoolError`, also if it is late."""
         if self._late is not None and not self._late.is_set():
             raise SpoolError("the disk has not answered an earlier request")
@@ -208,10 +211,12 @@ class Keeper(Service):
 
         done = Deferred.fromCoroutine(_awaited(self._run, call))
         try:
-            return await done.addTimeout(self._seconds, self._clock)
+            return await done.addTimeout(seconds or self._seconds, self._clock)
         except LateError:
             self._late = ended
-            raise SpoolError(f"the disk gave no answer within {self._seconds:g} s") from None
+            raise SpoolError(
+                f"the disk gave no answer within {seconds or self._seconds:g} s"
+            ) from None
 
 
 async def _awaited(run: Runner, function: Callable[[], _Result]) -> _Result:
