@@ -142,6 +142,7 @@ class Delivery(Service):
         self._stale_on_stop = stale_on_stop
         self._under_way: Deferred[None] | None = None
         self._idle: Deferred[None] | None = None  # what it waits for, if that is no answer
+        self._wants_news = False  # whether that is news
         self._unkept: Entry | None = None
         self._is_news = False
         self._work: _Work | None = None
@@ -149,10 +150,7 @@ class Delivery(Service):
         self._most_series = 0
         self._is_hopeless = False
         self._backlog = 0  # what was delivered since there were failures
-        self._failing: tuple[int, int] = (
-            -1,
-            0,
-        )  # the number of a collection, its failures in a row
+        self._failing = (-1, 0)  # the number of a collection, and its failures in a row
         self._suspect: int | None = None  # a collection that others are tried instead of
         self._held: dict[int, float] = {}  # when collections that fail alone are tried again
         self._known: set[int] = set()  # collections that were held once
@@ -226,13 +224,12 @@ class Delivery(Service):
         self._is_news = True
         if self.running and (self._under_way is None or self._under_way.called):
             self._start()  # it had broken
-        elif self._idle is not None and not self._backoff.failures:
-            self._idle.callback(None)
+        elif self._wants_news:
+            self._end_pause()
 
     def retry_now(self) -> None:
         """Wait no longer after a failure: something may be different now."""
-        if self._idle is not None:
-            self._idle.callback(None)
+        self._end_pause()
 
     # --- One after the other ----------------------------------------------------------------------
 
@@ -279,26 +276,28 @@ class Delivery(Service):
                 soonest = max(0.0, min(self._held.values()) - self._clock.seconds())
                 wait = soonest if wait is None else min(wait, soonest)
             if not self._is_news:
-                await self._pause(wait)
+                self._wants_news = True
+                try:
+                    await self._pause(wait)
+                finally:
+                    self._wants_news = False
 
     def _hold(self, number: int) -> None:
         """Have a collection let others go first for a while."""
+        log.warn(
+            "a collection cannot be delivered while others can; it lets them go first",
+            retry_seconds=_HELD_SECONDS,
+        )
         self._held[number] = self._clock.seconds() + _HELD_SECONDS
-        self._known.add(number)
 
     def _suspicion_holds(self, number: int) -> None:
         """Another collection was delivered instead of one that failed.
 
         The server may have come back between the two. So that one is tried once more at once.
         """
-        if number not in self._known:
-            self._known.add(number)
-            return
-        log.warn(
-            "a collection cannot be delivered while others can; it lets them go first",
-            retry_seconds=_HELD_SECONDS,
-        )
-        self._hold(number)
+        if number in self._known:
+            self._hold(number)
+        self._known.add(number)
 
     def _set_behind(self) -> list[int]:
         """Return the numbers of collections that let others go first."""
@@ -308,7 +307,7 @@ class Delivery(Service):
         return behind if self._suspect is None else [*behind, self._suspect]
 
     async def _pause(self, seconds: float | None) -> None:
-        """Wait so long, or until there is news; None: only that ends it."""
+        """Wait so long, or until something ends the pause; None: only that does."""
         if not self.running:
             raise CancelledError
         self._idle = Deferred()
@@ -362,6 +361,10 @@ class Delivery(Service):
         except BadInputError as error:
             DROPPED.labels("damaged").inc()
             log.error("a collection on disk cannot be read, it is dropped", reason=str(error))
+            return None
+        except Exception:  # our fault, and no reason to keep all others waiting for ever
+            DROPPED.labels("damaged").inc()
+            log.failure("a collection on disk cannot be converted, it is dropped")
             return None
         if not entry.is_write and entry.collected_ms >= self._last_sent_ms and self._stale_on_stop:
             self._last_sent, self._last_sent_ms = compress_framed(payload), entry.collected_ms

@@ -632,6 +632,34 @@ def test_a_damaged_collection_is_dropped_and_told_of(world: Spooling, log: Log) 
     log.errors_are_fine = True
 
 
+def test_a_fault_of_ours_does_not_hold_up_the_others(
+    world: Spooling, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> bytes:
+        raise KeyError("ours")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("telemeter.agent.delivery._payload", broken)
+        world.start()
+    assert world.receiver.received == []
+    assert "KeyError: 'ours'" in "".join(log.lines)
+    world.cycles(1)
+    assert world.values == [1]
+    log.errors_are_fine = True
+
+
+def test_news_end_the_wait_for_news_after_failures(world: Spooling) -> None:
+    world.receiver.reply = Reply(503)
+    world.start()
+    world.cycles(1)
+    world.spool._opened().execute("DELETE FROM entries")
+    advance(world.clock, 200)
+    world.receiver.reply = Reply(200)
+    before = world.statuses
+    world.cycles(1)
+    assert world.values[before:] == [2]
+
+
 def test_a_spool_that_cannot_be_used_is_set_aside(clock: Clock, tmp_path: Path, log: Log) -> None:
     (tmp_path / "spool.sqlite").write_bytes(b"x" * 4096)
     world = Spooling(clock, tmp_path).start()
