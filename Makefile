@@ -32,7 +32,7 @@ demo: .venv/.run ## Show the whole path live on real input (ONCE=1: end when don
 	@demo/need.sh commands $(NEEDS)
 	@$(BIN)/python -m demo $(if $(TLS),--tls) $(if $(ONCE),--once) $(if $(SOURCE),--source $(SOURCE))
 
-NEEDS_OF_TESTS := prometheus=prometheus victoria-metrics=victoria-metrics vmagent=victoria-metrics
+NEEDS_OF_TESTS := prometheus=prometheus promtool=prometheus victoria-metrics=victoria-metrics vmagent=victoria-metrics
 NEEDS_OF_TESTS += memcached=memcached systemd-analyze=systemd tinyproxy=tinyproxy-bin haproxy=haproxy
 NEEDS_OF_TESTS += logrotate=logrotate faketime=faketime openssl=openssl
 NEEDS_OF_TESTS += prometheus-node-exporter=prometheus-node-exporter

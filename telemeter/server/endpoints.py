@@ -251,7 +251,7 @@ def operator_routes(
         reader_seconds: how long the reader of /federate may take none of it.
     """
     routes = [
-        metrics_route(metrics),
+        metrics_route(metrics, fleet.measure),
         *debug_routes(reactor),
         *health.routes(for_operators=True),
         reload_route(reload),

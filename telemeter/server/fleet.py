@@ -21,6 +21,7 @@ from telemeter.samples.whitelist import Whitelist
 from telemeter.server.workers.control import MAX_REPORT
 from telemeter.web.fleet_api import FleetApi
 from telemeter.web.fleet_events import Events
+from telemeter.web.fleet_metrics import show_fleet
 from telemeter.web.fleet_observer import AttemptObserver
 from telemeter.web.fleet_page import html_sender, page_routes
 from telemeter.web.site.routing import Route
@@ -60,6 +61,7 @@ class Fleet:
         self._reported: list[Attempt] = []
         self._later: IDelayedCall | None = None
         self._reactor = reactor
+        self._wall = wall
         self.observer: AttemptObserver | None = None
         self._whitelist: Whitelist = config.samples.whitelist
         if config.fleet.max_clusters:
@@ -104,6 +106,11 @@ class Fleet:
         if self.record is not None:
             for attempt in attempts:
                 self.record.record(attempt)
+
+    def measure(self) -> None:
+        """Show in the metrics how the fleet is."""
+        if self.record is not None:
+            show_fleet(self.record, moment(self._reactor, self._wall))
 
     def stop(self) -> None:
         """End what would not end by itself."""

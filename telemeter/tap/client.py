@@ -20,6 +20,7 @@ from telemeter.convert.engine import KIND, SWITCH
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock
 from telemeter.loop.reactor import daemon_reactor
 from telemeter.net.url import shown
+from telemeter.observe.build import tell_build
 from telemeter.observe.compiled import warn_of_python
 from telemeter.observe.log import make_observer
 from telemeter.tap.daemon import Daemon
@@ -61,6 +62,7 @@ def _announce(config: AgentConfig) -> None:
     target = {"upload": shown(config.sending.upload_url)}
     if config.spool is not None:
         target = {"receive": shown(config.spool.receive_url), "spool": config.spool.folder}
+    tell_build(__version__, KIND)
     log.info(
         "starting telemeter-client",
         version=__version__,

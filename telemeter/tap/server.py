@@ -16,6 +16,7 @@ from telemeter.convert.engine import KIND, SWITCH
 from telemeter.loop.clocks import SYSTEM_WALL_CLOCK, WallClock
 from telemeter.loop.reactor import daemon_reactor
 from telemeter.net.url import shown
+from telemeter.observe.build import tell_build
 from telemeter.observe.compiled import warn_of_python
 from telemeter.server.app import build
 from telemeter.tap.daemon import Daemon
@@ -46,6 +47,7 @@ def makeService(
 
 def _announce(config: ServerConfig) -> None:
     """Log what is started, and what is missing for production."""
+    tell_build(__version__, KIND)
     log.info(
         "starting telemeter-server",
         version=__version__,

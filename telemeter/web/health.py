@@ -99,10 +99,18 @@ class Health:
         ]
 
 
-def metrics_route(source: Collector = REGISTRY) -> Route:
-    """/metrics, in the text format or as OpenMetrics."""
+def metrics_route(
+    source: Collector = REGISTRY, measure: Callable[[], None] = lambda: None
+) -> Route:
+    """/metrics, in the text format or as OpenMetrics.
+
+    Args:
+        source: whose metrics.
+        measure: sets those that are only measured when somebody asks.
+    """
 
     def metrics(request: IRequest) -> bytes:
+        measure()
         content_type, body = metrics_page(request.getHeader("Accept") or "", source)
         request.setHeader("Content-Type", content_type)
         return body

@@ -14,7 +14,7 @@ from telemeter.observe.outcome import Outcome
 from telemeter.server.fleet import ATTEMPTS, Fleet, reporter
 from telemeter.server.workers.control import MAX_REPORT
 from telemeter.web.site.routing import make_site
-from tests.fakes import UPTIME, FakeWall, Log, ask
+from tests.fakes import UPTIME, FakeWall, Log, ask, value_of
 
 
 def fleet(clock: Clock, *flags: str) -> Fleet:
@@ -161,3 +161,22 @@ def test_what_cannot_be_reported_is_forgotten(clock: Clock, log: Log) -> None:
     observe(outcomes(1)[0])
     clock.advance(1)
     assert any("busy" in line for line in log.lines)
+
+
+def test_the_metrics_of_the_fleet(clock: Clock) -> None:
+    here = fleet(clock)
+    refused = Attempt(b"bad", Elapsed(UPTIME), Path.UPLOAD, 403)
+    here.take(0, encode_attempts([*attempts(3), refused]))
+    clock.advance(1)
+    here.measure()
+    found = {
+        state: value_of("telemeter_fleet_clusters", state=state)
+        for state in ("ok", "drifting", "silent", "failed", "refused")
+    }
+    assert found == {"ok": 3, "drifting": 0, "silent": 0, "failed": 0, "refused": 1}
+    clock.advance(3600)
+    here.measure()
+    assert value_of("telemeter_fleet_clusters", state="silent") >= 3
+    assert value_of("telemeter_fleet_clusters", state="ok") == 0
+    off = fleet(clock, "--fleet-max-clusters", "0")
+    off.measure()
