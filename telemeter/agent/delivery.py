@@ -143,6 +143,7 @@ class Delivery(Service):
         self._under_way: Deferred[None] | None = None
         self._idle: Deferred[None] | None = None  # what it waits for, if that is no answer
         self._wants_news = False  # whether that is news
+        self._is_last = False  # whether what is sent now is the last before the end
         self._unkept: Entry | None = None
         self._is_news = False
         self._work: _Work | None = None
@@ -184,6 +185,7 @@ class Delivery(Service):
 
     def startService(self) -> None:
         super().startService()
+        self._is_last = False
         self._start()
 
     def _start(self) -> None:
@@ -204,7 +206,9 @@ class Delivery(Service):
             ended, payload, milliseconds(self._wall.now())
         )
         await self._keep(compress_framed(markers), is_write=True)
-        self._next_request = 0.0
+        if self._keeper.state.entries > 1:
+            return  # they are delivered in their turn, when the agent runs again
+        self._is_last = True
         self._start()
         await self._end(self._stop_seconds)
 
@@ -373,7 +377,7 @@ class Delivery(Service):
 
     async def _keep_pace(self, rate: float) -> None:
         wait = self._next_request - self._clock.seconds()
-        if wait > 0:
+        if wait > 0 and not self._is_last:
             await self._pause_whole(wait)
         self._next_request = self._clock.seconds() + 1 / rate
 

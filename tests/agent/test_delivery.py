@@ -762,6 +762,37 @@ def test_at_a_stop_the_series_end(clock: Clock, tmp_path: Path) -> None:
     assert clock.getDelayedCalls() == []
 
 
+def test_at_a_stop_the_series_end_in_parts(clock: Clock, tmp_path: Path) -> None:
+    world = Spooling(clock, tmp_path, stale=True)
+    world.receiver.reply = lambda received: Reply(413 if len(names(received)) > 5 else 200)
+    world.collect(*many(20))
+    world.start()
+    advance(clock, 10)
+    before = world.statuses
+    assert has_fired(world.stop())
+    parts = [
+        name
+        for received in world.receiver.received[before:]
+        if len(names(received)) <= 5
+        for name in names(received)
+    ]
+    assert sorted(parts) == sorted(f"m{number}" for number in range(20))
+    assert read_state(str(tmp_path))[0].entries == 0
+
+
+def test_behind_a_backlog_the_end_waits_for_its_turn(clock: Clock, tmp_path: Path) -> None:
+    world = Spooling(clock, tmp_path, stale=True).start()
+    world.receiver.reply = Reply(503)
+    world.cycles(3)
+    world.receiver.reply = Reply(200)
+    before = world.statuses
+    stopped = world.stop()
+    advance(clock, 4)
+    assert has_fired(stopped)
+    assert world.statuses == before
+    assert read_state(str(tmp_path))[0].entries == 4
+
+
 def test_the_end_of_the_series_is_kept_for_a_server_that_is_away(
     clock: Clock, tmp_path: Path
 ) -> None:
