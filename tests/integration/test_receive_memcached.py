@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -205,6 +206,12 @@ async def test_a_memcached_that_is_killed_refuses_nobody(
         assert counts.grown() == HIT
 
 
+def stands_still(pid: int) -> bool:
+    """Tell whether all threads of a process are stopped, which a signal does not do at once."""
+    threads = Path("/proc", str(pid), "task").iterdir()
+    return all((each / "stat").read_text().rpartition(")")[2].split()[0] == "T" for each in threads)
+
+
 @in_reactor
 async def test_a_memcached_that_hangs_refuses_nobody(
     stack: Stack, authorizer: Program, upstream: Upstream, cache: Program
@@ -214,6 +221,7 @@ async def test_a_memcached_that_hangs_refuses_nobody(
         counts = Counts()
         cache.signal(signal.SIGSTOP)
         try:
+            await until(lambda: stands_still(cache.popen.pid), "memcached to stand still")
             began = time.monotonic()
             assert await status(server, "one") == 200
             assert await status(server, "one") == 200
