@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
@@ -96,7 +97,7 @@ class TokenExchange:
         if token is None or token.expires <= self._clock.seconds():
             try:
                 token = await self._exchange()
-            except AuthorizeError:
+            except (AuthorizeError, CancelledError):
                 raise
             except RedirectError as error:
                 raise AuthorizeError(f"the server answered with {error}") from None

@@ -49,10 +49,10 @@ ID_LABEL: Final = "_id"
 _HALVES: Final = 10
 #: Failures in a row after which another collection is tried, to see whether it is this one alone.
 _PATIENCE: Final = 3
-#: The same where it looks as if the server, or what is behind it, was down. If it comes back
-#: between the two tries, a receiver that wants samples in order never takes the first: this must be
-#: rare.
-_PATIENCE_IN_AN_OUTAGE: Final = 12
+#: The same where the order matters, or it looks as if the server, or what is behind it, was down.
+#: If it comes back between the two tries, a receiver that wants samples in order never takes the
+#: first: this must be rare.
+_LONG_PATIENCE: Final = 12
 _OF_AN_OUTAGE: Final = frozenset({0, 502, 503, 504})
 #: These speak of the sender: another collection would fare no better.
 _OF_THE_SENDER: Final = frozenset({401, 403, 429})
@@ -173,13 +173,17 @@ class Delivery(Service):
         return body
 
     async def _keep(self, body: bytes, *, is_write: bool) -> None:
-        now_ms = milliseconds(self._wall.now())
+        entry = Entry(_NOT_ON_DISK, milliseconds(self._wall.now()), is_write, body)
         try:
-            await self._keeper.keep(now_ms, body, is_write=is_write)
+            if self._unkept is not None:  # it is older, and has its turn before this one
+                before = self._unkept
+                await self._keeper.keep(before.collected_ms, before.body, is_write=before.is_write)
+                self._unkept = None
+            await self._keeper.keep(entry.collected_ms, body, is_write=is_write)
         except SpoolError:
             if self._unkept is not None:
                 DROPPED.labels("disk").inc()
-            self._unkept = Entry(_NOT_ON_DISK, now_ms, is_write, body)
+            self._unkept = entry
 
     # --- The service ------------------------------------------------------------------------------
 
@@ -199,6 +203,7 @@ class Delivery(Service):
     async def _stop(self) -> None:
         """Let a request that is under way end; with `--stale-on-stop`, send the last one."""
         await self._end(self._stop_seconds)
+        self._keeper.hurry()
         if not self._stale_on_stop or not self._last_sent:
             return
         payload = decompress_framed(self._last_sent, _MOST_BYTES)
@@ -457,10 +462,13 @@ class Delivery(Service):
         """Return whether it may be this collection alone that fails."""
         if error.stage != "upload" or error.status in _OF_THE_SENDER or not entry.number:
             return False
+        if error.retry_after is not None:
+            return False
         if entry.number in self._known:
             return True
-        is_outage = error.status in _OF_AN_OUTAGE
-        return failures % (_PATIENCE_IN_AN_OUTAGE if is_outage else _PATIENCE) == 0
+        # Where the order matters, a server that fails now and then must not change it.
+        is_patient = error.status in _OF_AN_OUTAGE or not self._plan().newest_first
+        return failures % (_LONG_PATIENCE if is_patient else _PATIENCE) == 0
 
 
 async def _labels(plan: DeliveryPlan) -> Mapping[str, str]:

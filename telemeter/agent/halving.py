@@ -85,7 +85,7 @@ class Halving:
         part = self._parts.popleft()
         count = count_series(part)
         self.is_halved = True
-        if status == _TOO_LARGE:
+        if status == _TOO_LARGE and count > 1:  # of one alone it says nothing about others
             self.most_series = max(1, count // 2)
         if self._tried:
             self._tried -= 1

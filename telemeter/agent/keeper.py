@@ -39,7 +39,7 @@ for _reason in ("age", "bytes", "damaged", "disk"):
     DROPPED.labels(_reason)
 
 #: A stop has no more time for a disk that hangs, in seconds.
-_CLOSE_SECONDS: Final = 2.0
+_CLOSE_SECONDS: Final = 1.0
 
 _Result = TypeVar("_Result")
 
@@ -81,6 +81,7 @@ class Keeper(Service):
         self._flag = flag
         self._seconds = seconds
         self._is_open = False
+        self._gone: set[int] = set()  # delivered, but the spool does not know that yet
         self._faults: dict[str, str] = {}  # what the disk does not do, and why
         self._late: Event | None = None  # is set when a call that took too long has ended
 
@@ -97,9 +98,14 @@ class Keeper(Service):
         super().stopService()
         return Deferred.fromCoroutine(self._close())
 
+    def hurry(self) -> None:
+        """Wait less for the disk from now on, because all stops."""
+        self._seconds = min(self._seconds, _CLOSE_SECONDS)
+
     async def _close(self) -> None:
         try:
-            await self._call(self._spool.close, min(self._seconds, _CLOSE_SECONDS))
+            self.hurry()
+            await self._call(self._spool.close)
         except SpoolError as error:
             log.error("the spool could not be closed", reason=str(error))
         self._is_open = False
@@ -123,14 +129,23 @@ class Keeper(Service):
 
     async def next(self, *, newest: bool, without: Collection[int] = ()) -> Entry | None:
         """Return what is to be delivered next; see `Spool.next`. Raises `SpoolError`."""
+        others = [*without, *self._gone]
         return await self._use(
-            lambda: self._spool.next(newest=newest, without=without), "read a collection"
+            lambda: self._spool.next(newest=newest, without=others), "read a collection"
         )
 
     async def forget(self, number: int) -> None:
         """Forget a collection; see `Spool.forget`. A disk that does not is told of in the log."""
+        gone = [number, *sorted(self._gone)]
+        self._gone.add(number)
+
+        def forget() -> None:
+            for each in gone:
+                self._spool.forget(each)
+
         try:
-            await self._use(lambda: self._spool.forget(number), "forget a collection")
+            await self._use(forget, "forget a collection")
+            self._gone.difference_update(gone)
         except SpoolError:
             # It is not delivered again, at least until the agent is started again; and that would
             # do no harm.
@@ -197,7 +212,7 @@ class Keeper(Service):
         BYTES.set(state.size)
         OLDEST.set(state.oldest_ms / 1000)
 
-    async def _call(self, function: Callable[[], _Result], seconds: float | None = None) -> _Result:
+    async def _call(self, function: Callable[[], _Result]) -> _Result:
         """Call a function of the spool in its thread; raises `SpoolError`, also if it is late."""
         if self._late is not None and not self._late.is_set():
             raise SpoolError("the disk has not answered an earlier request")
@@ -211,12 +226,10 @@ class Keeper(Service):
 
         done = Deferred.fromCoroutine(_awaited(self._run, call))
         try:
-            return await done.addTimeout(seconds or self._seconds, self._clock)
+            return await done.addTimeout(self._seconds, self._clock)
         except LateError:
             self._late = ended
-            raise SpoolError(
-                f"the disk gave no answer within {seconds or self._seconds:g} s"
-            ) from None
+            raise SpoolError(f"the disk gave no answer within {self._seconds:g} s") from None
 
 
 async def _awaited(run: Runner, function: Callable[[], _Result]) -> _Result:

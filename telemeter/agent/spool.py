@@ -46,19 +46,9 @@ _STATE: Final = f"SELECT count(*), coalesce(sum(size), 0), coalesce(min(collecte
 _ENTRY: Final = f"SELECT number, collected_ms, is_write, body {_OTHERS} ORDER BY number"
 _OLDEST: Final = f"{_ENTRY} ASC LIMIT 1"
 _NEWEST: Final = f"{_ENTRY} DESC LIMIT 1"
-#: Errors of SQLite that say nothing about what is in the database.
-_OF_THE_DISK: Final = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_INTERRUPT,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_PERM,
-        sqlite3.SQLITE_READONLY,
-    }
+#: Errors of SQLite that speak of what is in the database; all others, of the disk or of us.
+_OF_THE_DATABASE: Final = frozenset(
+    {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 )
 #: The bytes that a collection counts for besides its body.
 _ENTRY_BYTES: Final = 64
@@ -169,9 +159,12 @@ class Spool:
             return  # on a disk that takes nothing no two agents can harm each other
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             os.close(lock)
             raise SpoolInUseError from None
+        except OSError:  # a file system without locks
+            os.close(lock)
+            return
         self._lock = lock
 
     def open(self) -> str:
@@ -204,13 +197,17 @@ class Spool:
 
     def _claim_again(self) -> None:
         """Claim the folder again if somebody has taken it away meanwhile."""
-        if self._lock is None:
+        if self._lock is None:  # the disk took nothing when the agent started
+            self._claim()
             return
         with suppress(OSError):
             if os.fstat(self._lock).st_ino == (self._folder / _LOCK).stat().st_ino:
                 return
         os.close(self._lock)
         self._lock = None
+        self._claim()
+
+    def _claim(self) -> None:
         try:
             self.lock()
         except SpoolInUseError:
@@ -268,9 +265,12 @@ class Spool:
             by_size = 0
             too_much = _state(database).size + size - self._max_bytes
             while too_much > 0:
-                ((number, freed),) = database.execute(
+                oldest = database.execute(
                     "SELECT number, size FROM entries ORDER BY number LIMIT 1"
-                )
+                ).fetchone()
+                if oldest is None:
+                    break
+                number, freed = oldest
                 database.execute("DELETE FROM entries WHERE number = ?", (number,))
                 too_much -= freed
                 by_size += 1
@@ -392,11 +392,12 @@ def _connect(path: Path, busy: float) -> sqlite3.Connection:
 
 def _prepare(database: sqlite3.Connection) -> None:
     """Make what is not there yet."""
-    database.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    ((tables,),) = database.execute("SELECT count(*) FROM sqlite_schema")
+    if not tables:  # on a full disk, what is there can still be read
+        database.execute("PRAGMA auto_vacuum = INCREMENTAL")
     database.execute("PRAGMA journal_mode = WAL").fetchall()
     database.execute("PRAGMA synchronous = FULL")
     database.execute("PRAGMA journal_size_limit = 1048576").fetchall()
-    ((tables,),) = database.execute("SELECT count(*) FROM sqlite_schema")
     if not tables:
         database.executescript(
             f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {APPLICATION}; "
@@ -428,7 +429,7 @@ def _fault(path: Path, busy: float) -> str:
                 return "it is no spool"
             if version != VERSION:
                 return f"it has version {version}, expected was {VERSION}"
-            ((said,),) = database.execute("PRAGMA quick_check(1)")
+            ((said,),) = database.execute("PRAGMA integrity_check(1)")
             database.execute("SELECT number, collected_ms, is_write, size, body FROM entries")
             return "" if said == "ok" else f"it is damaged: {said}"
         finally:
@@ -442,7 +443,7 @@ def _fault(path: Path, busy: float) -> str:
 def _is_of_disk(error: sqlite3.Error) -> bool:
     """Return whether an error says nothing about what is in the database."""
     code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-    return code & 0xFF in _OF_THE_DISK  # the rest of the code says more of it
+    return code & 0xFF not in _OF_THE_DATABASE  # the rest of the code says more of it
 
 
 @contextmanager

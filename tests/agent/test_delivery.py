@@ -600,6 +600,55 @@ class Hanging:
         return function(*arguments, **named)
 
 
+def test_what_was_not_kept_is_kept_before_the_next(world: Spooling, log: Log) -> None:
+    world.receiver.reply = Reply(503)
+    world.start()
+    world.cycles(2)
+    real = world.spool.keep
+    world.spool.keep = lambda *_, **__: raise_full("full")  # type: ignore[method-assign, assignment]
+    world.cycles(1)
+    world.spool.keep = real  # type: ignore[method-assign]
+    world.cycles(2)
+    tried = world.statuses
+    world.receiver.reply = Reply(200)
+    advance(world.clock, 260)
+    assert world.values[tried:][:6] == [1, 1, 2, 3, 4, 5]
+    log.errors_are_fine = True
+
+
+def test_what_the_disk_could_not_forget_is_not_sent_again(
+    clock: Clock, tmp_path: Path, log: Log
+) -> None:
+    hanging = Hanging()
+    world = Spooling(clock, tmp_path, run=hanging)
+    forget = world.spool.forget
+
+    def late(number: int) -> None:
+        raise_full("no answer")
+
+    world.spool.forget = late  # type: ignore[method-assign]
+    world.start()
+    world.cycles(2)
+    assert world.values == [1, 1, 2]
+    world.spool.forget = forget  # type: ignore[method-assign]
+    world.cycles(1)
+    assert world.values == [1, 1, 2, 3]
+    assert world.spool.state().entries == 0
+    world.spool.close()
+    log.errors_are_fine = True
+
+
+def test_one_series_that_is_too_large_says_nothing_of_others(world: Spooling) -> None:
+    world.collect(*many(30))
+    world.receiver.reply = lambda received: Reply(413 if "m7" in names(received) else 200)
+    world.start()
+    advance(world.clock, 10)
+    world.receiver.reply = Reply(200)
+    before = world.statuses
+    advance(world.clock, 275)
+    assert world.statuses - before <= 30 / 2 + 1
+
+
 def test_a_disk_that_hangs(clock: Clock, tmp_path: Path, log: Log) -> None:
     hanging = Hanging()
     world = Spooling(clock, tmp_path, run=hanging)
