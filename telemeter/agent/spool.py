@@ -138,6 +138,7 @@ class Spool:
         self._lock: int | None = None
         self._database: sqlite3.Connection | None = None
         self._opened_as = 0  # the inode of the database
+        self._last_number = 0  # that was given out: a new database must not use it again
         self._gone: set[int] = set()  # delivered, but the disk did not take note
 
     def lock(self) -> None:
@@ -188,7 +189,7 @@ class Spool:
             self._opened_as = path.stat().st_ino
         try:
             with _told():
-                _prepare(database)
+                _prepare(database, self._last_number)
         except SpoolError:
             database.close()
             raise
@@ -296,6 +297,7 @@ class Spool:
             for number, collected_ms, is_write, body in self._opened().execute(
                 _NEWEST if newest else _OLDEST, (skipped,)
             ):
+                self._last_number = max(self._last_number, number)
                 return Entry(number, collected_ms, bool(is_write), body)
         return None
 
@@ -390,8 +392,8 @@ def _connect(path: Path, busy: float) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=busy, isolation_level=None, check_same_thread=False)
 
 
-def _prepare(database: sqlite3.Connection) -> None:
-    """Make what is not there yet."""
+def _prepare(database: sqlite3.Connection, last_number: int) -> None:
+    """Make what is not there yet; numbers go on behind the last one."""
     ((tables,),) = database.execute("SELECT count(*) FROM sqlite_schema")
     if not tables:  # on a full disk, what is there can still be read
         database.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -402,6 +404,9 @@ def _prepare(database: sqlite3.Connection) -> None:
         database.executescript(
             f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {APPLICATION}; "
             f"PRAGMA user_version = {VERSION}; COMMIT;"
+        )
+        database.execute(
+            "INSERT INTO sqlite_sequence (name, seq) VALUES ('entries', ?)", (last_number,)
         )
 
 

@@ -119,6 +119,22 @@ def test_a_number_is_never_used_again(spool: Spool) -> None:
     assert entry.number == 2
 
 
+def test_nor_that_of_a_spool_that_was_set_aside(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    keep(spool, b"a", b"b")
+    under_way = spool.next(newest=True)
+    assert under_way is not None
+    spool.close_database()
+    for path in tmp_path.glob("spool.sqlite-*"):
+        path.unlink()
+    _no_database(tmp_path / "spool.sqlite")
+    assert spool.open().startswith("set-aside-1.sqlite")
+    keep(spool, b"c")
+    spool.forget(under_way.number)
+    assert bodies(spool) == [b"c"]
+    spool.close()
+
+
 def test_what_is_too_old_is_dropped(tmp_path: Path) -> None:
     spool = opened(tmp_path, max_age=3600)
     spool.keep(NOW_MS - 2 * HOUR_MS, b"old")
