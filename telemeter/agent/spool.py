@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from telemeter.loop.sqlite_file import connect, is_of_disk, set_aside
 from telemeter.loop.timeouts import TIMEOUTS
 
 #: What tells the database from others: "TLMS".
@@ -28,7 +29,6 @@ APPLICATION: Final = 0x544C4D53
 VERSION: Final = 1
 
 _FILE: Final = "spool.sqlite"
-_SIDE_FILES: Final = ("-wal", "-shm")
 _LOCK: Final = "lock"
 _SCHEMA: Final = """
 CREATE TABLE entries (
@@ -46,10 +46,6 @@ _STATE: Final = f"SELECT count(*), coalesce(sum(size), 0), coalesce(min(collecte
 _ENTRY: Final = f"SELECT number, collected_ms, is_write, body {_OTHERS} ORDER BY number"
 _OLDEST: Final = f"{_ENTRY} ASC LIMIT 1"
 _NEWEST: Final = f"{_ENTRY} DESC LIMIT 1"
-#: Errors of SQLite that speak of what is in the database; all others, of the disk or of us.
-_OF_THE_DATABASE: Final = frozenset(
-    {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-)
 #: The bytes that a collection counts for besides its body.
 _ENTRY_BYTES: Final = 64
 #: Pages of 4 KiB that are left unused in the file before it is made smaller.
@@ -185,7 +181,7 @@ class Spool:
         if fault:
             aside = f"{self._set_aside(path)}: {fault}"
         with _told():
-            database = _connect(path, self._busy)
+            database = connect(path, self._busy)
             self._opened_as = path.stat().st_ino
         try:
             with _told():
@@ -227,17 +223,10 @@ class Spool:
 
     def _set_aside(self, path: Path) -> str:
         """Give a database that cannot be used another name; return that."""
-        number = 1
-        while (aside := path.with_name(f"set-aside-{number}.sqlite")).exists():
-            number += 1
         try:
-            path.rename(aside)
-            for suffix in _SIDE_FILES:
-                with suppress(FileNotFoundError):
-                    path.with_name(path.name + suffix).rename(f"{aside}{suffix}")
+            return set_aside(path, "set-aside").name
         except OSError as error:
             raise SpoolError(f"{path.name} cannot be set aside: {error.strerror}") from None
-        return aside.name
 
     def keep(self, collected_ms: int, body: bytes, *, is_write: bool = False) -> Dropped:
         """Keep a collection; when this returns, it is on the disk.
@@ -387,11 +376,6 @@ def _state(database: sqlite3.Connection, gone: Collection[int] = ()) -> SpoolSta
     return SpoolState(entries, size, oldest)
 
 
-def _connect(path: Path, busy: float) -> sqlite3.Connection:
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # for us alone
-    return sqlite3.connect(path, timeout=busy, isolation_level=None, check_same_thread=False)
-
-
 def _prepare(database: sqlite3.Connection, last_number: int) -> None:
     """Make what is not there yet; numbers go on behind the last one."""
     ((tables,),) = database.execute("SELECT count(*) FROM sqlite_schema")
@@ -440,15 +424,9 @@ def _fault(path: Path, busy: float) -> str:
         finally:
             database.close()
     except sqlite3.Error as error:
-        if _is_of_disk(error):
+        if is_of_disk(error):
             raise SpoolError(str(error)) from None
         return f"it is damaged: {error}"
-
-
-def _is_of_disk(error: sqlite3.Error) -> bool:
-    """Return whether an error says nothing about what is in the database."""
-    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-    return code & 0xFF not in _OF_THE_DATABASE  # the rest of the code says more of it
 
 
 @contextmanager
@@ -458,7 +436,7 @@ def _told() -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         told = SpoolError(str(error))
-        told.is_of_database = not _is_of_disk(error)
+        told.is_of_database = not is_of_disk(error)
         raise told from None
     except OSError as error:
         raise SpoolError(f"{error.strerror}: {error.filename}") from None

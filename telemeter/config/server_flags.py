@@ -16,6 +16,7 @@ from telemeter.config.listen_address import listen_address
 from telemeter.config.values import (
     choice,
     duration,
+    fleet_database,
     header_text,
     integer,
     label_list,
@@ -415,6 +416,21 @@ GROUPS: Final = (
             100_000,
             "How many clusters the fleet's page knows; the oldest is forgotten first. Each takes "
             "up to 1 kB of memory. 0: there is no page.",
+        ),
+        Flag(
+            "fleet-database",
+            fleet_database,
+            "",
+            "Where the record of the fleet is kept, so that it survives a restart: sqlite:PATH. "
+            "It is written behind, at most 20 seconds late.",
+            shown="in memory only",
+        ),
+        Flag(
+            "fleet-retention",
+            positive_duration,
+            30 * 86_400.0,
+            "After how long without a word a cluster is forgotten.",
+            shown="720h",
         ),
     ),
     Group(

@@ -47,6 +47,14 @@ def raw(value: str) -> str:
     return value
 
 
+def fleet_database(value: str) -> str:
+    """Parse `sqlite:PATH`; return the path, which is empty for an empty text."""
+    kind, _, path = value.partition(":")
+    if value and (kind != "sqlite" or not path or "\0" in path):
+        raise ValueError("expected sqlite:PATH, such as sqlite:/var/lib/telemeter/fleet.sqlite")
+    return path
+
+
 def header_text(value: str) -> str:
     """Text that goes into a header."""
     if not value.isascii() or not value.isprintable():

@@ -23,6 +23,8 @@ _ONE: Final = b"\x01"
 _COUNTS: Final = [bytes((count,)) for count in range(MAX_ATTEMPTS + 1)]
 _MAX_TIME, _MAX_MILLISECONDS = 2**32 - 1, 0xFFFF
 _MEASURED = 0x80
+_PATH_AT: Final = 6  # in an entry
+_PATHS: Final = frozenset(map(int, Path))
 _EXAMPLE: Final = struct.Struct("<H")
 _CUT = 0x8000
 
@@ -103,6 +105,28 @@ def read_trail(trail: bytes) -> list[Past]:
         at += _ENTRY.size + trail[at + _ENTRY.size - 1]
     attempts.reverse()
     return attempts
+
+
+def is_trail(data: bytes) -> bool:
+    """Return whether data that were kept elsewhere are a trail, and can be read as one."""
+    if not data:
+        return True
+    at = 1
+    for _ in range(min(data[0], MAX_ATTEMPTS)):
+        head = data[at : at + _ENTRY.size]
+        if len(head) < _ENTRY.size or head[_PATH_AT] & ~_MEASURED not in _PATHS:
+            return False
+        at += _ENTRY.size + head[-1]
+    return 1 <= data[0] <= MAX_ATTEMPTS and at == len(data)
+
+
+def are_examples(data: bytes) -> bool:
+    """Return whether data that were kept elsewhere are packed examples, and can be read so."""
+    at = 0
+    while len(data) - at >= _EXAMPLE.size:
+        (head,) = _EXAMPLE.unpack_from(data, at)
+        at += _EXAMPLE.size + (head & ~_CUT)
+    return at == len(data)
 
 
 def last_reason(trail: bytes) -> str:

@@ -6,19 +6,24 @@ order by a column needs no more than the column.
 
 from __future__ import annotations
 
+import json
 from array import array
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from telemeter.convert.upload import DRIFT_MS
-from telemeter.fleet.attempt import MAX_ID, Attempt, Path, clip_drift
+from telemeter.fleet.attempt import MAX_AGENT, MAX_ID, Attempt, Path, clip, clip_drift
+from telemeter.fleet.database import SavedCluster, SavedMinute
 from telemeter.fleet.history import (
     MAX_ENTRY,
     Dropped,
     Past,
     add_attempt,
+    are_examples,
+    is_trail,
     last_reason,
     pack_examples,
     read_examples,
@@ -40,6 +45,12 @@ _AUTHORIZE: Final = Path.AUTHORIZE
 _OK, _DRIFTING, _SILENT, _FAILED, _REFUSED = State
 #: Stands for a drift that is not known.
 _NO_DRIFT = -(2**31)
+#: The largest number of a column of counts.
+_MOST: Final = 2**32 - 1
+#: No token holds longer, in seconds since the epoch: the end of the year 9999.
+_FAR: Final = 253_402_300_799.0
+_STATES: Final = frozenset(map(int, State))
+_PATHS: Final = frozenset(map(int, Path))
 _A_DAY: Final = 86_400.0
 #: A clock is off that is further off than this, in seconds.
 _DRIFT = DRIFT_MS // 1000
@@ -159,6 +170,8 @@ class FleetRecord:
         # Times in the columns are elapsed seconds and these; 0 stands for never.
         self._origin = max(began.wall, _A_DAY) - began.elapsed
         self._forgotten = 0
+        self._unsaved: dict[bytes, None] | None = None
+        self._vacant: list[int] = []
         self._standing = Standing(self.recent)
         self._agents: dict[bytes, bytes] = {}
         # By the time of their last attempts, so that the first is the one to forget.
@@ -187,6 +200,11 @@ class FleetRecord:
     def __len__(self) -> int:
         return len(self._slots)
 
+    @property
+    def places(self) -> range:
+        """Return all slots; those that are vacant have an empty identifier."""
+        return range(len(self.ids))
+
     # --- writing ----------------------------------------------------------------------------------
 
     def record(self, attempt: Attempt) -> None:
@@ -210,8 +228,10 @@ class FleetRecord:
         slot = self._slots.get(attempt.cluster)
         if slot is not None and not attempt.succeeded:
             self._claimed[slot] = at
-            self._claims[slot] = min(self._claims[slot] + 1, 2**32 - 1)
+            self._claims[slot] = min(self._claims[slot] + 1, _MOST)
             self._claim_status[slot] = attempt.status
+            if self._unsaved is not None:
+                self._unsaved[attempt.cluster] = None
 
     def _note_attempt(self, attempt: Attempt, at: float, minute: int) -> None:
         cluster, standing = attempt.cluster, self._standing
@@ -238,6 +258,8 @@ class FleetRecord:
         room = _TEXTS - len(cluster) - len(self._examples[slot])
         self._trails[slot] = add_attempt(self._trails[slot], attempt, at, room)
         standing.enter(minute, condition, uploaded, self.kept[slot])
+        if self._unsaved is not None:
+            self._unsaved[cluster] = None
 
     def _measure(self, slot: int, attempt: Attempt) -> None:
         self.received[slot] = attempt.received
@@ -267,25 +289,48 @@ class FleetRecord:
         return agent
 
     def _slot_for(self, cluster: bytes) -> int:
-        if len(self._slots) < self.max_clusters:
+        if len(self._slots) >= self.max_clusters:
+            self._forget_oldest()
+        if self._vacant:
+            slot = self._vacant.pop()
+            self.ids[slot] = cluster
+            for column in self._numbers():
+                column[slot] = 0
+        else:
             slot = len(self.ids)
             self.ids.append(cluster)
             for texts in (self.agents, self._trails, self._examples):
                 texts.append(b"")
             for column in self._numbers():
                 column.append(0)
-        else:
-            _, slot = self._slots.popitem(last=False)
-            self._standing.leave(*self._stands(slot))
-            self._forgotten += 1
-            self.ids[slot] = cluster
-            for texts in (self.agents, self._trails, self._examples):
-                texts[slot] = b""
-            for column in self._numbers():
-                column[slot] = 0
         self.drift[slot] = _NO_DRIFT
         self._slots[cluster] = slot
         return slot
+
+    def _forget_oldest(self) -> None:
+        cluster, slot = self._slots.popitem(last=False)
+        self._standing.leave(*self._stands(slot))
+        if self._unsaved is not None:
+            self._unsaved.pop(cluster, None)
+        self._forgotten += 1
+        self._vacant.append(slot)
+        for texts in (self.ids, self.agents, self._trails, self._examples):
+            texts[slot] = b""
+
+    def forget_silent(self, seconds: float, now: Elapsed, most: int) -> bool:
+        """Forget clusters of which nothing was heard for so long, but not too many at once.
+
+        Returns:
+            Whether all are forgotten.
+        """
+        before = now + self._origin - seconds
+        for _ in range(most):
+            oldest = next(iter(self._slots.values()), None)
+            if oldest is None or self.seen[oldest] >= before:
+                return True
+            self._forget_oldest()
+            self.version += 1
+        return False
 
     def _numbers(self) -> tuple[array[int] | array[float], ...]:
         return (
@@ -294,6 +339,129 @@ class FleetRecord:
             *(self.status, self.drift, self._condition, self._path),
             *(self._claimed, self._claims, self._claim_status, self._versions),
         )
+
+    # --- keeping ----------------------------------------------------------------------------------
+
+    def keep_track(self) -> None:
+        """Remember from now on which clusters have changed, for `take_unsaved`; at first all."""
+        self._unsaved = dict.fromkeys(self._slots)
+
+    @property
+    def unsaved(self) -> int:
+        """Return how many clusters `take_unsaved` would return."""
+        return len(self._unsaved or ())
+
+    def take_unsaved(self, most: int) -> list[SavedCluster]:
+        """Return clusters that have changed since they were last returned, as they are now."""
+        unsaved = self._unsaved
+        if not unsaved:
+            return []
+        chosen = list(islice(unsaved, most))
+        for cluster in chosen:
+            del unsaved[cluster]
+        return [self._saved(self._slots[cluster]) for cluster in chosen]
+
+    def put_back(self, clusters: Iterable[SavedCluster]) -> None:
+        """Have clusters returned once more by `take_unsaved`: they were not saved."""
+        if self._unsaved is not None:
+            for cluster in clusters:
+                name = cluster.id.encode()
+                if name in self._slots:
+                    self._unsaved[name] = None
+
+    def _saved(self, slot: int) -> SavedCluster:
+        drift = self.drift[slot]
+        return SavedCluster(
+            self.ids[slot].decode("utf-8", "replace"),
+            self.seen[slot],
+            self.uploaded[slot],
+            self.expires[slot],
+            self.received[slot],
+            self.kept[slot],
+            self.dropped[slot],
+            self.duplicates[slot],
+            self.status[slot],
+            None if drift == _NO_DRIFT else drift,
+            self._condition[slot],
+            self._path[slot],
+            self._claimed[slot],
+            self._claims[slot],
+            self._claim_status[slot],
+            self.agents[slot].decode("utf-8", "replace"),
+            self._trails[slot],
+            self._examples[slot],
+        )
+
+    def restore(self, clusters: Iterable[SavedCluster], now: Elapsed) -> int:
+        """Take up clusters that were saved, the last seen first; return how many.
+
+        What is known of a cluster already is newer, and stays. A time ahead of `now` was written
+        while a clock was wrong, and counts as now. So do numbers that no attempt can have.
+        """
+        minute, latest = self.minute_of(now), now + self._origin
+        self._standing.tick(minute)
+        restored = 0
+        for saved in clusters:
+            cluster = saved.id.encode()
+            if cluster in self._slots or not 0 < len(cluster) <= MAX_ID:
+                continue
+            if len(self._slots) >= self.max_clusters:
+                break
+            slot = self._slot_for(cluster)
+            self._slots.move_to_end(cluster, last=False)
+            self._fill(slot, saved, latest)
+            self._standing.enter(*self._stands(slot))
+            restored += 1
+        self.version += bool(restored)
+        return restored
+
+    def saved_minutes(self, now: Elapsed, since: int) -> list[SavedMinute]:
+        """Return the minutes of the last hour from one on; the last one is not over yet."""
+        return [
+            SavedMinute(
+                number,
+                minute.uploads,
+                minute.kept,
+                minute.dropped,
+                minute.failed,
+                minute.forward_errors,
+                minute.reporting,
+                minute.series,
+                json.dumps(minute.problems),
+            )
+            for number, minute in self._standing.history(self.minute_of(now))
+            if number >= since
+        ]
+
+    def restore_minutes(self, minutes: Iterable[SavedMinute]) -> None:
+        """Take up minutes that were saved, but for those that are known already."""
+        for saved in minutes:
+            numbers = saved[1:-1]
+            minute = Minute(*numbers[:3], Counter(), *numbers[3:])
+            minute.problems.update(_read_problems(saved.problems))
+            self._standing.put(saved.at, minute)
+
+    def _fill(self, slot: int, saved: SavedCluster, latest: float) -> None:
+        self.seen[slot] = min(max(saved.seen, 0.0), latest)
+        self.uploaded[slot] = min(max(saved.uploaded, 0.0), latest)
+        self.expires[slot] = min(max(saved.expires, 0.0), _FAR)
+        for column, number in (
+            (self.received, saved.received),
+            (self.kept, saved.kept),
+            (self.dropped, saved.dropped),
+            (self.duplicates, saved.duplicates),
+            (self._claims, saved.claims),
+        ):
+            column[slot] = min(max(number, 0), _MOST)
+        self.status[slot] = saved.status & 0xFFFF
+        self.drift[slot] = _NO_DRIFT if saved.drift is None else clip_drift(saved.drift)
+        self._condition[slot] = saved.condition if saved.condition in _STATES else _OK
+        self._path[slot] = saved.path if saved.path in _PATHS else 0
+        self._claimed[slot] = min(max(saved.claimed, 0.0), latest)
+        self._claim_status[slot] = saved.claim_status & 0xFFFF
+        self.agents[slot] = self._shared(clip(saved.agent, MAX_AGENT))
+        self._trails[slot] = saved.trail if is_trail(saved.trail) else b""
+        self._examples[slot] = saved.examples if are_examples(saved.examples) else b""
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -376,3 +544,12 @@ class FleetRecord:
     def _date(self, at: float, now: Moment) -> Wall:
         """Return a time in the columns as a time of day."""
         return now.date(at - self._origin)
+
+
+def _read_problems(text: str) -> dict[int, int]:
+    """Return attempts that did not succeed by status; of what is no such thing, nothing."""
+    try:
+        found = json.loads(text)
+        return {int(status): int(count) for status, count in found.items()}
+    except (ValueError, TypeError, AttributeError):
+        return {}

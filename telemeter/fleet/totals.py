@@ -139,6 +139,10 @@ class Standing:
             ends[_CLUSTERS] -= 1
             ends[_SERIES] -= series
 
+    def put(self, number: int, minute: Minute) -> None:
+        """Take up a minute that was over before; one that is known stays."""
+        self._minutes.setdefault(number, minute)
+
     def _ending(self, minute: int) -> list[int]:
         ends = self._ends.get(minute)
         if ends is None:

@@ -91,7 +91,7 @@ class View:
         return self._ordered[begin:end]
 
     def _runs(self, runs: list[list[int]]) -> Iterator[None]:
-        descending, count = self._query.is_descending, len(self._record)
+        descending, count = self._query.is_descending, len(self._record.places)
         self._states = bytearray(count)
         key = self._key()
         for begin in range(0, count, SLICE):
@@ -110,7 +110,7 @@ class View:
             chosen = [slot for slot in slots if needle in ids[slot].lower()]
         if wanted:
             chosen = [slot for slot in chosen if states[slot] in wanted]
-        return list(chosen)
+        return [slot for slot in chosen if ids[slot]]  # the others are vacant
 
     def _key(self) -> Callable[[int], Any]:
         record = self._record

@@ -14,10 +14,15 @@ from twisted.web.iweb import IRequest
 
 from telemeter.config.server import ServerConfig
 from telemeter.fleet.attempt import Attempt, decode_attempts, encode_attempts
+from telemeter.fleet.database import FleetDatabase
 from telemeter.fleet.record import SILENT_AFTER, FleetRecord
+from telemeter.fleet.render import Value
 from telemeter.loop.clocks import WallClock, moment
+from telemeter.loop.reactor import IDaemonReactor
+from telemeter.loop.threads import DaemonThread
 from telemeter.samples.stored_series import SeriesSource
 from telemeter.samples.whitelist import Whitelist
+from telemeter.server.fleet_keeper import FleetKeeper
 from telemeter.server.workers.control import MAX_REPORT
 from telemeter.web.fleet_api import FleetApi
 from telemeter.web.fleet_events import Events
@@ -47,17 +52,19 @@ class Fleet:
     Attributes:
         record: what is known of clusters; None: there is none.
         observer: observes a site for the record; None: there is none.
+        keeper: the service that keeps the record in a database; None: memory is all it has.
     """
 
-    def __init__(self, config: ServerConfig, reactor: IReactorTime, wall: WallClock) -> None:
+    def __init__(self, config: ServerConfig, reactor: IDaemonReactor, wall: WallClock) -> None:
         """Make both.
 
         Args:
             config: the configuration.
-            reactor: tells ages, and calls later.
+            reactor: tells ages, and calls later, also from threads.
             wall: tells the time of day.
         """
         self.record: FleetRecord | None = None
+        self.keeper: FleetKeeper | None = None
         self._reported: list[Attempt] = []
         self._later: IDelayedCall | None = None
         self._reactor = reactor
@@ -68,9 +75,15 @@ class Fleet:
             silent_after = max(SILENT_AFTER, _MISSED_INTERVALS * config.ratelimit.seconds)
             now = moment(reactor, wall)
             self.record = FleetRecord(config.fleet.max_clusters, now, silent_after)
+            self.keeper = _keeper_of(self.record, config, reactor, wall)
             self.observer = AttemptObserver(self._take_all, reactor, wall, _MAX_RECORDED)
             self._api = FleetApi(
-                self.record, reactor, wall, lambda: self._whitelist, settle=self.observer.send
+                self.record,
+                reactor,
+                wall,
+                lambda: self._whitelist,
+                settle=self.observer.send,
+                database=self._database_value,
             )
             self._events = Events(self.record, reactor, wall, config.timeouts.reader)
 
@@ -107,6 +120,9 @@ class Fleet:
             for attempt in attempts:
                 self.record.record(attempt)
 
+    def _database_value(self) -> Value | None:
+        return None if self.keeper is None else {"behind_since": self.keeper.behind_since}
+
     def measure(self) -> None:
         """Show in the metrics how the fleet is."""
         if self.record is not None:
@@ -128,6 +144,24 @@ class Fleet:
     def page(self) -> Callable[[IRequest], bytes] | None:
         """Return what answers with the page; None: there is none."""
         return None if self.record is None else html_sender()
+
+
+def _keeper_of(
+    record: FleetRecord, config: ServerConfig, reactor: IDaemonReactor, wall: WallClock
+) -> FleetKeeper | None:
+    """Return the service that keeps a record, if the configuration asks for one."""
+    settings = config.fleet
+    if not settings.database:
+        return None
+    return FleetKeeper(
+        record,
+        FleetDatabase(settings.database),
+        reactor,
+        wall,
+        DaemonThread(reactor).run,
+        flag=f"{config.program}: --fleet-database {f'sqlite:{settings.database}'!r}",
+        retention=settings.retention,
+    )
 
 
 def reporter(

@@ -37,6 +37,7 @@ def of_single_process(
         memcached=endpoints.memcached,  # None without --memcached
         reloader=reloader,
         operator_listener=operator_listener,  # answers until clients are done
+        fleet_keeper=fleet.keeper,  # None without --fleet-database
         fleet=OnStop(fleet.stop),
         issuer_discovery=endpoints.clients.discovery(endpoints.health),  # None without OIDC
         client_listener=client_listener,
@@ -59,6 +60,7 @@ def of_parent(
         connections=OnStop(clients.close),
         reloader=reloader,
         operator_listener=operator_listener,
+        fleet_keeper=fleet.keeper,
         fleet=OnStop(fleet.stop),
         issuer_discovery=clients.discovery(health),
         workers=workers,  # they stop all at the same time, each as below

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IRequest
 
 from telemeter.fleet.record import FleetRecord
-from telemeter.fleet.render import detail_value, history_value, row_value, totals_value
+from telemeter.fleet.render import Value, detail_value, history_value, row_value, totals_value
 from telemeter.fleet.totals import State
 from telemeter.fleet.view import SORTS, Query
 from telemeter.loop.clocks import WallClock, moment
@@ -54,6 +54,7 @@ class FleetApi:
         whitelist: Callable[[], Whitelist],
         series: SeriesSource | None = None,
         settle: Callable[[], None] = lambda: None,
+        database: Callable[[], Value | None] = lambda: None,
     ) -> None:
         """Make the API.
 
@@ -64,9 +65,11 @@ class FleetApi:
             whitelist: the rules that hold at the moment.
             series: where the clusters' series are; None: nowhere.
             settle: puts into the record what waits to be; called before it is looked at.
+            database: tells how the database of the record is; None: there is none.
         """
         self._record = record
         self._settle = settle
+        self._database = database
         self._clock = clock
         self._wall = wall
         self._whitelist = whitelist
@@ -91,6 +94,7 @@ class FleetApi:
                 "now": now.wall,
                 **totals_value(totals, self._record.recent),
                 "history": history_value(totals),
+                "database": self._database(),
             },
         )
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +19,7 @@ from . import telling
 from .wire import authorize, encode, gauge, upload
 
 if TYPE_CHECKING:
+    from demo.programs import Server
     from demo.stack import Stack
 
     from .upstream import Upstream
@@ -52,6 +56,62 @@ def test_what_clusters_attempt_is_on_record(stack: Stack, upstream: Upstream, wo
     assert [each["status"] for each in detail["attempts"]] == [400, 200]
     (dropped,) = detail["dropped_examples"]
     assert dropped["rules"][0]["misses"][0]["value"] == "b"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_record_survives_a_stop_and_a_kill(
+    stack: Stack, upstream: Upstream, workers: int
+) -> None:
+    """What was written is known afterwards; a stop writes all, a kill costs some seconds."""
+    database = stack.folder / f"fleet-{workers}.sqlite"
+
+    def start(name: str) -> Server:
+        return start_server(
+            stack,
+            f"{name}-{workers}",
+            *("--workers", str(workers), "--ratelimit", "0"),
+            *("--fleet-database", f"sqlite:{database}", "--forward-url", upstream.url),
+        )
+
+    def send(server: Server, cluster: str) -> None:
+        jwt = authorize(server.url, cluster, "token")
+        body = encode([gauge("up", 1, {"_id": cluster})])
+        assert upload(server.url, jwt, body).status == 200
+
+        def is_known() -> bool:
+            return fetch(f"{server.internal_url}/api/v1/clusters/{cluster}").status == 200
+
+        stack.wait(is_known, f"{cluster} on record", server.program)
+
+    def known(server: Server) -> dict[str, Any]:
+        answer = json.loads(fetch(f"{server.internal_url}/api/v1/clusters?sort=id").body)
+        return {each["id"]: round(each["last_upload"]) for each in answer["items"]}
+
+    first = start("first")
+    send(first, "a")
+    before = known(first)
+    first.program.stop()
+
+    second = start("second")
+    assert known(second) == before
+    send(second, "b")
+    before = known(second)
+
+    def is_written() -> bool:
+        with closing(sqlite3.connect(database)) as reader:
+            ((clusters,),) = reader.execute("SELECT count(*) FROM cluster")
+        return bool(clusters == 2)
+
+    stack.wait(is_written, "b in the database", second.program, seconds=60)
+    second.program.signal(signal.SIGKILL)
+    second.program.popen.wait()
+
+    third = start("third")
+    assert known(third) == before
+    fleet = json.loads(fetch(f"{third.internal_url}/api/v1/fleet").body)
+    assert fleet["database"] == {"behind_since": None}
+    assert sum(minute["uploads"] for minute in fleet["history"]) >= 1
+    third.program.stop()
 
 
 @in_reactor

@@ -33,6 +33,7 @@ FORWARD = ("--forward-url", "http://upstream.test/write")
 EVERYTHING = (
     *FORWARD,
     *("--memcached", "127.0.0.1:11211"),
+    *("--fleet-database", "sqlite:fleet.sqlite"),
     *("--oidc-issuer", "http://issuer.test", "--client-id", "id", "--client-secret", "secret"),
 )
 
@@ -103,7 +104,7 @@ def test_the_start_order_of_a_process() -> None:
     assert isinstance(without, SingleProcess)
     app, _ = app_of(*EVERYTHING)
     expected = documented("reports", "single process")
-    optional = ["memcached", "issuer_discovery"]
+    optional = ["memcached", "fleet_keeper", "issuer_discovery"]
     assert names(without.services) == [each for each in expected if each not in optional]
     assert names(app.services) == [each for each in expected if each != "store_expiry"]
 

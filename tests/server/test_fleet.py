@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
@@ -10,6 +12,7 @@ from twisted.web.http_headers import Headers
 from telemeter.config.server_options import Options
 from telemeter.fleet.attempt import Attempt, Path, decode_attempts, encode_attempts
 from telemeter.loop.clocks import Elapsed
+from telemeter.loop.reactor import IDaemonReactor
 from telemeter.observe.outcome import Outcome
 from telemeter.server.fleet import ATTEMPTS, Fleet, reporter
 from telemeter.server.workers.control import MAX_REPORT
@@ -20,7 +23,7 @@ from tests.fakes import UPTIME, FakeWall, Log, ask, value_of
 def fleet(clock: Clock, *flags: str) -> Fleet:
     options = Options()
     options.parseOptions(flags)
-    return Fleet(options.config, clock, FakeWall(clock))
+    return Fleet(options.config, cast(IDaemonReactor, clock), FakeWall(clock))
 
 
 def attempts(count: int) -> list[Attempt]:
