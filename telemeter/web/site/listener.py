@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import (
@@ -24,6 +26,10 @@ from twisted.python.failure import Failure
 
 from telemeter.loop.services import StartError
 from telemeter.web.site.site import Site
+
+#: How many connections are accepted in one turn of the event loop. Those that give way to others
+#: are closed in the next turn: until then each has a descriptor that is counted nowhere.
+_MOST_ACCEPTED: Final = 16
 
 log = Logger()
 
@@ -76,6 +82,7 @@ class Listening(Service):
 
     def _listening(self, port: IListeningPort) -> None:
         self.port = port
+        _accept_few(port)
         host = port.getHost()
         where = str(host)
         if isinstance(host, IPv4Address | IPv6Address):
@@ -95,6 +102,25 @@ class Listening(Service):
         await maybeDeferred(super().stopService)
         if self.port is not None:
             await maybeDeferred(self.port.stopListening)
+
+
+def _accept_few(port: Any) -> None:
+    """Have a port accept few connections in a turn, if it is one that accepts several at all.
+
+    Twisted's begins with a hundred, and sets after each turn how many the next may have.
+
+    Args:
+        port: what a listener got from its endpoint.
+    """
+    if not hasattr(port, "numberAccepts"):
+        return
+    accept = port.doRead
+
+    def accept_few() -> None:
+        port.numberAccepts = min(port.numberAccepts, _MOST_ACCEPTED)
+        accept()
+
+    port.doRead = accept_few
 
 
 class Listener(Listening):
