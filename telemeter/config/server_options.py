@@ -176,22 +176,13 @@ class Options(Flags):
                 self["store-retention"], self["store-max-series"], self["store-max-bytes"]
             ),
             ratelimit=RateLimitSettings(self["ratelimit"]),
-            fleet=self._fleet(),
+            fleet=FleetSettings(
+                self["fleet-max-clusters"], self["fleet-retention"], self["fleet-database"]
+            ),
             proxies=self.proxies,
             arguments=tuple(self.arguments),
             contents=contents,
         )
-
-    def _fleet(self) -> FleetSettings:
-        """Return the settings of the record; raises `UsageError`."""
-        settings = FleetSettings(
-            self["fleet-max-clusters"], self["fleet-retention"], self["fleet-database"]
-        )
-        if settings.database and not settings.max_clusters:
-            raise UsageError(
-                "--fleet-database needs a record to keep: --fleet-max-clusters 0 leaves it out"
-            )
-        return settings
 
     def _read_whitelist(self) -> Whitelist:
         rules = list(self["whitelist"])

@@ -125,7 +125,9 @@ def start_server(stack: Stack, tmp_path: Path, openssl: None) -> Callable[..., S
             f"--listen {listen} --listen-internal {internal} --forward-url {upstream.url} "
             f"--whitelist-file /etc/telemeter/whitelist --ratelimit 0 {more}"
         )
-        return start(stack, unit, flags, f"http://{internal}", f"http://{listen}")
+        service = start(stack, unit, flags, f"http://{internal}", f"http://{listen}")
+        assert (unit.root / "var/lib/telemeter-server/fleet.sqlite").stat().st_size > 0
+        return service
 
     return start_with
 

@@ -43,7 +43,8 @@ class Unit:
 
     def here(self, text: str) -> str:
         """Return a text with the paths of this machine."""
-        text = text.replace("%t", f"{self.root}/run").replace(INSTALLED, HERE)
+        text = text.replace("%t", f"{self.root}/run").replace("%S", f"{self.root}/var/lib")
+        text = text.replace(INSTALLED, HERE)
         return (
             text.replace("/run/telemeter-", f"{self.root}/run/telemeter-")
             .replace(f"{self.root}{self.root}", str(self.root))
@@ -77,11 +78,12 @@ class Unit:
 
     def prepare(self) -> subprocess.CompletedProcess[str]:
         """Do what comes before the start."""
-        for folder in self.values("RuntimeDirectory"):
-            (mode,) = self.values("RuntimeDirectoryMode")
-            path = self.root / "run" / folder
-            path.mkdir(parents=True, exist_ok=True)
-            path.chmod(int(mode, 8))
+        for kind, place in (("Runtime", "run"), ("State", "var/lib")):
+            for folder in self.values(f"{kind}Directory"):
+                (mode,) = self.values(f"{kind}DirectoryMode")
+                path = self.root / place / folder
+                path.mkdir(parents=True, exist_ok=True)
+                path.chmod(int(mode, 8))
         return self._run(self.commands("ExecStartPre"))
 
     def start_command(self) -> list[str]:
