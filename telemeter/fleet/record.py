@@ -44,7 +44,7 @@ _TOO_EARLY = 429
 _AUTHORIZE: Final = Path.AUTHORIZE
 _OK, _DRIFTING, _SILENT, _FAILED, _REFUSED = State
 #: Stands for a drift that is not known.
-_NO_DRIFT = -(2**31)
+NO_DRIFT: Final = -(2**31)
 #: The largest number of a column of counts.
 _MOST: Final = 2**32 - 1
 #: No token holds longer, in seconds since the epoch: the end of the year 9999.
@@ -172,6 +172,7 @@ class FleetRecord:
         self._forgotten = 0
         self._unsaved: dict[bytes, None] | None = None
         self._vacant: list[int] = []
+        self._oldest: tuple[int, float] | None = None
         self._standing = Standing(self.recent)
         self._agents: dict[bytes, bytes] = {}
         # By the time of their last attempts, so that the first is the one to forget.
@@ -266,14 +267,14 @@ class FleetRecord:
         self.kept[slot] = attempt.kept
         self.dropped[slot] = attempt.dropped
         self.duplicates[slot] = attempt.duplicates
-        self.drift[slot] = _NO_DRIFT if attempt.drift is None else clip_drift(attempt.drift)
+        self.drift[slot] = NO_DRIFT if attempt.drift is None else clip_drift(attempt.drift)
         room = min(_EXAMPLES, _TEXTS - len(attempt.cluster) - MAX_ENTRY)
         self._examples[slot] = pack_examples(attempt.examples, room) if attempt.examples else b""
 
     def _condition_after(self, slot: int, attempt: Attempt) -> int:
         if attempt.succeeded:
             drift = self.drift[slot]
-            is_right = -_DRIFT <= drift <= _DRIFT or drift == _NO_DRIFT
+            is_right = -_DRIFT <= drift <= _DRIFT or drift == NO_DRIFT
             return _OK if is_right else _DRIFTING
         if attempt.status == _TOO_EARLY and self.uploaded[slot]:
             return self._condition[slot]  # it is only too eager
@@ -303,7 +304,7 @@ class FleetRecord:
                 texts.append(b"")
             for column in self._numbers():
                 column.append(0)
-        self.drift[slot] = _NO_DRIFT
+        self.drift[slot] = NO_DRIFT
         self._slots[cluster] = slot
         return slot
 
@@ -314,6 +315,7 @@ class FleetRecord:
             self._unsaved.pop(cluster, None)
         self._forgotten += 1
         self._vacant.append(slot)
+        self.uploaded[slot] = 0.0
         for texts in (self.ids, self.agents, self._trails, self._examples):
             texts[slot] = b""
 
@@ -381,7 +383,7 @@ class FleetRecord:
             self.dropped[slot],
             self.duplicates[slot],
             self.status[slot],
-            None if drift == _NO_DRIFT else drift,
+            None if drift == NO_DRIFT else drift,
             self._condition[slot],
             self._path[slot],
             self._claimed[slot],
@@ -454,7 +456,7 @@ class FleetRecord:
         ):
             column[slot] = min(max(number, 0), _MOST)
         self.status[slot] = saved.status & 0xFFFF
-        self.drift[slot] = _NO_DRIFT if saved.drift is None else clip_drift(saved.drift)
+        self.drift[slot] = NO_DRIFT if saved.drift is None else clip_drift(saved.drift)
         self._condition[slot] = saved.condition if saved.condition in _STATES else _OK
         self._path[slot] = saved.path if saved.path in _PATHS else 0
         self._claimed[slot] = min(max(saved.claimed, 0.0), latest)
@@ -491,8 +493,8 @@ class FleetRecord:
         return Row(
             self.ids[slot].decode(),
             self.state_of(slot, self.minute_of(now.elapsed)),
-            self._date(self.seen[slot], now),
-            self._date(uploaded, now) if uploaded else None,
+            self.date(self.seen[slot], now),
+            self.date(uploaded, now) if uploaded else None,
             Path(self._path[slot]),
             self.status[slot],
             last_reason(self._trails[slot]),
@@ -500,7 +502,7 @@ class FleetRecord:
             self.kept[slot],
             self.dropped[slot],
             self.duplicates[slot],
-            None if drift == _NO_DRIFT else drift,
+            None if drift == NO_DRIFT else drift,
             self.agents[slot].decode("utf-8", "replace"),
             Wall(self.expires[slot]),
         )
@@ -509,11 +511,11 @@ class FleetRecord:
         """All that is known of the cluster in a slot."""
         claim = None
         if self._claims[slot]:
-            at = self._date(self._claimed[slot], now)
+            at = self.date(self._claimed[slot], now)
             claim = Claim(at, self._claim_status[slot], self._claims[slot])
         return Detail(
             self.row(slot, now),
-            tuple((self._date(past.at, now), past) for past in read_trail(self._trails[slot])),
+            tuple((self.date(past.at, now), past) for past in read_trail(self._trails[slot])),
             tuple(read_examples(self._examples[slot])),
             claim,
         )
@@ -536,12 +538,24 @@ class FleetRecord:
             self._forgotten,
             self._standing.states(len(self), minute),
             [
-                (self._date(number * 60, now), each)
+                (self.date(number * 60, now), each)
                 for number, each in self._standing.history(minute)
             ],
         )
 
-    def _date(self, at: float, now: Moment) -> Wall:
+    def oldest_upload(self, now: Moment) -> Wall | None:
+        """Return the earliest of the clusters' last uploads; None: there is none.
+
+        It is looked for once a minute, because all clusters are looked at: for a million of them it
+        takes some hundredths of a second.
+        """
+        minute = self.minute_of(now.elapsed)
+        if self._oldest is None or self._oldest[0] != minute:
+            self._oldest = minute, min(filter(None, self.uploaded), default=0.0)
+        oldest = self._oldest[1]
+        return self.date(oldest, now) if oldest else None
+
+    def date(self, at: float, now: Moment) -> Wall:
         """Return a time in the columns as a time of day."""
         return now.date(at - self._origin)
 

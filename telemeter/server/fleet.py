@@ -24,6 +24,7 @@ from telemeter.samples.stored_series import SeriesSource
 from telemeter.samples.whitelist import Whitelist
 from telemeter.server.fleet_keeper import FleetKeeper
 from telemeter.server.workers.control import MAX_REPORT
+from telemeter.web.cluster_metrics import cluster_metrics_route
 from telemeter.web.fleet_api import FleetApi
 from telemeter.web.fleet_events import Events
 from telemeter.web.fleet_metrics import show_fleet
@@ -85,6 +86,9 @@ class Fleet:
                 settle=self.observer.send,
                 database=self._database_value,
             )
+            self._cluster_metrics = cluster_metrics_route(
+                self.record, reactor, wall, self.observer.send, config.timeouts.reader
+            )
             self._events = Events(self.record, reactor, wall, config.timeouts.reader)
 
     def reload(self, whitelist: Whitelist) -> None:
@@ -139,7 +143,12 @@ class Fleet:
         """Return the routes of what the page consists of, and of its API."""
         if self.record is None:
             return []
-        return [*self._api.routes(), self._events.route(), *page_routes()]
+        return [
+            self._cluster_metrics,
+            *self._api.routes(),
+            self._events.route(),
+            *page_routes(),
+        ]
 
     def page(self) -> Callable[[IRequest], bytes] | None:
         """Return what answers with the page; None: there is none."""

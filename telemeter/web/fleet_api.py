@@ -100,7 +100,7 @@ class FleetApi:
 
     async def clusters(self, request: IRequest) -> bytes:
         """Return a page of clusters."""
-        given = _parameters(request, ("page", "limit", "sort", "order", "q", "state"))
+        given = parameters_of(request, ("page", "limit", "sort", "order", "q", "state"))
         limit = _integer(given, "limit", 50, MAX_LIMIT)
         page = _integer(given, "page", 1, _MAX_PAGE)
         query = _query(given)
@@ -126,7 +126,7 @@ class FleetApi:
     async def cluster(self, request: IRequest) -> bytes:
         """One cluster, named by the rest of the path, or by the parameter `id`."""
         name = unquote_to_bytes(request.path[len(CLUSTERS) + 1 :])
-        given = _parameters(request, ("id", "series"))
+        given = parameters_of(request, ("id", "series"))
         limit = _integer(given, "series", MAX_SERIES, MAX_SERIES)
         cluster = name.decode("utf-8", "replace") if name else given.get("id", "")
         self._settle()
@@ -164,7 +164,8 @@ def dump(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _parameters(request: IRequest, known: tuple[str, ...]) -> Mapping[str, str]:
+def parameters_of(request: IRequest, known: tuple[str, ...]) -> Mapping[str, str]:
+    """Return the parameters of a request; raises `Refused` for one that is not known."""
     query = query_of(request)
     if len(query) > _MAX_QUERY:
         raise Refused(414, f"the query may have {_MAX_QUERY} bytes (fixed), it has {len(query)}")
@@ -187,14 +188,17 @@ def _integer(given: Mapping[str, str], name: str, default: int, most: int) -> in
 def _query(given: Mapping[str, str]) -> Query:
     sort = given.get("sort") or "state"
     order = given.get("order") or ("desc" if sort == "state" else "asc")
-    states = [name for name in given.get("state", "").split(",") if name]
     if sort not in SORTS:
         raise Refused(400, f"sort: expected one of {', '.join(SORTS)}; saw {sort[:64]!r}")
     if order not in ("asc", "desc"):
         raise Refused(400, f"order: expected asc or desc; saw {order[:64]!r}")
-    for name in states:
+    return Query(sort, order == "desc", given.get("q", ""), states_of(given))
+
+
+def states_of(given: Mapping[str, str]) -> frozenset[State]:
+    """Return the states that the parameter `state` names; raises `Refused`."""
+    names = [name for name in given.get("state", "").split(",") if name]
+    for name in names:
         if name not in _STATES:
             raise Refused(400, f"state: expected some of {', '.join(_STATES)}; saw {name[:64]!r}")
-    return Query(
-        sort, order == "desc", given.get("q", ""), frozenset(_STATES[name] for name in states)
-    )
+    return frozenset(_STATES[name] for name in names)

@@ -22,6 +22,11 @@ SERIES: Final = Gauge(
     "Series of the last uploads of clusters that were heard of lately.",
     multiprocess_mode="livemax",
 )
+OLDEST: Final = Gauge(
+    "telemeter_fleet_oldest_upload_timestamp_seconds",
+    "The earliest of the clusters' last successful attempts; 0: there was none.",
+    multiprocess_mode="livemax",
+)
 
 
 def show_fleet(record: FleetRecord, now: Moment) -> None:
@@ -30,3 +35,4 @@ def show_fleet(record: FleetRecord, now: Moment) -> None:
     for state in State:
         CLUSTERS.labels(state.name.lower()).set(totals.states.get(state, 0))
     SERIES.set(totals.minutes[-1][1].series if totals.minutes else 0)
+    OLDEST.set(record.oldest_upload(now) or 0)

@@ -93,6 +93,7 @@ def test_all_that_clients_ask_has_a_deadline_and_most_that_operators_ask() -> No
         "/debug/profile",
         "/-/reload",
         "/federate",
+        "/metrics/clusters",
         "/api/v1/clusters",
         "/api/v1/clusters/",
         "/api/v1/events",
