@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Final
 
 from telemeter.convert.upload import DRIFT_MS
-from telemeter.fleet.attempt import MAX_AGENT, MAX_ID, Attempt, Path, clip, clip_drift
+from telemeter.fleet.attempt import MAX_AGENT, MAX_ID, MAX_REASON, Attempt, Path, clip, clip_drift
 from telemeter.fleet.database import SavedCluster, SavedMinute
 from telemeter.fleet.history import (
     MAX_ENTRY,
@@ -37,6 +37,8 @@ SILENT_AFTER: Final = 900.0
 #: How many bytes the id, the dropped series and the trail of a cluster may have together.
 _TEXTS: Final = 560
 _EXAMPLES: Final = 240
+#: How many claims to be clusters that are not known are remembered: anybody can make them.
+MAX_UNKNOWN: Final = 100
 #: User-Agents are few: so many are held once only.
 _SHARED_AGENTS: Final = 256
 _TOO_EARLY = 429
@@ -73,6 +75,7 @@ class Row:
             clock, negative: behind; None: not known.
         agent: its User-Agent.
         expires: until when its token holds; 0: not known.
+        claims: how often somebody was refused who only claimed to be it.
     """
 
     cluster: str
@@ -89,6 +92,7 @@ class Row:
     drift: int | None
     agent: str
     expires: Wall
+    claims: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,21 @@ class Claim:
     at: Wall
     status: int
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownClaim:
+    """Refusals of somebody who claimed to be a cluster that is not known.
+
+    Attributes:
+        cluster: the identifier that was claimed.
+        claim: the last refusal.
+        reason: why it was refused.
+    """
+
+    cluster: str
+    claim: Claim
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +193,8 @@ class FleetRecord:
         self._vacant: list[int] = []
         self._oldest: tuple[int, float] | None = None
         self._standing = Standing(self.recent)
+        # By the identifier that was claimed: when, the status, how often, why; the last one last.
+        self._unknown: OrderedDict[bytes, tuple[float, int, int, bytes]] = OrderedDict()
         self._agents: dict[bytes, bytes] = {}
         # By the time of their last attempts, so that the first is the one to forget.
         self._slots: OrderedDict[bytes, int] = OrderedDict()
@@ -226,19 +247,34 @@ class FleetRecord:
             self._note_attempt(attempt, at, minute)
 
     def _note_claim(self, attempt: Attempt, at: float) -> None:
+        if attempt.succeeded:
+            return
         slot = self._slots.get(attempt.cluster)
-        if slot is not None and not attempt.succeeded:
+        if slot is None:
+            self._note_unknown(attempt, at)
+        else:
             self._claimed[slot] = at
             self._claims[slot] = min(self._claims[slot] + 1, _MOST)
             self._claim_status[slot] = attempt.status
             if self._unsaved is not None:
                 self._unsaved[attempt.cluster] = None
 
+    def _note_unknown(self, attempt: Attempt, at: float) -> None:
+        """Remember a claim to be a cluster that is not known; the last few are enough."""
+        if not 0 < len(attempt.cluster) <= MAX_ID:
+            return
+        _, _, count, _ = self._unknown.pop(attempt.cluster, (0.0, 0, 0, b""))
+        reason = attempt.reason[:MAX_REASON]
+        self._unknown[attempt.cluster] = at, attempt.status, min(count + 1, _MOST), reason
+        if len(self._unknown) > MAX_UNKNOWN:
+            self._unknown.popitem(last=False)
+
     def _note_attempt(self, attempt: Attempt, at: float, minute: int) -> None:
         cluster, standing = attempt.cluster, self._standing
         slot = self._slots.get(cluster)
         if slot is None:
             slot = self._slot_for(cluster)
+            self._unknown.pop(cluster, None)
         else:
             self._slots.move_to_end(cluster)
             standing.leave(*self._stands(slot))
@@ -505,6 +541,7 @@ class FleetRecord:
             None if drift == NO_DRIFT else drift,
             self.agents[slot].decode("utf-8", "replace"),
             Wall(self.expires[slot]),
+            self._claims[slot],
         )
 
     def detail(self, slot: int, now: Moment) -> Detail:
@@ -519,6 +556,17 @@ class FleetRecord:
             tuple(read_examples(self._examples[slot])),
             claim,
         )
+
+    def unknown_claims(self, now: Moment) -> list[UnknownClaim]:
+        """Return the last refused claims to be clusters that are not known, the newest first."""
+        return [
+            UnknownClaim(
+                cluster.decode("utf-8", "replace"),
+                Claim(self.date(at, now), status, count),
+                reason.decode("utf-8", "replace"),
+            )
+            for cluster, (at, status, count, reason) in reversed(self._unknown.items())
+        ]
 
     def changed_since(self, version: int) -> Iterator[int]:
         """Return the slots of the clusters that made attempts after a version, the newest first.

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from telemeter.fleet.explain import Explanation, Miss, explain
 from telemeter.fleet.history import Dropped, Past
-from telemeter.fleet.record import Claim, Detail, Row, Totals
+from telemeter.fleet.record import Claim, Detail, Row, Totals, UnknownClaim
 from telemeter.fleet.totals import Minute, problems_of
 from telemeter.loop.clocks import Wall
 from telemeter.samples.stored_series import StoredSeries
@@ -51,6 +51,7 @@ def row_value(row: Row) -> Value:
         "drift": row.drift,
         "agent": row.agent,
         "token_expires": _time(row.expires) if row.expires else None,
+        "claims": row.claims,
     }
 
 
@@ -137,6 +138,11 @@ def _claim_value(claim: Claim) -> Value:
         "meaning": meaning_of(claim.status),
         "count": claim.count,
     }
+
+
+def unknown_value(unknown: UnknownClaim) -> Value:
+    """Return refused claims to be a cluster that is not known."""
+    return {"id": unknown.cluster, **_claim_value(unknown.claim), "reason": unknown.reason}
 
 
 def _dropped_value(series: Dropped, whitelist: Whitelist) -> Value:

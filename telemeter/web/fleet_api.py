@@ -12,7 +12,14 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IRequest
 
 from telemeter.fleet.record import FleetRecord
-from telemeter.fleet.render import Value, detail_value, history_value, row_value, totals_value
+from telemeter.fleet.render import (
+    Value,
+    detail_value,
+    history_value,
+    row_value,
+    totals_value,
+    unknown_value,
+)
 from telemeter.fleet.totals import State
 from telemeter.fleet.view import SORTS, Query
 from telemeter.loop.clocks import WallClock, moment
@@ -94,6 +101,9 @@ class FleetApi:
                 "now": now.wall,
                 **totals_value(totals, self._record.recent),
                 "history": history_value(totals),
+                "unknown_claims": [
+                    unknown_value(each) for each in self._record.unknown_claims(now)
+                ],
                 "database": self._database(),
             },
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections import Counter, OrderedDict
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ from telemeter.fleet.history import (
     pack_examples,
     read_examples,
 )
-from telemeter.fleet.record import FleetRecord
+from telemeter.fleet.record import MAX_UNKNOWN, FleetRecord
 from telemeter.fleet.totals import HISTORY, State
 from telemeter.loop.clocks import Elapsed, Moment, Wall
 from telemeter.samples.proto import remote_pb2
@@ -282,3 +283,29 @@ def test_a_machine_that_begins_in_1970_knows_who_has_uploaded() -> None:
     row = record.row(0, Moment(Elapsed(65.0), Wall(NOW)))
     assert row.uploaded == Wall(NOW - 60)
     assert record.totals(Moment(Elapsed(65.0), Wall(NOW))).minutes[-1][1].reporting == 1
+
+
+def test_claims_to_be_clusters_that_are_not_known_are_few() -> None:
+    record = record_of()
+    for number in range(MAX_UNKNOWN + 50):
+        for _ in range(2):
+            record.record(attempt(f"c{number}", 1, 401, verified=False, reason=b"bad token"))
+    record.record(attempt("x" * (MAX_ID + 1), 1, 401, verified=False))
+    unknown = record.unknown_claims(moment_at(START + 5))
+    assert len(unknown) == MAX_UNKNOWN
+    assert unknown[0].cluster == f"c{MAX_UNKNOWN + 49}"
+    assert (unknown[0].claim.count, unknown[0].claim.status) == (2, 401)
+    assert unknown[0].claim.at == pytest.approx(START + 1)
+    assert unknown[0].reason == "bad token"
+    assert len(record) == 0  # whoever claims gets no place
+    record.record(attempt(unknown[0].cluster, 2))
+    assert unknown[0].cluster not in [
+        each.cluster for each in record.unknown_claims(moment_at(START + 5))
+    ]
+
+
+def test_claims_change_nothing_but_their_count() -> None:
+    record = record_of(attempt("c", 0))
+    before = record.row(0, moment_at(START + 5))
+    record.record(attempt("c", 1, 401, verified=False))
+    assert record.row(0, moment_at(START + 5)) == replace(before, claims=1)

@@ -234,6 +234,7 @@ def test_the_internal_index_and_metrics() -> None:
         "/healthz/ready",
         "/-/reload",
         "/federate",
+        "/metrics/clusters",
         "/api/v1/fleet",
         "/api/v1/clusters",
     ]
