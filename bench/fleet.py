@@ -14,15 +14,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path as File
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from telemeter.fleet.attempt import Attempt, Path
+from telemeter.fleet.database import FleetDatabase
 from telemeter.fleet.record import FleetRecord
 from telemeter.fleet.render import row_value
 from telemeter.fleet.totals import State
 from telemeter.fleet.view import Query, View
 from telemeter.loop.clocks import Elapsed, Moment, Wall
 from telemeter.samples.proto import remote_pb2
+from telemeter.server.fleet_keeper import WRITTEN_TOGETHER
 
 #: How many attempts each cluster makes: more than are kept of it.
 _ROUNDS: Final = 9
@@ -41,6 +44,9 @@ class Result:
         attempt_microseconds: what recording an attempt takes.
         page_milliseconds: what finding and rendering a page takes, by what is asked for.
         slice_milliseconds: the longest time without a pause while pages were found.
+        gather_microseconds: the processor time that it takes to gather a cluster for the database,
+        write_microseconds: to write it over its row, in a thread,
+        read_seconds: and to read the whole record from there.
     """
 
     clusters: int
@@ -48,6 +54,9 @@ class Result:
     attempt_microseconds: float
     page_milliseconds: dict[str, float]
     slice_milliseconds: float
+    gather_microseconds: float
+    write_microseconds: float
+    read_seconds: float
 
 
 QUERIES: Final = {
@@ -84,7 +93,35 @@ def _measure_inside(clusters: int) -> Result:
         pages[name], pause = _page(record, query, 0)
         longest = max(longest, pause)
     pages["the last page"], pause = _page(record, Query(), clusters - _PAGE)
-    return Result(clusters, grown / clusters, seconds / count * 1e6, pages, max(longest, pause))
+    longest = max(longest, pause)
+    kept = _keep(record, clusters)
+    return Result(clusters, grown / clusters, seconds / count * 1e6, pages, longest, *kept)
+
+
+def _keep(record: FleetRecord, clusters: int) -> tuple[float, float, float]:
+    """Return what a database takes: to gather, to write (microseconds each), to read (seconds)."""
+    with TemporaryDirectory() as folder:
+        database = FleetDatabase(f"{folder}/fleet.sqlite")
+        database.open()
+        _write(record, database, clusters)
+        gather, write = _write(record, database, clusters)  # over the rows that there are now
+        start = time.process_time()
+        rows, _ = database.load(0.0, clusters, 0)
+        FleetRecord(clusters, _NOW).restore(rows, _NOW.elapsed)
+        read = time.process_time() - start
+        database.close()
+    return gather / clusters * 1e6, write / clusters * 1e6, read
+
+
+def _write(record: FleetRecord, database: FleetDatabase, clusters: int) -> tuple[float, float]:
+    """Write all clusters; return the seconds to gather them, and to write them."""
+    record.keep_track()
+    start = time.process_time()
+    gathered = sorted(record.take_unsaved(clusters))
+    between = time.process_time()
+    for begin in range(0, clusters, WRITTEN_TOGETHER):
+        database.save_clusters(gathered[begin : begin + WRITTEN_TOGETHER])
+    return between - start, time.process_time() - between
 
 
 def _page(record: FleetRecord, query: Query, begin: int) -> tuple[float, float]:

@@ -35,7 +35,7 @@ INTERVAL: Final = 20.0
 _TOGETHER: Final = 500
 #: How many are written in one transaction. They lie all over the table, so that a few write a page
 #: each; of many, several share one, which takes half of the time.
-_WRITTEN_TOGETHER: Final = 10_000
+WRITTEN_TOGETHER: Final = 10_000
 #: Every so many times what is too old is forgotten, which reads the whole table.
 _FORGET_EVERY: Final = 90
 #: How many are forgotten before others get their turn.
@@ -210,7 +210,7 @@ class FleetKeeper(Service):
         self._minute = minutes[-1].at
         # What changes meanwhile is for the next time: this has an end.
         left = record.unsaved
-        while left > 0 and (clusters := await self._gather(min(left, _WRITTEN_TOGETHER))):
+        while left > 0 and (clusters := await self._gather(min(left, WRITTEN_TOGETHER))):
             left -= len(clusters)
             try:
                 await self._run(database.save_clusters, clusters)
