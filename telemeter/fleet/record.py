@@ -523,6 +523,10 @@ class FleetRecord:
         silent, seen, conditions = _SILENT.value, self.seen, self._condition
         return bytes([silent if seen[slot] < quiet else conditions[slot] for slot in slots])
 
+    def reason(self, slot: int) -> str:
+        """Return why the last attempt of the cluster in a slot was refused."""
+        return last_reason(self._trails[slot])
+
     def row(self, slot: int, now: Moment) -> Row:
         """Return what is known of the cluster in a slot."""
         drift, uploaded = self.drift[slot], self.uploaded[slot]
@@ -533,7 +537,7 @@ class FleetRecord:
             self.date(uploaded, now) if uploaded else None,
             Path(self._path[slot]),
             self.status[slot],
-            last_reason(self._trails[slot]),
+            self.reason(slot),
             self.received[slot],
             self.kept[slot],
             self.dropped[slot],

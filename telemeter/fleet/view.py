@@ -45,12 +45,16 @@ class Query:
         is_descending: whether the largest comes first.
         contains: only clusters whose identifier has this in it; A to Z are like a to z.
         states: only clusters in one of these states; empty: in any.
+        reason: only clusters whose last attempt was refused for a reason that has this in it.
+        agent: only clusters whose User-Agent has this in it.
     """
 
     sort: str = "state"
     is_descending: bool = True
     contains: str = ""
     states: frozenset[State] = frozenset()
+    reason: str = ""
+    agent: str = ""
 
 
 class View:
@@ -103,14 +107,21 @@ class View:
             runs.append(run)
 
     def _selected(self, slots: range) -> list[int]:
-        needle, ids = self._query.contains.encode("utf-8", "replace").lower(), self._record.ids
-        wanted, states = self._query.states, self._states
-        chosen: list[int] | range = slots
-        if needle:
-            chosen = [slot for slot in slots if needle in ids[slot].lower()]
-        if wanted:
-            chosen = [slot for slot in chosen if states[slot] in wanted]
-        return [slot for slot in chosen if ids[slot]]  # the others are vacant
+        record, query, states = self._record, self._query, self._states
+        ids = record.ids
+        chosen = [slot for slot in slots if ids[slot]]  # the others are vacant
+        if query.states:
+            chosen = [slot for slot in chosen if states[slot] in query.states]
+        if query.contains:
+            needle = _needle(query.contains)
+            chosen = [slot for slot in chosen if needle in ids[slot].lower()]
+        if query.agent:
+            needle, agents = _needle(query.agent), record.agents
+            chosen = [slot for slot in chosen if needle in agents[slot].lower()]
+        if query.reason:
+            reason = query.reason.lower()
+            chosen = [slot for slot in chosen if reason in record.reason(slot).lower()]
+        return chosen
 
     def _key(self) -> Callable[[int], Any]:
         record = self._record
@@ -122,3 +133,8 @@ class View:
             return record.agents.__getitem__
         column: Callable[[int], Any] = getattr(record, self._query.sort).__getitem__
         return column
+
+
+def _needle(text: str) -> bytes:
+    """Return what to look for in UTF-8; A to Z are like a to z."""
+    return text.encode("utf-8", "replace").lower()

@@ -43,6 +43,8 @@ MAX_SERIES: Final = 1000
 _AT_ONCE = 100
 _MAX_PAGE = 1_000_000_000
 _MAX_QUERY = 4096
+#: The parameters of a text to look for besides identifiers: those of `Query`, in their order.
+FILTERS: Final = ("reason", "agent")
 _STATES: Final = {state.name.lower(): state for state in State}
 
 
@@ -101,6 +103,7 @@ class FleetApi:
                 "now": now.wall,
                 **totals_value(totals, self._record.recent),
                 "history": history_value(totals),
+                "filters": FILTERS,
                 "unknown_claims": [
                     unknown_value(each) for each in self._record.unknown_claims(now)
                 ],
@@ -110,7 +113,7 @@ class FleetApi:
 
     async def clusters(self, request: IRequest) -> bytes:
         """Return a page of clusters."""
-        given = parameters_of(request, ("page", "limit", "sort", "order", "q", "state"))
+        given = parameters_of(request, ("page", "limit", "sort", "order", "q", "state", *FILTERS))
         limit = _integer(given, "limit", 50, MAX_LIMIT)
         page = _integer(given, "page", 1, _MAX_PAGE)
         query = _query(given)
@@ -202,7 +205,8 @@ def _query(given: Mapping[str, str]) -> Query:
         raise Refused(400, f"sort: expected one of {', '.join(SORTS)}; saw {sort[:64]!r}")
     if order not in ("asc", "desc"):
         raise Refused(400, f"order: expected asc or desc; saw {order[:64]!r}")
-    return Query(sort, order == "desc", given.get("q", ""), states_of(given))
+    texts = (given.get(name, "") for name in FILTERS)
+    return Query(sort, order == "desc", given.get("q", ""), states_of(given), *texts)
 
 
 def states_of(given: Mapping[str, str]) -> frozenset[State]:

@@ -492,3 +492,15 @@ def test_the_clock_of_a_cluster_is_off_by_what_ours_says(
     row = record.row(0, moment(server.clock, server.wall))
     assert row.drift == -40
     assert (row.seen, row.expires) == (Wall(NOW + step), Wall(NOW + step + 86_400))
+
+
+def test_clusters_are_found_by_reason_and_by_agent(page: Page) -> None:
+    page.add("a", status=400, reason="Malformed: ü".encode(), agent=b"telemeter-client/1.0")
+    page.add("b", status=400, reason=b"too large", agent=b"Telemeter-client/2.0")
+    page.add("c", agent=b"Prometheus/3.0")
+    assert page.ids(reason="malFORMED") == ["a"]
+    assert page.ids(reason="\u00fc") == ["a"]
+    assert sorted(page.ids(agent="telemeter-client")) == ["a", "b"]
+    assert page.ids(agent="client/2", reason="large", state="refused") == ["b"]
+    assert page.ids(agent="client/2", reason="malformed") == []
+    assert page.get("/api/v1/fleet").json["filters"] == ["reason", "agent"]
