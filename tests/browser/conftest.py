@@ -21,7 +21,7 @@ FOLDER: Final = Path(__file__).parent
 DESKTOP: Final = (1280, 800)
 PHONE: Final = (360, 740)
 
-#: Opens a page: URL, colour scheme, size.
+#: Opens a page: URL, colour scheme, size, what to do with it before.
 Open = Callable[..., Page]
 
 
@@ -50,7 +50,12 @@ def open_page(browser: Browser) -> Iterator[Open]:
     complaints: list[str] = []
     contexts = []
 
-    def open_page(url: str, scheme: str = "light", size: tuple[int, int] = DESKTOP) -> Page:
+    def open_page(
+        url: str,
+        scheme: str = "light",
+        size: tuple[int, int] = DESKTOP,
+        prepare: Callable[[Page], object] = lambda page: None,
+    ) -> Page:
         context = browser.new_context(
             color_scheme="dark" if scheme == "dark" else "light",
             viewport={"width": size[0], "height": size[1]},
@@ -62,6 +67,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
         page.on("console", lambda line: complaints.append(f"{line.type}: {line.text}"))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
+        prepare(page)
         page.goto(url)
         page.wait_for_selector("body[data-shown]")
         return page

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from demo.programs import Server, start_server
 from demo.stack import Stack, fetch
 from tests.integration.upstream import Upstream, running_upstream
 from tests.integration.wire import authorize, encode, gauge, upload
-from tests.running import DEADLINE_SECONDS
 
 from .conftest import DESKTOP, PHONE, Open
+from .looking import act, cells, ids, until, violations
 
 Full = Callable[[int], str]
 SOME: Final = 400
 MANY: Final = 100_000
-_POLL_MS: Final = 20
 MARKUP: Final = '<img src=x onerror="alert(1)"><script>alert(2)</script>&amp;\u202e'
 
 
@@ -60,43 +58,17 @@ def send(server: Server, cluster: str, name: str = "up", agent: str = "", **labe
     return fetch(url, method="POST", headers=headers, body=encode([family])).status
 
 
-def ids(page: Page) -> list[str]:
-    return page.locator("#rows td.id").all_inner_texts()
-
-
-def cells(page: Page, column: int) -> list[str]:
-    return page.locator(f"#rows td:nth-child({column})").all_inner_texts()
-
-
-def act(page: Page, action: Callable[[], Any]) -> None:
-    """Do something that shows other clusters, and wait until they are shown."""
-    before = page.evaluate("document.body.dataset.shown")
-    action()
-    until(page, "before => document.body.dataset.shown !== before", before)
-
-
-def until(page: Page, function: str, argument: object = None) -> None:
-    """Wait until a function of the page returns something true.
-
-    Playwright's own wait has the page evaluate a text, again and again, which its policy forbids.
-    """
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not page.evaluate(function, argument):
-        assert time.monotonic() < deadline, function
-        page.wait_for_timeout(_POLL_MS)
-
-
 def test_it_shows_sorts_filters_and_pages(open_page: Open, full: Full) -> None:
     page = open_page(full(SOME))
     assert len(ids(page)) == 50
     assert cells(page, 2)[0] == "refused"  # what needs a look comes first
     kept = page.get_by_role("button", name="Kept")
     act(page, kept.click)
-    counts = [int(text) for text in cells(page, 4)]
+    counts = [int(text) for text in cells(page, 5)]
     assert counts == sorted(counts, reverse=True)
     assert page.locator("th[aria-sort]").get_attribute("aria-sort") == "descending"
     act(page, kept.click)
-    assert int(cells(page, 4)[0]) <= counts[-1]
+    assert int(cells(page, 5)[0]) <= counts[-1]
     assert page.locator("th[aria-sort]").get_attribute("aria-sort") == "ascending"
     first = ids(page)
     act(page, page.get_by_role("button", name="Next").click)
@@ -139,7 +111,7 @@ def test_an_upload_shows_at_once_and_takes_no_focus(open_page: Open, server: Ser
     page.locator("#rows a").focus()
     page.evaluate("window.row = document.querySelector('#rows tr')")
     assert send(server, "one", name="down") == 200
-    expect(page.locator("#rows td:nth-child(5)")).to_have_text(["1"])
+    expect(page.locator("#rows td:nth-child(6)")).to_have_text(["1"])
     assert send(server, "another") == 200
     expect(page.locator("#rows tr")).to_have_count(2)
     assert page.evaluate("window.row.isConnected && window.row.contains(document.activeElement)")
@@ -156,6 +128,16 @@ def test_an_open_cluster_is_kept_up_to_date_and_keeps_the_focus(
     assert send(server, "one") == 200
     expect(attempts.locator("tbody tr")).to_have_count(2)
     expect(attempts).to_be_focused()
+
+
+def test_a_chip_keeps_the_focus_when_figures_come(open_page: Open, server: Server) -> None:
+    assert send(server, "one", _id="another") == 400
+    page = open_page(server.internal_url)
+    chips = page.locator("#problems a")
+    chips.focus()
+    assert send(server, "two", _id="another") == 400
+    expect(chips.locator("b")).to_have_text("2")
+    expect(chips).to_be_focused()
 
 
 def test_how_far_clocks_are_off(open_page: Open, full: Full) -> None:
@@ -231,12 +213,6 @@ def test_it_is_accessible(
     assert all(box.evaluate(whole) for box in page.locator("#detail-body .scroll").all())
 
 
-def violations(page: Page, axe: str) -> list[str]:
-    page.evaluate(axe)  # past the policy, as only a debugger may
-    found = page.evaluate("axe.run().then(result => result.violations)")
-    return [f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in found]
-
-
 _FROM_CLICK_TO_ROWS = """async ([id, value]) => {
     const element = document.getElementById(id) ?? document.querySelector(id);
     const before = document.body.dataset.shown;
@@ -252,7 +228,7 @@ _FROM_CLICK_TO_ROWS = """async ([id, value]) => {
 }"""
 _INTERACTIONS = (
     ("next", "next", None),
-    ("sort by kept", "th:nth-child(4) button", None),
+    ("sort by kept", "th:nth-child(5) button", None),
     ("sort by id", "th:nth-child(1) button", None),
     ("state", "state", "refused,failed"),
     ("any state", "state", ""),

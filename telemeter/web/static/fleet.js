@@ -4,26 +4,38 @@
 const COLUMNS = [
   { sort: "id", name: "Cluster", first: "asc" },
   { sort: "state", name: "State", first: "desc" },
+  { sort: "status", name: "Last attempt", first: "desc" },
   { sort: "uploaded", name: "Last upload", first: "desc" },
   { sort: "kept", name: "Kept", first: "desc", number: true },
   { sort: "dropped", name: "Dropped", first: "desc", number: true },
-  { sort: "status", name: "Last attempt", first: "desc" },
   { sort: "drift", name: "Drift", first: "desc", number: true },
   { sort: "agent", name: "Agent", first: "asc" },
   { sort: "expires", name: "Token expires", short: "Token", first: "asc" },
 ];
 const MARKS = { ok: "✓", drifting: "◔", silent: "–", failed: "!", refused: "×" };
+const STATES = ["refused", "failed", "silent", "drifting", "ok"];
 const LIMIT = 50;
+const MAX_PAGE = 1e9;
+// So many refused claims of clusters that are not known are shown: anybody can make more.
+const MAX_CLAIMS = 20;
+// What the address says if it says nothing, and how much of a text it may hold.
+const START = { page: 1, sort: "state", order: "desc", q: "", state: "", reason: "", agent: "" };
+const TEXTS = { q: 255, reason: 100, agent: 100 };
 const SVG = "http://www.w3.org/2000/svg";
 
 const find = (id) => document.getElementById(id);
-const view = { page: 1, sort: "state", order: "desc", q: "", state: "" };
+const view = readAddress(location.search);
 const rows = new Map(); // id -> the row's element and its data
 let skew = 0; // the server's clock less ours, in seconds
 let pages = 1;
+let known = 1; // how many clusters there are, and how many of them are like that
+let total = 1;
 let history = [];
+let filters = null; // which texts the server can look for besides identifiers; null: not known yet
 let asked = 0; // numbers the requests for pages, so that an old answer is not shown
 let reload = null;
+let typing = null;
+let more = {}; // the last /api/v1/fleet
 let opener = null; // what was focused before the detail view
 let shown = null; // the cluster in the detail view
 
@@ -74,41 +86,143 @@ async function get(path) {
   return value;
 }
 
+// --- the address --------------------------------------------------------------------------------
+
+// Anybody may have written an address, or another version of this page: what it does not know, it
+// leaves out.
+function readAddress(search) {
+  const given = new URLSearchParams(search);
+  const read = { ...START };
+  const page = given.get("page") ?? "";
+  if (/^[1-9][0-9]{0,9}$/.test(page)) read.page = Math.min(Number(page), MAX_PAGE);
+  if (COLUMNS.some((column) => column.sort === given.get("sort"))) read.sort = given.get("sort");
+  const order = given.get("order");
+  read.order = order === "asc" || order === "desc" ? order : usualOrder(read.sort);
+  const states = (given.get("state") ?? "").split(",");
+  const known = STATES.filter((state) => states.includes(state));
+  if (known.length < STATES.length) read.state = known.join();
+  for (const [name, most] of Object.entries(TEXTS)) {
+    // Half a character, of a text that is cut, would become another one on its way.
+    read[name] = [...(given.get(name) ?? "").slice(0, most)].filter((each) => !/^[\ud800-\udfff]$/.test(each)).join("");
+  }
+  return read;
+}
+
+// As the API has it.
+function usualOrder(sort) {
+  return sort === "state" ? "desc" : "asc";
+}
+
+function writeAddress(wanted) {
+  const query = new URLSearchParams();
+  for (const name of ["q", "reason", "agent", "state", "sort", "order", "page"]) {
+    const usual = name === "order" ? usualOrder(wanted.sort) : START[name];
+    if (wanted[name] !== usual) query.set(name, wanted[name]);
+  }
+  // Commas may stand in a query as they are, and can be read then.
+  return query.size ? `?${String(query).replaceAll("%2C", ",")}` : location.pathname;
+}
+
+// Shows other clusters, and has the address say so. What is typed is one step of Back, not one for
+// each letter.
+function go(change, { replace = false, typing = false } = {}) {
+  Object.assign(view, { page: 1 }, change);
+  const target = writeAddress(view) + location.hash;
+  const isHere = target === location.search + location.hash || target === location.pathname + location.search + location.hash;
+  const again = replace || isHere || (typing && window.history.state?.typing);
+  if (again) window.history.replaceState({ typing }, "", target);
+  else window.history.pushState({ typing }, "", target);
+  showControls();
+  return load();
+}
+
+function showControls() {
+  clearTimeout(typing);
+  for (const name of Object.keys(TEXTS)) {
+    const input = find(name === "q" ? "find" : name);
+    if (input.value !== view[name]) input.value = view[name];
+  }
+  const state = find("state");
+  const others = state.querySelector("[data-several]");
+  if ([...state.options].every((option) => option.value !== view.state)) {
+    const option = others ?? make("option");
+    option.dataset.several = "";
+    option.value = view.state;
+    set(option, view.state.replaceAll(",", ", "));
+    state.append(option);
+  } else if (others && others.value !== view.state) {
+    others.remove();
+  }
+  state.value = view.state;
+  for (const anchor of document.querySelectorAll(".tile a")) {
+    if (view.state && anchor.dataset.state === view.state) anchor.setAttribute("aria-current", "true");
+    else anchor.removeAttribute("aria-current");
+  }
+}
+
+// A link to other clusters of this page: a real address, for which the page need not load anew.
+function viewLink(wanted, title) {
+  const anchor = make("a", null, "view");
+  anchor.href = writeAddress({ ...START, order: usualOrder(wanted.sort ?? START.sort), ...wanted });
+  anchor.title = title;
+  anchor.dataset.state = wanted.state ?? "";
+  return anchor;
+}
+
+function follow(event) {
+  const anchor = event.target.closest?.("a.view");
+  if (!anchor || event.defaultPrevented || event.button !== 0) return;
+  if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return; // a new tab, or so
+  event.preventDefault();
+  go(readAddress(anchor.search));
+}
+
 // --- totals -------------------------------------------------------------------------------------
 
 const TILES = [
-  ["reporting", "Clusters reporting", (f) => number(f.reporting),
-    (f) => `of ${number(f.clusters)}, in ${f.recent_minutes} min`],
-  ["series", "Series", (f) => number(f.series), () => "of those clusters"],
-  ["uploads", "Uploads a minute", (f) => number(f.uploads_per_minute),
-    (f) => `${number(f.last_hour.uploads)} last hour`],
-  ["refused", "Refused now", (f) => number(f.states.refused),
-    (f) => `${plural(f.last_hour.refused, "attempt", "attempts")}, last hour`,
-    (f) => (f.states.refused > 0 ? "alert" : "")],
-  ["forward_errors", "Forward errors", (f) => number(f.last_hour.forward_errors),
-    (f) => `last hour; ${plural(f.states.failed, "cluster", "clusters")} now`,
-    (f) => (f.states.failed > 0 ? "alert" : "")],
-  [null, "Silent or drifting", (f) => number(f.states.silent + f.states.drifting),
-    (f) => `${number(f.states.silent)} silent, ${number(f.states.drifting)} drifting`,
-    (f) => (f.states.silent + f.states.drifting > 0 ? "warn" : "")],
+  { key: "reporting", name: "Clusters reporting", figure: (f) => number(f.reporting),
+    note: (f) => `of ${number(f.clusters)}, in ${f.recent_minutes} min`,
+    view: { state: "drifting,ok" }, title: "Clusters whose last attempt was accepted, and not long ago" },
+  { key: "series", name: "Series", figure: (f) => number(f.series), note: () => "of those clusters",
+    view: { sort: "kept", order: "desc" }, title: "All clusters, those with the most series first" },
+  { key: "uploads", name: "Uploads a minute", figure: (f) => number(f.uploads_per_minute),
+    note: (f) => `${number(f.last_hour.uploads)} last hour`,
+    view: { sort: "uploaded", order: "desc" }, title: "All clusters, the last upload first" },
+  { key: "refused", name: "Refused now", figure: (f) => number(f.states.refused),
+    note: (f) => `${plural(f.last_hour.refused, "attempt", "attempts")}, last hour`,
+    view: { state: "refused" }, title: "Clusters that are refused", alert: (f) => f.states.refused > 0 },
+  { key: "forward_errors", name: "Forward errors", figure: (f) => number(f.last_hour.forward_errors),
+    note: (f) => `last hour; ${number(f.states.failed)} failed now`,
+    view: { state: "failed" }, title: "Clusters whose last attempt failed", alert: (f) => f.states.failed > 0 },
+  { name: "Silent now", figure: (f) => number(f.states.silent), note: () => "",
+    view: { state: "silent" }, title: "Clusters that are silent", alert: (f) => f.states.silent > 0,
+    more: { view: { state: "drifting" }, title: "Clusters whose clock is off",
+      text: (f) => `and ${number(f.states.drifting)} drifting` } },
 ];
 // What counts the attempts of a minute is known when the minute is over.
 const COUNTS = new Set(["uploads", "refused", "forward_errors"]);
 const tiles = [];
 
 function makeTiles() {
-  for (const [key, name, figure, remark, kind] of TILES) {
+  for (const kind of TILES) {
     const tile = make("div", null, "tile");
-    const parts = { key, figure, remark, kind: kind ?? (() => ""), at: make("div", "–", "figure"), note: make("div", " ", "note") };
-    tile.append(make("div", name, "name"), parts.at, parts.note);
-    if (key) {
+    const parts = { ...kind, at: make("span", "–", "figure"), remark: make("div", " ", "note") };
+    const cover = viewLink(kind.view, kind.title);
+    cover.classList.add("cover");
+    cover.append(make("span", kind.name, "name"), " ", parts.at);
+    tile.append(cover, parts.remark);
+    if (kind.more) {
+      parts.link = viewLink(kind.more.view, kind.more.title);
+      parts.remark.replaceChildren(parts.link);
+    }
+    if (kind.key) {
       parts.svg = document.createElementNS(SVG, "svg");
       parts.svg.setAttribute("class", "spark");
       parts.svg.setAttribute("preserveAspectRatio", "none");
       parts.svg.setAttribute("role", "img");
-      for (const kind of ["area", "line"]) {
+      for (const name of ["area", "line"]) {
         const path = document.createElementNS(SVG, "path");
-        path.setAttribute("class", kind);
+        path.setAttribute("class", name);
         parts.svg.append(path);
       }
       tile.append(parts.svg);
@@ -121,20 +235,94 @@ function makeTiles() {
 function showTotals(fleet) {
   for (const tile of tiles) {
     set(tile.at, tile.figure(fleet));
-    set(tile.note, tile.remark(fleet));
-    tile.at.className = `figure ${tile.kind(fleet)}`;
+    if (tile.link) set(tile.link, tile.more.text(fleet));
+    else set(tile.remark, tile.note(fleet));
+    tile.at.className = tile.alert?.(fleet) ? "figure alert" : "figure";
   }
-  const problems = fleet.last_hour.problems;
+  showProblems(fleet.last_hour.problems);
+  known = fleet.clusters;
+  showEmptiness();
+}
+
+// A chip that stays is the same element: it may have the focus.
+function showProblems(problems) {
+  const list = find("problem-list");
+  const before = new Map([...list.children].map((item) => [item.dataset.status, item]));
   find("problems").hidden = problems.length === 0;
-  find("problem-list").replaceChildren(
-    ...problems.map((problem) => {
-      const item = make("li");
-      item.append(make("b", number(problem.count)), ` × ${problem.status} ${problem.meaning}`);
-      return item;
-    }),
-  );
-  find("empty").hidden = fleet.clusters > 0;
-  find("scroll").hidden = find("pager").hidden = fleet.clusters === 0;
+  problems.forEach((problem, at) => {
+    const status = String(problem.status);
+    let item = before.get(status);
+    if (!item) {
+      item = make("li");
+      item.dataset.status = status;
+      // The API tells states apart, not statuses: those of the status stand together.
+      const ours = problem.status >= 499;
+      const anchor = viewLink({ state: ours ? "failed" : "refused", sort: "status", order: ours ? "desc" : "asc" },
+        `Clusters that are ${ours ? "failing" : "refused"} now, by status`);
+      anchor.append(make("b"), make("span"));
+      item.append(anchor);
+    }
+    before.delete(status);
+    const [count, text] = item.firstChild.children;
+    set(count, number(problem.count));
+    set(text, ` × ${problem.status} ${problem.meaning}`);
+    if (list.children[at] !== item) list.insertBefore(item, list.children[at] ?? null);
+  });
+  for (const item of before.values()) item.remove();
+}
+
+// Headings over nothing say nothing.
+function showEmptiness() {
+  find("empty").hidden = known > 0;
+  find("nothing").hidden = known === 0 || total > 0;
+  find("scroll").hidden = find("pager").hidden = known === 0 || total === 0;
+}
+
+// What only some servers tell: those with a database, and several replicas behind one name.
+function showMore(fleet) {
+  const { database, replica, replicas, unknown_claims: claims } = fleet;
+  const since = database?.behind_since ?? null;
+  find("behind").hidden = since === null;
+  if (since !== null) {
+    const lost = database.dropped > 0 ? `; ${plural(database.dropped, "attempt is", "attempts are")} missing` : "";
+    set(find("behind"), `The database has been behind since ${clock(since)}: what is shown may be old${lost}`);
+  }
+  find("replica").hidden = !replica;
+  if (replica) {
+    set(find("replica"), `answered by ${replica.name}, version ${replica.version}, records since ${clock(replica.since)}`);
+  }
+  showList("replicas", replicas ?? [], (all) => [table(
+    [["Name"], ["Version"], ["Last seen"], ["Attempts a minute", "number"]],
+    all.map((each) => [
+      [each.name], [each.version], [ago(each.last_seen)], [number(each.attempts_per_minute), "number"],
+    ]), "Servers")]);
+  showList("claims", claims ?? [], (all) => {
+    const left = all.length - MAX_CLAIMS;
+    const lines = table(
+      [["Cluster"], ["Status"], ["Reason"], ["Last", "when"], ["Count", "number"]],
+      all.slice(0, MAX_CLAIMS).map((each) => [
+        [each.id, "mono"], [String(each.status)], [each.reason, "reason"], [clock(each.at), "when"],
+        [number(each.count), "number"],
+      ]), "Refused claims");
+    return left > 0 ? [lines, make("p", `and ${number(left)} more`, "soft")] : [lines];
+  });
+  filters = Array.isArray(fleet.filters) ? fleet.filters : [];
+  for (const name of ["reason", "agent"]) {
+    const can = filters.includes(name);
+    find(name).parentElement.hidden = !can;
+    // An address from another server.
+    if (!can && view[name]) go({ page: view.page, [name]: "" }, { replace: true });
+  }
+}
+
+function showList(name, all, draw) {
+  const box = find(name);
+  const content = box.querySelector(".content");
+  box.hidden = all.length === 0;
+  const is = JSON.stringify(all);
+  if (content.is === is) return;
+  content.is = is;
+  content.replaceChildren(...(all.length ? draw(all) : []));
 }
 
 function showHistory() {
@@ -158,7 +346,9 @@ function showHistory() {
 async function loadFleet() {
   const fleet = await get("/api/v1/fleet");
   history = fleet.history;
+  more = fleet;
   showTotals(fleet);
+  showMore(fleet);
   showHistory();
 }
 
@@ -186,10 +376,8 @@ function makeHead() {
     else button.append(arrow);
     button.addEventListener("click", () => {
       const again = view.sort === column.sort;
-      view.order = again ? (view.order === "asc" ? "desc" : "asc") : column.first;
-      view.sort = column.sort;
-      view.page = 1;
-      load();
+      const order = again ? (view.order === "asc" ? "desc" : "asc") : column.first;
+      go({ sort: column.sort, order });
     });
     head.append(button);
     column.head = head;
@@ -220,30 +408,33 @@ function makeRow(item) {
   const cells = COLUMNS.map((column) => {
     const cell = make("td", null, column.number ? "number" : "");
     cell.dataset.name = column.short ?? column.name;
+    cell.dataset.column = column.sort;
     row.append(cell);
     return cell;
   });
-  cells[0].className = "id";
+  const [name, state, attempt, uploaded, , , , agents] = cells;
+  name.className = "id";
   const anchor = make("a", item.id);
   anchor.href = link(item.id);
-  anchor.title = item.id;
-  cells[0].append(anchor);
-  cells[1].className = "state";
+  const claims = make("span", null, "claims");
+  claims.title = "Somebody who could not prove to be this cluster was refused. Anybody can claim an identifier.";
+  name.append(anchor, claims);
+  state.className = "state";
   const badge = make("span");
-  cells[1].append(badge);
-  cells[2].className = "uploaded";
-  cells[5].className = "result";
-  cells[7].className = "agent";
-  const result = make("span");
+  state.append(badge);
+  attempt.className = "result";
+  uploaded.className = "uploaded";
+  agents.className = "agent";
+  const code = make("span");
   const agent = make("span");
-  cells[5].append(result);
-  cells[7].append(agent);
+  attempt.append(code);
+  agents.append(agent);
   row.addEventListener("click", (event) => {
     if (event.target.closest("a") || String(getSelection())) return;
     anchor.focus();
     location.hash = link(item.id);
   });
-  return { row, cells, badge, result, agent, anchor, item };
+  return { row, cells, badge, code, agent, claims, item };
 }
 
 function result(item) {
@@ -259,25 +450,27 @@ function showRow(entry) {
     badge.dataset.mark = MARKS[item.state];
     set(badge, item.state);
   }
-  set(cells[3], number(item.kept));
-  set(cells[4], number(item.dropped));
-  set(entry.result, result(item));
-  entry.result.title = result(item);
+  set(entry.code, result(item));
+  entry.code.className = item.status < 400 ? "soft" : "";
+  set(cells[4], number(item.kept));
+  set(cells[5], number(item.dropped));
   set(cells[6], drift(item.drift));
-  cells[6].className = item.state === "drifting" ? "number warn" : "number";
+  cells[6].className = item.state === "drifting" ? "number warn" : "number soft";
   set(entry.agent, item.agent || "not known");
-  entry.agent.title = item.agent;
+  entry.claims.hidden = !(item.claims > 0);
+  set(entry.claims, item.claims > 0 ? plural(item.claims, "refused claim", "refused claims") : "");
+  cells[3].className = item.state === "silent" ? "uploaded alert" : "uploaded";
   showAges(entry);
 }
 
 function showAges(entry) {
   const { item, cells } = entry;
-  set(cells[2], ago(item.last_upload));
+  set(cells[3], ago(item.last_upload));
   set(cells[8], item.path === "receive" ? "–" : until(item.token_expires));
 }
 
 function showPage(answer) {
-  pages = answer.pages;
+  ({ pages, total, clusters: known } = answer);
   const body = find("rows");
   const wanted = new Set(answer.items.map((item) => item.id));
   for (const [id, entry] of rows) {
@@ -305,10 +498,11 @@ function showPage(answer) {
     }
   }
   showSort();
-  const filtered = view.q !== "" || view.state !== "";
+  const filtered = ["q", "state", ...filters ?? []].some((name) => view[name]);
+  find("all").hidden = !filtered;
   set(find("count"), filtered
     ? `${number(answer.total)} of ${number(answer.clusters)}` : number(answer.clusters));
-  find("nothing").hidden = answer.total > 0 || answer.clusters === 0;
+  showEmptiness();
   set(find("page"), `page ${number(answer.page)} of ${number(answer.pages)}`);
   find("first").disabled = find("previous").disabled = answer.page <= 1;
   find("next").disabled = find("last").disabled = answer.page >= answer.pages;
@@ -320,13 +514,18 @@ async function load() {
   const mine = asked;
   clearTimeout(reload);
   reload = null;
-  const query = new URLSearchParams({ ...view, limit: LIMIT });
   try {
+    // An address with what only some servers can look for: first see whether this one can.
+    if (filters === null && (view.reason || view.agent)) await loadFleet();
+    const { reason, agent, ...usual } = view;
+    const query = new URLSearchParams({ ...usual, limit: LIMIT });
+    for (const [name, text] of [["reason", reason], ["agent", agent]]) {
+      if (text && filters?.includes(name)) query.set(name, text);
+    }
     const answer = await get(`/api/v1/clusters?${query}`);
     if (mine !== asked) return;
     if (view.page > answer.pages) {
-      view.page = answer.pages;
-      await load();
+      await go({ page: answer.pages }, { replace: true });
       return;
     }
     showPage(answer);
@@ -347,7 +546,7 @@ function table(names, lines, label) {
   box.tabIndex = 0;
   box.setAttribute("role", "group");
   box.setAttribute("aria-label", label);
-  const result = make("table");
+  const result = make("table", null, "listing");
   const head = make("tr");
   for (const [name, className] of names) {
     const cell = make("th", name, className);
@@ -436,7 +635,7 @@ function showDetail(item) {
       + `${item.claim.status} ${item.claim.meaning}.`, "warn"));
   }
   const count = (value) => [value === null ? "" : number(value), "number"];
-  parts.push(section("Last attempts", table(
+  parts.push(section("Last attempts", item.attempts.length === 0 ? make("p", "None is known.", "soft") : table(
     [["When", "when"], ["Status"], ["Received", "number"], ["Kept", "number"],
       ["Dropped", "number"], ["Took", "number"], ["Reason"]],
     item.attempts.map((each) => [
@@ -449,6 +648,8 @@ function showDetail(item) {
   }
   if (item.series === null) {
     parts.push(section("Series", make("p", "Series are forwarded, not kept here.", "soft")));
+  } else if (item.series.items.length === 0) {
+    parts.push(section("Series", make("p", "None is kept.", "soft")));
   } else {
     const more = item.series.is_cut ? " (the first of them)" : "";
     parts.push(section(`Series${more}`, table([["Series"], ["Value", "number"], ["At", "when"]], item.series.items.map((each) => [
@@ -540,6 +741,7 @@ function live() {
     const value = JSON.parse(event.data);
     skew = value.now - Date.now() / 1000;
     showTotals(value.fleet);
+    if (filters !== null) showMore({ ...more, ...value.fleet });
     takeMinute(value.minute);
     let changed = value.more;
     for (const item of value.changed) {
@@ -562,28 +764,31 @@ function refresh() {
   load();
 }
 
-function turn(page) {
-  view.page = page;
-  load();
-}
+const turn = (page) => go({ page });
 
 makeTiles();
 makeHead();
-let typing = null;
-find("find").addEventListener("input", () => {
-  clearTimeout(typing);
-  typing = setTimeout(() => {
-    view.q = find("find").value;
-    turn(1);
-  }, 120);
-});
-find("state").addEventListener("change", () => {
-  view.state = find("state").value;
-  turn(1);
-});
+showControls();
+for (const anchor of document.querySelectorAll("a.all")) anchor.href = location.pathname;
+for (const name of Object.keys(TEXTS)) {
+  const input = find(name === "q" ? "find" : name);
+  input.addEventListener("input", () => {
+    clearTimeout(typing);
+    typing = setTimeout(() => go({ [name]: input.value }, { typing: true }), 120);
+  });
+}
+find("state").addEventListener("change", () => go({ state: find("state").value }));
 find("sort").addEventListener("change", () => {
-  [view.sort, view.order] = find("sort").value.split(" ");
-  turn(1);
+  const [sort, order] = find("sort").value.split(" ");
+  go({ sort, order });
+});
+document.addEventListener("click", follow);
+window.addEventListener("popstate", () => {
+  const wanted = readAddress(location.search);
+  if (writeAddress(wanted) === writeAddress(view)) return; // a cluster was opened or closed
+  Object.assign(view, wanted);
+  showControls();
+  load();
 });
 find("first").addEventListener("click", () => turn(1));
 find("previous").addEventListener("click", () => turn(Math.max(1, view.page - 1)));
