@@ -227,7 +227,7 @@ def test_a_cluster_opens_and_closes_over_what_is_shown(open_page: Open, full: Fu
         ("state=drifting,silent", {"silent", "drifting"}, None),
         ("state=ok,drifting,silent,failed,refused&sort=__proto__", None, None),
         ("%ff=%fe&q=%00&state=%", None, None),
-        ("reason=upstream&agent=x", None, ""),  # which this server cannot look for
+        ("reason=upstream&agent=x&odd=y", None, "reason=upstream&agent=x&odd=y"),
     ],
 )
 def test_what_an_address_says_that_is_not_known_is_left_out(
@@ -360,7 +360,10 @@ def test_what_a_database_and_replicas_add(
 
 
 def test_without_them_nothing_is_added(open_page: Open, full: Full) -> None:
-    page = open_page(full(SOME), prepare=answering({"database": {"behind_since": None}}))
+    nothing = {"database": {"behind_since": None}, "unknown_claims": [], "filters": []}
+    # An address of a server that can look for reasons.
+    page = open_page(f"{full(SOME)}/?reason=upstream&agent=x", prepare=answering(nothing))
+    until(page, "() => location.search === ''")
     expect(page.locator("#problems")).to_be_visible()
     for part in ("#behind", "#replica", "#replicas", "#claims", "#reason", "#agent"):
         expect(page.locator(part)).to_be_hidden()
