@@ -158,7 +158,7 @@ class FleetDatabaseInUseError(Exception):
 class FleetDatabase:
     """The database in a file."""
 
-    def __init__(self, path: str, *, busy: float = TIMEOUTS.spool_busy) -> None:
+    def __init__(self, path: str, *, busy: float = TIMEOUTS.fleet_busy) -> None:
         """Make it; nothing is read yet.
 
         Args:

@@ -44,6 +44,8 @@ class Timeouts:
         files: a reload for the files that flags name.
         spool: the agent for its spool's disk.
         spool_busy: the spool for whoever reads it at the same time.
+        fleet_busy: the database of the fleet's record for whoever uses it at the same time.
+        fleet_stop: a stop for that database's disk.
         agent_stop: a stop for the agent's cycle that is under way, and what it sends.
         reader: an answer that is made while it is sent for its reader to take some.
         stop: a stop for the requests that are under way. Systemd and Kubernetes give a program at
@@ -82,6 +84,8 @@ class Timeouts:
     files: float = 10.0
     spool: float = 10.0
     spool_busy: float = 5.0
+    fleet_busy: float = 5.0
+    fleet_stop: float = 5.0
     agent_stop: float = 9.0
     reader: float = 60.0
     stop: float = 10.0

@@ -27,6 +27,7 @@ from telemeter.fleet.totals import HISTORY
 from telemeter.loop.clocks import Wall, WallClock, elapsed, moment
 from telemeter.loop.services import StartError
 from telemeter.loop.threads import Runner
+from telemeter.loop.timeouts import TIMEOUTS
 from telemeter.loop.turns import turn
 
 #: The seconds between two times that what has changed is written.
@@ -40,8 +41,6 @@ WRITTEN_TOGETHER: Final = 10_000
 _FORGET_EVERY: Final = 90
 #: How many are forgotten before others get their turn.
 _FORGOTTEN_AT_ONCE: Final = 500
-#: A stop has no more time for a disk that hangs, in seconds.
-_STOP_SECONDS: Final = 5.0
 
 ERRORS: Final = Counter(
     "telemeter_fleet_database_errors_total",
@@ -82,6 +81,7 @@ class FleetKeeper(Service):
         *,
         flag: str,
         retention: float,
+        patience: float = TIMEOUTS.fleet_stop,
     ) -> None:
         """Make it; nothing is read yet.
 
@@ -93,7 +93,9 @@ class FleetKeeper(Service):
             run: calls the database, one call after the other.
             flag: what messages begin with: the program, the flag and its value.
             retention: after how many seconds without a word a cluster is forgotten.
+            patience: how many seconds a stop has for the disk.
         """
+        self._patience = patience
         self.behind_since: Wall | None = None
         self._record = record
         self._database = database
@@ -139,12 +141,12 @@ class FleetKeeper(Service):
         try:
             # A round that is under way is waited for: it has taken what it has not written yet.
             await Deferred.fromCoroutine(self._write_and_close()).addTimeout(
-                _STOP_SECONDS, self._clock
+                self._patience, self._clock
             )
         except (LateError, CancelledError):
             log.error(
                 "the fleet's record was not written to its end, the disk did not answer",
-                seconds=_STOP_SECONDS,
+                seconds=self._patience,
             )
 
     async def _write_and_close(self) -> None:
