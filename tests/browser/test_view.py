@@ -199,6 +199,18 @@ def test_the_address_says_what_is_shown(open_page: Open, full: Full) -> None:
     assert page.locator("th[aria-sort]").inner_text().endswith("Kept")
 
 
+def test_what_was_typed_is_not_lost_by_a_click(open_page: Open, full: Full) -> None:
+    page = open_page(full(SOME))
+    page.evaluate("""() => {
+        const box = document.getElementById("find");
+        box.value = "00";
+        box.dispatchEvent(new Event("input"));
+        document.querySelector("#head button").click();
+    }""")
+    until(page, "() => location.search === '?q=00&sort=id'")
+    expect(page.get_by_label("Find")).to_have_value("00")
+
+
 def test_a_cluster_opens_and_closes_over_what_is_shown(open_page: Open, full: Full) -> None:
     page = open_page(f"{full(SOME)}/?state=failed")
     shown = page.evaluate("document.body.dataset.shown")

@@ -24,6 +24,7 @@ const TEXTS = { q: 255, reason: 100, agent: 100 };
 const SVG = "http://www.w3.org/2000/svg";
 
 const find = (id) => document.getElementById(id);
+const inputOf = (name) => find(name === "q" ? "find" : name);
 const view = readAddress(location.search);
 const rows = new Map(); // id -> the row's element and its data
 let skew = 0; // the server's clock less ours, in seconds
@@ -34,7 +35,8 @@ let history = [];
 let filters = null; // which texts the server can look for besides identifiers; null: not known yet
 let asked = 0; // numbers the requests for pages, so that an old answer is not shown
 let reload = null;
-let typing = null;
+const drawn = new Map(); // name of a list -> what it shows
+let typing = null; // what takes over what was typed, in a moment
 let more = {}; // the last /api/v1/fleet
 let opener = null; // what was focused before the detail view
 let shown = null; // the cluster in the detail view
@@ -67,7 +69,8 @@ function age(seconds) {
 const ago = (time) => (time === null ? "never" : `${age(now() - time)} ago`);
 const until = (time) =>
   time === null ? "not known" : time < now() ? `expired ${ago(time)}` : `in ${age(time - now())}`;
-const clock = (time) => new Date(time * 1000).toISOString().replace("T", " ").slice(0, 19) + " UTC";
+const clock = (time) => (Number.isFinite(time)
+  ? new Date(time * 1000).toISOString().replace("T", " ").slice(0, 19) + " UTC" : "not known");
 
 function drift(value) {
   if (value === null) return "–";
@@ -103,7 +106,7 @@ function readAddress(search) {
   if (known.length < STATES.length) read.state = known.join();
   for (const [name, most] of Object.entries(TEXTS)) {
     // Half a character, of a text that is cut, would become another one on its way.
-    read[name] = [...(given.get(name) ?? "").slice(0, most)].filter((each) => !/^[\ud800-\udfff]$/.test(each)).join("");
+    read[name] = (given.get(name) ?? "").slice(0, most).replace(/[\ud800-\udbff]$/, "");
   }
   return read;
 }
@@ -114,33 +117,38 @@ function usualOrder(sort) {
 }
 
 function writeAddress(wanted) {
-  const query = new URLSearchParams();
+  const fields = new URLSearchParams();
   for (const name of ["q", "reason", "agent", "state", "sort", "order", "page"]) {
     const usual = name === "order" ? usualOrder(wanted.sort) : START[name];
-    if (wanted[name] !== usual) query.set(name, wanted[name]);
+    if (wanted[name] !== usual) fields.set(name, wanted[name]);
   }
   // Commas may stand in a query as they are, and can be read then.
-  return query.size ? `?${String(query).replaceAll("%2C", ",")}` : location.pathname;
+  const query = String(fields).replaceAll("%2C", ",");
+  return query ? `?${query}` : location.pathname;
 }
 
 // Shows other clusters, and has the address say so. What is typed is one step of Back, not one for
 // each letter.
-function go(change, { replace = false, typing = false } = {}) {
+function go(change, { replace = false, isTyped = false } = {}) {
   Object.assign(view, { page: 1 }, change);
-  const target = writeAddress(view) + location.hash;
-  const isHere = target === location.search + location.hash || target === location.pathname + location.search + location.hash;
-  const again = replace || isHere || (typing && window.history.state?.typing);
-  if (again) window.history.replaceState({ typing }, "", target);
-  else window.history.pushState({ typing }, "", target);
+  const target = writeAddress(view);
+  const isHere = target === writeAddress(readAddress(location.search));
+  const again = replace || isHere || (isTyped && window.history.state?.isTyped);
+  if (again) window.history.replaceState({ isTyped }, "", target + location.hash);
+  else window.history.pushState({ isTyped }, "", target + location.hash);
   showControls();
   return load();
 }
 
-function showControls() {
+function forgetTyping() {
   clearTimeout(typing);
+  typing = null;
+}
+
+function showControls() {
   for (const name of Object.keys(TEXTS)) {
-    const input = find(name === "q" ? "find" : name);
-    if (input.value !== view[name]) input.value = view[name];
+    const input = inputOf(name);
+    if (typing === null && input.value !== view[name]) input.value = view[name];
   }
   const state = find("state");
   const others = state.querySelector("[data-several]");
@@ -174,6 +182,7 @@ function follow(event) {
   if (!anchor || event.defaultPrevented || event.button !== 0) return;
   if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return; // a new tab, or so
   event.preventDefault();
+  forgetTyping();
   go(readAddress(anchor.search));
 }
 
@@ -289,12 +298,14 @@ function showMore(fleet) {
   }
   find("replica").hidden = !replica;
   if (replica) {
-    set(find("replica"), `answered by ${replica.name}, version ${replica.version}, records since ${clock(replica.since)}`);
+    set(find("replica"), `answered by ${replica.name}, version ${replica.version}, `
+      + `records since ${clock(replica.since)}`);
   }
   showList("replicas", replicas ?? [], (all) => [table(
-    [["Name"], ["Version"], ["Last seen"], ["Attempts a minute", "number"]],
+    [["Name"], ["Version"], ["Last seen", "when"], ["Attempts a minute", "number"]],
     all.map((each) => [
-      [each.name], [each.version], [ago(each.last_seen)], [number(each.attempts_per_minute), "number"],
+      [each.name], [each.version], [clock(each.last_seen), "when"],
+      [number(each.attempts_per_minute ?? 0), "number"],
     ]), "Servers")]);
   showList("claims", claims ?? [], (all) => {
     const left = all.length - MAX_CLAIMS;
@@ -302,7 +313,7 @@ function showMore(fleet) {
       [["Cluster"], ["Status"], ["Reason"], ["Last", "when"], ["Count", "number"]],
       all.slice(0, MAX_CLAIMS).map((each) => [
         [each.id, "mono"], [String(each.status)], [each.reason, "reason"], [clock(each.at), "when"],
-        [number(each.count), "number"],
+        [number(each.count ?? 0), "number"],
       ]), "Refused claims");
     return left > 0 ? [lines, make("p", `and ${number(left)} more`, "soft")] : [lines];
   });
@@ -317,12 +328,12 @@ function showMore(fleet) {
 
 function showList(name, all, draw) {
   const box = find(name);
-  const content = box.querySelector(".content");
   box.hidden = all.length === 0;
-  const is = JSON.stringify(all);
-  if (content.is === is) return;
-  content.is = is;
-  content.replaceChildren(...(all.length ? draw(all) : []));
+  // What is the same stays: it may have the focus.
+  const wanted = JSON.stringify(all);
+  if (drawn.get(name) === wanted) return;
+  drawn.set(name, wanted);
+  box.querySelector(".content").replaceChildren(...(all.length ? draw(all) : []));
 }
 
 function showHistory() {
@@ -771,10 +782,14 @@ makeHead();
 showControls();
 for (const anchor of document.querySelectorAll("a.all")) anchor.href = location.pathname;
 for (const name of Object.keys(TEXTS)) {
-  const input = find(name === "q" ? "find" : name);
+  const input = inputOf(name);
   input.addEventListener("input", () => {
     clearTimeout(typing);
-    typing = setTimeout(() => go({ [name]: input.value }, { typing: true }), 120);
+    typing = setTimeout(() => {
+      typing = null;
+      const texts = Object.keys(TEXTS).map((each) => [each, inputOf(each).value]);
+      go(Object.fromEntries(texts), { isTyped: true });
+    }, 120);
   });
 }
 find("state").addEventListener("change", () => go({ state: find("state").value }));
@@ -785,6 +800,7 @@ find("sort").addEventListener("change", () => {
 document.addEventListener("click", follow);
 window.addEventListener("popstate", () => {
   const wanted = readAddress(location.search);
+  forgetTyping();
   if (writeAddress(wanted) === writeAddress(view)) return; // a cluster was opened or closed
   Object.assign(view, wanted);
   showControls();
