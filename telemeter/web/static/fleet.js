@@ -302,9 +302,9 @@ function showMore(fleet) {
       + `records since ${clock(replica.since)}`);
   }
   showList("replicas", replicas ?? [], (all) => [table(
-    [["Name"], ["Version"], ["Last seen", "when"], ["Attempts a minute", "number"]],
+    [["Name"], ["Version"], ["Last seen"], ["Attempts a minute", "number"]],
     all.map((each) => [
-      [each.name], [each.version], [clock(each.last_seen), "when"],
+      [each.name], [each.version], [clock(each.last_seen)],
       [number(each.attempts_per_minute ?? 0), "number"],
     ]), "Servers")]);
   showList("claims", claims ?? [], (all) => {
