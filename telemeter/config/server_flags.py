@@ -429,7 +429,7 @@ GROUPS: Final = (
             "fleet-retention",
             positive_duration,
             30 * 86_400.0,
-            "After how long without a word a cluster is forgotten.",
+            "With --fleet-database: after how long without a word a cluster is forgotten.",
             shown="720h",
         ),
     ),
