@@ -76,7 +76,8 @@ def collected() -> Iterator[None]:
     """Fail a module that leaves a Deferred with an error that nobody handled."""
     for histogram in HISTOGRAMS:
         histogram.clear()
-    request._meters.cache_clear()
+    for remembered in (request._meters, client._meters, forwarder._duration):
+        remembered.cache_clear()
     gc.collect()
     events = Log()
     yield

@@ -23,10 +23,8 @@ READS: Final = Counter(
     ["result"],
 )
 WRITES: Final = Counter("cache_writes_total", "Authorizations stored, by result.", ["result"])
-for _result in ("hit", "miss", "error"):
-    READS.labels(_result)
-for _result in ("success", "error"):
-    WRITES.labels(_result)
+_HIT, _MISS, _UNREADABLE = map(READS.labels, ("hit", "miss", "error"))
+_WRITTEN, _UNWRITABLE = map(WRITES.labels, ("success", "error"))
 
 _TOO_MANY_REQUESTS = 429
 
@@ -159,9 +157,9 @@ class CachingAsker:
         if refused is not None:
             raise RefusedError(refused.status)
         if await self._is_stored(key):
-            READS.labels("hit").inc()
+            _HIT.inc()
             return
-        READS.labels("miss").inc()
+        _MISS.inc()
         try:
             answer = await self._asker.ask(question)
         except RefusedError as error:
@@ -174,7 +172,7 @@ class CachingAsker:
         try:
             return await self._store.get(key)
         except Exception as error:
-            READS.labels("error").inc()
+            _UNREADABLE.inc()
             log.warn("cannot read from the cache of authorizations", reason=_reason(error))
             return False
 
@@ -182,10 +180,10 @@ class CachingAsker:
         try:
             await self._store.put(key, answer)
         except Exception as error:
-            WRITES.labels("error").inc()
+            _UNWRITABLE.inc()
             log.warn("cannot write to the cache of authorizations", reason=_reason(error))
         else:
-            WRITES.labels("success").inc()
+            _WRITTEN.inc()
 
 
 class RemoteAsker:
@@ -207,7 +205,7 @@ class RemoteAsker:
         """As `CachingAsker.check`."""
         key = _key_of(question)
         if self._positive.get(key):
-            READS.labels("hit").inc()
+            _HIT.inc()
             return succeed(None)
         return self._once.find(key, lambda: self._find_out(key, question))
 

@@ -5,6 +5,7 @@ Protocol: https://prometheus.io/docs/specs/prw/remote_write_spec/
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from prometheus_client import Histogram
@@ -35,6 +36,7 @@ DURATION = Histogram(
     ["status_code"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
+_SUCCEEDED, _FAILED = map(REQUESTS.labels, ("success", "error"))
 
 #: The statuses with which gateways speak of servers behind them.
 _GATEWAY_STATUSES: Final = frozenset((502, 503, 504))
@@ -100,12 +102,12 @@ class Forwarder:
             del payload  # an upload may wait a while, and its compressed form is all it needs
             sent = await self._send(block)
         except ForwardError as error:
-            REQUESTS.labels("error").inc()
+            _FAILED.inc()
             if error.answered:
-                DURATION.labels(str(error.status)).observe(self._clock.seconds() - began)
+                _duration(error.status).observe(self._clock.seconds() - began)
             raise
-        DURATION.labels(str(sent.status)).observe(self._clock.seconds() - began)
-        REQUESTS.labels("success").inc()
+        _duration(sent.status).observe(self._clock.seconds() - began)
+        _SUCCEEDED.inc()
         SAMPLES.inc(samples)
 
     async def send(self, cluster: str, payload: bytes, version: Version = V1) -> Sent:
@@ -181,6 +183,12 @@ class Forwarder:
             answered=True,
             headers=answer.headers,
         )
+
+
+@lru_cache(1024)
+def _duration(status: int) -> Histogram:
+    """Return what measures the answers with a status; to look it up takes its time."""
+    return DURATION.labels(str(status))
 
 
 def _unexpected(status: int, retry_after: str | None = None) -> ForwardError:

@@ -70,8 +70,7 @@ METADATA: Final = Counter(
     "telemeter_receive_metadata_requests_total",
     "Remote-write requests with metadata only, which are accepted and discarded.",
 )
-for _result in ("success", "error"):
-    FORWARDED.labels(_result)
+_SUCCEEDED, _FAILED = map(FORWARDED.labels, ("success", "error"))
 _REASONS = (
     "token",
     "unauthorized",
@@ -207,8 +206,10 @@ class ReceiveEndpoint:
         outcome.dropped, outcome.duplicates = written.dropped, written.duplicates
         outcome.examples = written.dropped_examples
         SERIES.inc(written.series)
-        DROPPED.inc(written.dropped)
-        DUPLICATES.inc(written.duplicates)
+        if written.dropped:  # to add nothing costs as much
+            DROPPED.inc(written.dropped)
+        if written.duplicates:
+            DUPLICATES.inc(written.duplicates)
         if written.only_metadata:
             METADATA.inc()
         if written.is_empty or (written.only_metadata and write.version == 2):
@@ -267,12 +268,12 @@ class ReceiveEndpoint:
             written.payload = b""  # what waits for the upstream keeps no more than it needs
             sent = await sending
         except ForwardError as error:
-            FORWARDED.labels("error").inc()
+            _FAILED.inc()
             headers = {"Retry-After": error.retry_after} if error.retry_after else {}
             if keep:
                 headers |= _written_by(error.headers)
             raise Refused(error.status, str(error), headers) from None
-        FORWARDED.labels("success").inc()
+        _SUCCEEDED.inc()
         return sent
 
     def _accepted(self, written: Written, sent: Sent) -> Mapping[str, object]:

@@ -56,8 +56,7 @@ DUPLICATES = Counter(
 )
 TRANSCODER = Info("telemeter_transcoder", "Which code converts the usual request.")
 TRANSCODER.info({"kind": KIND})
-for _tense in ("past", "present", "future"):
-    OVERWRITTEN.labels(_tense)
+_PAST, _PRESENT, _FUTURE = map(OVERWRITTEN.labels, ("past", "present", "future"))
 
 #: Bodies of up to so many bytes, compressed, are decompressed without a thread.
 _DECOMPRESSED_HERE: Final = 512 * 1024
@@ -298,10 +297,14 @@ class UploadEndpoint:
 
 
 def _count(converted: Converted) -> None:
-    RECEIVED.inc(converted.received)
-    DROPPED.inc(converted.dropped)
-    DUPLICATES.inc(converted.duplicates)
-    FUTURE.inc(converted.overwritten_future)
-    OVERWRITTEN.labels("past").inc(converted.past)
-    OVERWRITTEN.labels("present").inc(converted.present)
-    OVERWRITTEN.labels("future").inc(converted.future)
+    for counter, count in (
+        (RECEIVED, converted.received),
+        (DROPPED, converted.dropped),
+        (DUPLICATES, converted.duplicates),
+        (FUTURE, converted.overwritten_future),
+        (_PAST, converted.past),
+        (_PRESENT, converted.present),
+        (_FUTURE, converted.future),
+    ):
+        if count:  # most are 0, and to add that costs as much
+            counter.inc(count)
