@@ -240,10 +240,10 @@ class UploadEndpoint:
             await upload.allowed
         try:
             converted = await self._converted(upload)
-        except Refused:
-            raise  # the upload is at fault: that was the cluster's slot
-        except Exception:
-            upload.slot.give_back()
+        except Exception as error:
+            # An upload that is at fault itself has had its slot.
+            if not isinstance(error, Refused) or error.status >= 500:
+                upload.slot.give_back()
             raise
         outcome = outcome_of(request)
         outcome.received, outcome.kept = converted.received, converted.series

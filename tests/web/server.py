@@ -74,6 +74,7 @@ class Server:
         run: Callable[..., Deferred[Any]] = maybeDeferred,
         memcache: Memcache | None = None,
         timeouts: Timeouts = TIMEOUTS,
+        inflight_bytes: int | None = None,
     ) -> None:
         self.clock = clock or clock_at()
         self.wall = FakeWall(self.clock)
@@ -109,6 +110,7 @@ class Server:
             ),
             ratelimit=RateLimitSettings(ratelimit),
             timeouts=timeouts,
+            inflight_bytes=inflight_bytes or options.config.inflight_bytes,
         )
         reactor: Any = self.clock  # all that is needed of one here
         app = build(

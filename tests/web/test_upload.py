@@ -923,6 +923,25 @@ def test_a_refused_upload_uses_up_the_slot() -> None:
     assert [server.upload(up(cluster="other")).status for _ in range(2)] == [400, 429]
 
 
+@pytest.mark.parametrize("encoding", ["identity", "snappy"])
+def test_an_upload_that_others_crowd_out_gets_its_slot_back(encoding: str) -> None:
+    """Its body finds no room as it arrives, or (snappy) when it is decompressed."""
+    server = Server(inflight_bytes=5000)
+    other = Wire(server.site)
+    head = request_of("POST", "/upload", agent_headers(server.token("other")), b"x" * 1300)
+    other.send(head[:-100])
+    body = encode_families([up(**{name: "a" * 250 for name in "klmn"})])
+    if encoding == "snappy":
+        body = compress_framed(body)
+    headers = {"Content-Encoding": encoding}
+    crowded = server.upload(body=body, headers=headers)
+    assert crowded.status == 503
+    assert crowded.headers["retry-after"] == "15"
+    assert "--max-inflight-bytes" in crowded.text
+    other.vanish()
+    assert [server.upload(body=body, headers=headers).status for _ in range(2)] == [200, 429]
+
+
 # --- Which comes first ----------------------------------------------------------------------------
 
 

@@ -252,6 +252,8 @@ class Request(server.Request):
     def _refuse_early(self, refused: Refused) -> None:
         """Answer now, though the body is still to come."""
         self._refused = True
+        if refused.status >= 500 and self.admission is not None:
+            self.admission.abandoned()  # through no fault of the sender's
         self.requestHeaders.removeHeader("Expect")  # no "100 Continue" behind the answer
         self.channel.drain(None if self._length is None else self._length - self.body_size)
         self._set_default_headers()
