@@ -20,7 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from telemeter.loop.sqlite_file import connect, is_of_disk, set_aside
+from telemeter.loop.sqlite_file import (
+    DatabaseError,
+    connect,
+    is_of_disk,
+    set_aside,
+    told_as,
+    transaction,
+)
 from telemeter.loop.timeouts import TIMEOUTS
 
 #: What tells the database from others: "TLMS".
@@ -52,15 +59,8 @@ _ENTRY_BYTES: Final = 64
 _MOST_FREE_PAGES: Final = 1024
 
 
-class SpoolError(Exception):
-    """The disk does not take or give what it should; the message says why.
-
-    Attributes:
-        is_of_database: whether something is wrong with the database, or somebody has taken it away:
-            it has to be opened anew.
-    """
-
-    is_of_database = False
+class SpoolError(DatabaseError):
+    """The disk does not take or give what it should; the message says why."""
 
 
 class SpoolInUseError(Exception):
@@ -180,11 +180,11 @@ class Spool:
         fault = _fault(path, self._busy)
         if fault:
             aside = f"{self._set_aside(path)}: {fault}"
-        with _told():
+        with told_as(SpoolError):
             database = connect(path, self._busy)
             self._opened_as = path.stat().st_ino
         try:
-            with _told():
+            with told_as(SpoolError):
                 _prepare(database, self._last_number)
         except SpoolError:
             database.close()
@@ -217,9 +217,7 @@ class Spool:
         with suppress(OSError):
             if path.stat().st_ino == self._opened_as:
                 return
-        error = SpoolError(f"{path.name} was taken away")
-        error.is_of_database = True
-        raise error
+        raise SpoolError(f"{path.name} was taken away", is_of_database=True)
 
     def _set_aside(self, path: Path) -> str:
         """Give a database that cannot be used another name; return that."""
@@ -282,7 +280,7 @@ class Spool:
             SpoolError: the disk does not give it.
         """
         skipped = json.dumps([*without, *self._gone])
-        with _told():
+        with told_as(SpoolError):
             for number, collected_ms, is_write, body in self._opened().execute(
                 _NEWEST if newest else _OLDEST, (skipped,)
             ):
@@ -300,7 +298,7 @@ class Spool:
         with self._transaction() as database:
             self._forget_gone(database)
         self._gone.clear()
-        with _told():
+        with told_as(SpoolError):
             ((free,),) = self._opened().execute("PRAGMA freelist_count")
             if free > _MOST_FREE_PAGES:
                 # `execute` would stop after the first page.
@@ -308,7 +306,7 @@ class Spool:
 
     def state(self) -> SpoolState:
         """Return what there is; raises `SpoolError`."""
-        with _told():
+        with told_as(SpoolError):
             return _state(self._opened(), self._gone)
 
     def close_database(self) -> None:
@@ -339,15 +337,8 @@ class Spool:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Do all of something, or nothing; raises `SpoolError`."""
         database = self._opened()
-        with _told():
-            database.execute("BEGIN IMMEDIATE")
-            try:
-                yield database
-                database.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):  # SQLite may have done so itself
-                    database.execute("ROLLBACK")
-                raise
+        with told_as(SpoolError), transaction(database):
+            yield database
 
 
 def read_state(folder: str, busy: float = TIMEOUTS.spool_busy) -> tuple[SpoolState, int]:
@@ -359,7 +350,7 @@ def read_state(folder: str, busy: float = TIMEOUTS.spool_busy) -> tuple[SpoolSta
     path = Path(folder) / _FILE
     if not path.is_file():
         raise SpoolError(f"there is no {_FILE} in it")
-    with _told():
+    with told_as(SpoolError):
         database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=busy)
         try:
             ((application, version),) = database.execute(_IDENTITY)
@@ -427,16 +418,3 @@ def _fault(path: Path, busy: float) -> str:
         if is_of_disk(error):
             raise SpoolError(str(error)) from None
         return f"it is damaged: {error}"
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Have what SQLite says raised as `SpoolError`."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        told = SpoolError(str(error))
-        told.is_of_database = not is_of_disk(error)
-        raise told from None
-    except OSError as error:
-        raise SpoolError(f"{error.strerror}: {error.filename}") from None

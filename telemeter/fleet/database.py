@@ -11,12 +11,12 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from telemeter.loop.sqlite_file import connect, is_of_disk, set_aside
+from telemeter.loop.sqlite_file import DatabaseError, connect, set_aside, told_as, transaction
 from telemeter.loop.timeouts import TIMEOUTS
 
 #: What tells the database from others: "TLMF".
@@ -65,7 +65,7 @@ class SavedCluster(NamedTuple):
 
 
 class SavedMinute(NamedTuple):
-    """What a minute brought; its fields are the columns of the table `minute`.
+    """The attempts of a minute; its fields are the columns of the table `minute`.
 
     Attributes:
         at: when it began, in minutes since the epoch.
@@ -140,18 +140,11 @@ _LOAD_MINUTES: Final = f"SELECT {_MINUTE} FROM minute WHERE at > ? ORDER BY at" 
 _MAGIC: Final = b"SQLite format 3\0"
 
 
-class FleetDatabaseError(Exception):
-    """The database cannot be used at the moment; the message says why.
-
-    Attributes:
-        is_of_database: whether something is wrong with what is in it, or somebody has taken it
-            away: it has to be opened anew.
-    """
-
-    is_of_database = False
+class FleetDatabaseError(DatabaseError):
+    """The database cannot be used at the moment; the message says why."""
 
 
-class FleetDatabaseInUseError(Exception):
+class NotOurDatabaseError(Exception):
     """The file must not be used: it is another server's, or no record of a fleet."""
 
 
@@ -163,7 +156,7 @@ class FleetDatabase:
 
         Args:
             path: where it is.
-            busy: how many seconds to wait for whoever reads it meanwhile.
+            busy: how many seconds to wait for another program that uses it.
         """
         self._path = Path(path)
         self._busy = busy
@@ -183,24 +176,24 @@ class FleetDatabase:
             What one that was damaged is called now, and why; empty: there was none.
 
         Raises:
-            FleetDatabaseInUseError: it is another server's, or something else; it is left as it is.
+            NotOurDatabaseError: it is another server's, or something else; it is left as it is.
             FleetDatabaseError: the disk does not allow it.
         """
         self.close_database()
-        with _told():
+        with told_as(FleetDatabaseError):
             self._refuse_others()
             self._claim()
         aside = ""
         try:
-            with _told():
+            with told_as(FleetDatabaseError):
                 self._database = self._connect()
         except FleetDatabaseError as error:
             if not error.is_of_database:
                 raise
-            with _told():
+            with told_as(FleetDatabaseError):
                 aside = f"{set_aside(self._path, self._path.name + '.damaged').name}: {error}"
                 self._database = self._connect()
-        with _told():
+        with told_as(FleetDatabaseError):
             self._opened_as = self._path.stat().st_ino
         return aside
 
@@ -213,7 +206,7 @@ class FleetDatabase:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
-            raise FleetDatabaseInUseError("another server uses this file") from None
+            raise NotOurDatabaseError("another server uses this file") from None
         except OSError:  # a file system without locks
             os.close(lock)
             return
@@ -224,12 +217,12 @@ class FleetDatabase:
         with suppress(FileNotFoundError):
             if not self._path.is_file():
                 if self._path.exists():
-                    raise FleetDatabaseInUseError("expected a regular file")
+                    raise NotOurDatabaseError("expected a regular file")
                 return
             with self._path.open("rb") as file:
                 head = file.read(len(_MAGIC))
             if head and head != _MAGIC:
-                raise FleetDatabaseInUseError("expected a file of SQLite, it is something else")
+                raise NotOurDatabaseError("expected a file of SQLite, it is something else")
 
     def _connect(self) -> sqlite3.Connection:
         database = connect(self._path, self._busy)
@@ -241,9 +234,7 @@ class FleetDatabase:
             _migrate(database, version)
             ((said,),) = database.execute("PRAGMA quick_check(1)")
             if said != "ok":
-                error = FleetDatabaseError(f"it is damaged: {said}")
-                error.is_of_database = True
-                raise error
+                raise FleetDatabaseError(f"it is damaged: {said}", is_of_database=True)
         except BaseException:
             database.close()
             raise
@@ -262,7 +253,7 @@ class FleetDatabase:
         Raises:
             FleetDatabaseError: the disk does not give them.
         """
-        with _told():
+        with told_as(FleetDatabaseError):
             database = self._opened()
             return (
                 [SavedCluster(*row) for row in database.execute(_LOAD_CLUSTERS, (since, most))],
@@ -328,38 +319,29 @@ class FleetDatabase:
         with suppress(OSError):
             if self._path.stat().st_ino == self._opened_as:
                 return
-        error = FleetDatabaseError("the file was taken away")
-        error.is_of_database = True
-        raise error
+        raise FleetDatabaseError("the file was taken away", is_of_database=True)
 
     def _do(self, work: Callable[[sqlite3.Connection], object]) -> None:
         """Do all of something, or nothing; raises `FleetDatabaseError`."""
-        with _told():
-            database = self._opened()
-            database.execute("BEGIN IMMEDIATE")
-            try:
-                work(database)
-                database.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):  # SQLite may have done so itself
-                    database.execute("ROLLBACK")
-                raise
+        database = self._opened()
+        with told_as(FleetDatabaseError), transaction(database):
+            work(database)
 
 
 def _version_of(database: sqlite3.Connection) -> int:
     """Return the version of the schema, 0 for an empty database, which is not changed.
 
     Raises:
-        FleetDatabaseInUseError: it is another program's, or of a later version of this one.
+        NotOurDatabaseError: it is another program's, or of a later version of this one.
     """
     ((application, version),) = database.execute(
         "SELECT * FROM pragma_application_id(), pragma_user_version()"
     )
     ((tables,),) = database.execute("SELECT count(*) FROM sqlite_schema")
     if tables and application != APPLICATION:
-        raise FleetDatabaseInUseError("it is the database of another program")
+        raise NotOurDatabaseError("it is the database of another program")
     if version > VERSION:
-        raise FleetDatabaseInUseError(
+        raise NotOurDatabaseError(
             f"a later version of telemeter has written it: it has schema {version}, "
             f"this one knows up to {VERSION}"
         )
@@ -373,16 +355,3 @@ def _migrate(database: sqlite3.Connection, version: int) -> None:
             f"BEGIN IMMEDIATE; {_MIGRATIONS[number]} PRAGMA application_id = {APPLICATION}; "
             f"PRAGMA user_version = {number + 1}; COMMIT;"
         )
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Have what SQLite and the disk say raised as `FleetDatabaseError`."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        told = FleetDatabaseError(str(error))
-        told.is_of_database = not is_of_disk(error)
-        raise told from None
-    except OSError as error:
-        raise FleetDatabaseError(f"{error.strerror}: {error.filename}") from None

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,19 @@ _SIDE_FILES: Final = ("-wal", "-shm")
 _OF_THE_DATABASE: Final = frozenset(
     {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 )
+
+
+class DatabaseError(Exception):
+    """The disk does not take or give what it should; the message says why.
+
+    Attributes:
+        is_of_database: whether something is wrong with what is in the database, or somebody has
+            taken it away: it has to be opened anew.
+    """
+
+    def __init__(self, reason: str, *, is_of_database: bool = False) -> None:
+        super().__init__(reason)
+        self.is_of_database = is_of_database
 
 
 def connect(path: Path, busy: float) -> sqlite3.Connection:
@@ -54,3 +68,27 @@ def is_of_disk(error: sqlite3.Error) -> bool:
     """Return whether an error says nothing about what is in the database."""
     code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     return code & 0xFF not in _OF_THE_DATABASE  # the rest of the code says more of it
+
+
+@contextmanager
+def told_as(error_type: type[DatabaseError]) -> Iterator[None]:
+    """Have what SQLite and the disk say raised as an error of a type."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise error_type(str(error), is_of_database=not is_of_disk(error)) from None
+    except OSError as error:
+        raise error_type(f"{error.strerror}: {error.filename}") from None
+
+
+@contextmanager
+def transaction(database: sqlite3.Connection) -> Iterator[None]:
+    """Do all of something, or nothing; raises `sqlite3.Error`."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        database.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):  # SQLite may have done so itself
+            database.execute("ROLLBACK")
+        raise

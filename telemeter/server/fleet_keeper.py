@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from telemeter.fleet.database import (
     FleetDatabase,
     FleetDatabaseError,
-    FleetDatabaseInUseError,
+    NotOurDatabaseError,
     SavedCluster,
     SavedMinute,
 )
@@ -121,10 +121,9 @@ class FleetKeeper(Service):
         super().startService()
         self._record.keep_track()
         try:
-            _tell_damage(self._database.open())
-            restored = sum(self._restore(self._load()))
+            restored = sum(self._restore(self._open()))
             log.info("the fleet's record is read", clusters=restored)
-        except FleetDatabaseInUseError as error:
+        except NotOurDatabaseError as error:
             self._database.close()
             raise StartError(f"{self._flag}: {error}") from None
         except FleetDatabaseError as error:
@@ -155,13 +154,25 @@ class FleetKeeper(Service):
         await self._keep()
         await self._run(self._database.close)
 
-    def _load(self) -> Loaded:
-        """Read what is kept; may wait for the disk. Raises `FleetDatabaseError`."""
+    def _open(self) -> Loaded:
+        """Open the database, and return what is in it; may wait for the disk.
+
+        Raises:
+            NotOurDatabaseError: the file must not be used.
+            FleetDatabaseError: it cannot be. Then it is closed, to be opened and read once more.
+        """
+        aside = self._database.open()
+        if aside:
+            log.error("the fleet's record was damaged, and is begun anew", set_aside=aside)
         now = moment(self._clock, self._wall)
         minute = self._record.minute_of(now.elapsed)
-        return self._database.load(
-            now.wall - self._retention, self._record.max_clusters, minute - HISTORY
-        )
+        try:
+            return self._database.load(
+                now.wall - self._retention, self._record.max_clusters, minute - HISTORY
+            )
+        except FleetDatabaseError:
+            self._database.close_database()
+            raise
 
     def _restore(self, loaded: Loaded) -> Iterator[int]:
         """Take up what was read, in steps of a few milliseconds; each says how many it took."""
@@ -182,7 +193,7 @@ class FleetKeeper(Service):
             await self._forget()
             await self._reopen()
             await self._write()
-        except FleetDatabaseInUseError as error:
+        except NotOurDatabaseError as error:
             self._failed(FleetDatabaseError(str(error)))
         except FleetDatabaseError as error:
             if error.is_of_database:  # what is wrong with it is looked for when it is opened
@@ -196,13 +207,13 @@ class FleetKeeper(Service):
             SAVED.set(began)
 
     async def _reopen(self) -> None:
-        """Open the database again if it was closed for what was wrong with it."""
+        """Open the database, if it could not be opened or read, or something was wrong with it."""
         if self._database.is_open:
             return
-        _tell_damage(await self._run(self._database.open))
+        loaded = await self._run(self._open)
         self._record.keep_track()  # whatever it holds, all that is known goes into it
         self._minute = 0
-        for _ in self._restore(await self._run(self._load)):
+        for _ in self._restore(loaded):
             await turn(self._clock)
 
     async def _write(self) -> None:
@@ -254,8 +265,3 @@ class FleetKeeper(Service):
     def _broke(self, failure: Failure) -> None:
         log.failure("the fleet's record is not written any more", failure)
         self.behind_since = self._good
-
-
-def _tell_damage(aside: str) -> None:
-    if aside:
-        log.error("the fleet's record was damaged, and is begun anew", set_aside=aside)

@@ -1,4 +1,4 @@
-"""What tests look at on the page, and how they wait for it."""
+"""Helpers for tests of the page: its table, and waiting for a condition."""
 
 from __future__ import annotations
 

@@ -312,7 +312,7 @@ def answering(
     rows: Callable[[list[dict[str, Any]]], object] = lambda items: None,
     asked: list[dict[str, str]] | None = None,
 ) -> Callable[[Page], None]:
-    """What has the server's answers say more than they do, and notes what it is asked for."""
+    """Return a function that adds fields to the server's answers, and notes the requests."""
 
     def totals(route: Route) -> None:
         answer = route.fetch()

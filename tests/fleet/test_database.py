@@ -14,7 +14,7 @@ from telemeter.fleet.database import (
     VERSION,
     FleetDatabase,
     FleetDatabaseError,
-    FleetDatabaseInUseError,
+    NotOurDatabaseError,
     SavedCluster,
     SavedMinute,
 )
@@ -73,7 +73,7 @@ def test_what_is_old_or_too_much_is_forgotten(database: FleetDatabase) -> None:
 
 def test_a_file_is_of_one_server(database: FleetDatabase, path: FilePath) -> None:
     other = FleetDatabase(str(path))
-    with pytest.raises(FleetDatabaseInUseError, match="another server uses this file"):
+    with pytest.raises(NotOurDatabaseError, match="another server uses this file"):
         other.open()
     database.close()
     assert other.open() == ""
@@ -82,7 +82,7 @@ def test_a_file_is_of_one_server(database: FleetDatabase, path: FilePath) -> Non
 
 def test_a_file_of_somebody_else_stays_as_it_is(path: FilePath) -> None:
     path.write_text("[a configuration, mistyped]")
-    with pytest.raises(FleetDatabaseInUseError, match="expected a file of SQLite"):
+    with pytest.raises(NotOurDatabaseError, match="expected a file of SQLite"):
         FleetDatabase(str(path)).open()
     assert path.read_text() == "[a configuration, mistyped]"
     path.unlink()
@@ -91,11 +91,11 @@ def test_a_file_of_somebody_else_stays_as_it_is(path: FilePath) -> None:
     foreign.close()
     before = path.read_bytes()
     refused = FleetDatabase(str(path))
-    with pytest.raises(FleetDatabaseInUseError, match="the database of another program"):
+    with pytest.raises(NotOurDatabaseError, match="the database of another program"):
         refused.open()
     refused.close()
     assert path.read_bytes() == before
-    with pytest.raises(FleetDatabaseInUseError, match="expected a regular file"):
+    with pytest.raises(NotOurDatabaseError, match="expected a regular file"):
         FleetDatabase(str(path.parent)).open()
 
 
@@ -106,7 +106,7 @@ def test_a_later_schema_is_refused_rather_than_misread(
     later = sqlite3.connect(path)
     later.execute(f"PRAGMA user_version = {VERSION + 1}")
     later.close()
-    with pytest.raises(FleetDatabaseInUseError, match=f"it has schema {VERSION + 1}"):
+    with pytest.raises(NotOurDatabaseError, match=f"it has schema {VERSION + 1}"):
         FleetDatabase(str(path)).open()
 
 

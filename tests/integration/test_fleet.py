@@ -62,7 +62,7 @@ def test_what_clusters_attempt_is_on_record(stack: Stack, upstream: Upstream, wo
 def test_the_record_survives_a_stop_and_a_kill(
     stack: Stack, upstream: Upstream, workers: int
 ) -> None:
-    """What was written is known afterwards; a stop writes all, a kill costs some seconds."""
+    """A stop writes the whole record; a kill loses its last seconds only."""
     database = stack.folder / f"fleet-{workers}.sqlite"
 
     def start(name: str) -> Server:

@@ -207,6 +207,31 @@ def test_a_file_that_comes_later_is_read_later(tmp_path: FilePath) -> None:
     assert set(Server(path, 120.0).states()) == {"known", "both", "new"}
 
 
+@pytest.mark.parametrize("is_of_database", [False, True])
+def test_a_file_that_cannot_be_read_at_first_is_read_later(
+    path: FilePath, monkeypatch: pytest.MonkeyPatch, is_of_database: bool
+) -> None:
+    first = Server(path)
+    first.attempt("known")
+    first.stop()
+    load = FleetDatabase.load
+    failures = [FleetDatabaseError("disk I/O error", is_of_database=is_of_database)]
+
+    def fails_once(*arguments: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return load(*arguments)
+
+    monkeypatch.setattr(FleetDatabase, "load", fails_once)
+    second = Server(path, 60.0)
+    assert second.is_behind()
+    second.attempt("new")
+    second.wait(INTERVAL + 3)
+    assert not second.is_behind()
+    assert set(second.states()) == {"known", "new"}
+    second.stop()
+
+
 def test_a_file_of_somebody_else_is_one_line(path: FilePath) -> None:
     path.write_text("something else")
     with pytest.raises(StartError) as caught:

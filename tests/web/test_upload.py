@@ -930,7 +930,8 @@ def test_an_upload_that_others_crowd_out_gets_its_slot_back(encoding: str) -> No
     other = Wire(server.site)
     head = request_of("POST", "/upload", agent_headers(server.token("other")), b"x" * 1300)
     other.send(head[:-100])
-    body = encode_families([up(**{name: "a" * 250 for name in "klmn"})])
+    value = "a" * 250
+    body = encode_families([up(a=value, b=value, c=value, d=value)])
     if encoding == "snappy":
         body = compress_framed(body)
     headers = {"Content-Encoding": encoding}
