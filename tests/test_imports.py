@@ -52,7 +52,9 @@ PURE_EXCEPTIONS = frozenset(("telemeter.convert.engine -> os", "telemeter.conver
 #: Builtin functions that do what those rooms may not.
 IMPURE_BUILTINS = frozenset(("open", "input", "print"))
 
-_CYTHON_IMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import|c?import\s+([\w.]+))", re.MULTILINE)
+_CYTHON_IMPORT = re.compile(
+    r"^\s*(?:from\s+([\w.]+)\s+c?import|c?import\s+([^#\n]+))", re.MULTILINE
+)
 
 
 def name_of(path: Path) -> str:
@@ -97,8 +99,8 @@ def cython_sources(folder: Path) -> list[Path]:
 
 def cython_imports_of(path: Path) -> Iterator[str]:
     """Yield what a Cython source imports."""
-    for first, second in _CYTHON_IMPORT.findall(path.read_text()):
-        yield first or second
+    for module, several in _CYTHON_IMPORT.findall(path.read_text()):
+        yield from [module] if module else [each.split()[0] for each in several.split(",")]
 
 
 @cache

@@ -69,8 +69,8 @@ class AgentApp:
     """An agent: what it consists of.
 
     Attributes:
-        services: what runs, in start order. They stop in the reverse order, each when the one
-            before has stopped (`telemeter.loop.services.OrderedServices`).
+        services: what runs, in start order. They stop in the reverse order, each when
+            the one that stops before it has (`telemeter.loop.services.OrderedServices`).
         reloader: reloads on request.
         planner: makes the plan of each cycle.
     """

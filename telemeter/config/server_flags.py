@@ -2,7 +2,7 @@
 
 For a new flag, add a `Flag` here; an attribute to the settings of the room that needs it, such as
 `telemeter.web.settings`; to `read_config` in `server_options` what fills that attribute; and hand
-it on in `telemeter.server.endpoints`.
+it on where the part is made, mostly in `telemeter.server.endpoints`.
 """
 
 from __future__ import annotations

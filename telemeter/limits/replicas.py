@@ -150,7 +150,7 @@ class SharedSlot:
     """A cluster's slot in an interval, at this replica and at the others.
 
     Attributes:
-        allowed: None once the other replicas agree, or a failure: `RateLimitedError`.
+        allowed: fires with None once the other replicas agree, or fails with `RateLimitedError`.
     """
 
     def __init__(self, slot: Slot, replicas: Replicas, cluster: str) -> None:

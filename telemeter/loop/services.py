@@ -34,8 +34,8 @@ class Finishing(Protocol):
 class OrderedServices(MultiService):
     """Services that stop one after the other, the last one first.
 
-    `MultiService` alone stops them all at once. Here each has stopped before the one that was
-    started before it begins to: a listener is done with its requests before the parts that answer
+    `MultiService` alone stops them all at once. Here a service begins to stop when all that were
+    started after it have stopped: a listener is done with its requests before the parts that answer
     them go away.
     """
 

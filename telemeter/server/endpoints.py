@@ -1,7 +1,8 @@
 """The endpoints of a server: which paths clients and operators see, and what answers them.
 
-Two lists hold all routes: `Endpoints.client_routes` and `operator_routes`. To add an endpoint,
-write a module in `telemeter/web/` and name its route in one of them.
+Two lists hold all routes: `Endpoints.client_routes` and `operator_routes`, and in the latter
+`Fleet.routes` (`telemeter.server.fleet`) those that show the fleet. To add an endpoint, write a
+module in `telemeter/web/` and name its route in one of them.
 """
 
 from __future__ import annotations

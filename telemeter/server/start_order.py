@@ -63,7 +63,7 @@ def of_parent(
         fleet_keeper=fleet.keeper,
         fleet=OnStop(fleet.stop),
         issuer_discovery=clients.discovery(health),
-        workers=workers,  # they stop all at the same time, each as below
+        workers=workers,  # they stop all at the same time, each in the order of `of_worker`
         health=OnStop(health.stop),
     )
 

@@ -93,8 +93,8 @@ class Upload(BoundedBody):
     """An upload whose sender is known: takes the body.
 
     Attributes:
-        allowed: None when the other replicas agree that the cluster has its slot, or a failure:
-            `Refused`. None: there are none to ask.
+        allowed: fires with None when the other replicas agree that the cluster has its slot, or
+            fails with `Refused`; None instead of a Deferred: there are none to ask.
     """
 
     def __init__(
