@@ -6,7 +6,7 @@ The way of a request, from the first byte of its head to the upstream, for `POST
    `Channel._check_progress` hangs up on heads and bodies that come too slowly.
 2. `Request.gotLength` (`request.py`): the headers are complete, the body is unread. It finds the
    route, checks form, method and, for operators, `Guard.check` (`guard.py`), and asks the gate.
-   (Without a body, the handler asks it: `admit` in `admission.py`.)
+   Without a body the handler asks it, with `admit` (`admission.py`).
 3. `UploadEndpoint.gate` (`web/upload.py`) decides by the headers: who sends it, with
    `TokenVerifier.verify` (`auth/token.py`); whether it may come now, with `RateLimiter.take`
    (`limits/ratelimit.py`) and, where replicas share the limit, `SharedSlot` (`limits/replicas.py`);
