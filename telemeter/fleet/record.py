@@ -361,7 +361,7 @@ class FleetRecord:
         Returns:
             Whether all are forgotten.
         """
-        before = now + self._origin - seconds
+        before = self.time_of(now) - seconds
         for _ in range(most):
             oldest = next(iter(self._slots.values()), None)
             if oldest is None or self.seen[oldest] >= before:
@@ -436,7 +436,7 @@ class FleetRecord:
         What is known of a cluster already is newer, and stays. A time ahead of `now` was written
         while a clock was wrong, and counts as now. So do numbers that no attempt can have.
         """
-        minute, latest = self.minute_of(now), now + self._origin
+        minute, latest = self.minute_of(now), self.time_of(now)
         self._standing.tick(minute)
         restored = 0
         for saved in clusters:
@@ -507,9 +507,13 @@ class FleetRecord:
         """Return the slot of a cluster, if it is known."""
         return self._slots.get(cluster.encode("utf-8", "replace"))
 
+    def time_of(self, now: Elapsed) -> float:
+        """Return a time as the record has it: seconds since the epoch, if no clock was set."""
+        return now + self._origin
+
     def minute_of(self, now: Elapsed) -> int:
         """Return the number of the minute that a time is in."""
-        return int((now + self._origin) // 60)
+        return int(self.time_of(now) // 60)
 
     def state_of(self, slot: int, minute: int) -> State:
         """Return the state of a cluster in this minute."""

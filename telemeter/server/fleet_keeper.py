@@ -248,8 +248,10 @@ class FleetKeeper(Service):
         while not self._record.forget_silent(self._retention, now.elapsed, _FORGOTTEN_AT_ONCE):
             await turn(self._clock)
         if self._database.is_open:
+            # By whichever clock is behind: a wall clock that is set wrong makes nothing forgotten.
+            time = min(now.wall, self._record.time_of(now.elapsed))
             await self._run(
-                self._database.forget, now.wall - self._retention, self._record.max_clusters
+                self._database.forget, time - self._retention, self._record.max_clusters
             )
 
     def _failed(self, error: FleetDatabaseError) -> None:

@@ -287,6 +287,17 @@ def test_what_a_wrong_clock_has_written_is_no_later_than_now(path: FilePath) -> 
     server.stop()
 
 
+def test_a_clock_that_is_set_wrong_makes_nothing_forgotten(path: FilePath) -> None:
+    server = Server(path)
+    server.attempt("c")
+    server.wait(INTERVAL + 3)
+    server.wall.step(90 * A_DAY)
+    server.wait(90 * INTERVAL + 3)  # until it looks for what is to be forgotten
+    assert set(server.states()) == {"c"}
+    server.stop()
+    assert set(Server(path, 2000.0).states()) == {"c"}
+
+
 def test_what_somebody_wrote_into_it_does_no_harm(path: FilePath) -> None:
     first = Server(path)
     first.attempt("c", 400, reason=b"why")
