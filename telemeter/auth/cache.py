@@ -114,8 +114,12 @@ class MemoryCache:
     def __init__(self, clock: IReactorTime, lifetime: float, size: int) -> None:
         self._entries: Expiring[bool] = Expiring(clock, lifetime, size)
 
-    async def get(self, key: str) -> bool:
+    def has(self, key: str) -> bool:
+        """Return whether there is a positive answer; unlike `get`, at once."""
         return self._entries.get(key) is not None
+
+    async def get(self, key: str) -> bool:
+        return self.has(key)
 
     async def put(self, key: str, answer: Answer) -> None:
         self._entries.put(key, True)
@@ -139,6 +143,8 @@ class CachingAsker:
         """
         self._asker = asker
         self._store = store
+        # What can be said at once needs no coroutine, and that is so of nearly every request.
+        self._has = store.has if isinstance(store, MemoryCache) else _unknown
         self._refused = refused
         self._once: Once[None] = Once()
 
@@ -150,6 +156,9 @@ class CachingAsker:
             question to the others who wait for its answer.
         """
         key = _key_of(question)
+        if self._has(key):
+            _HIT.inc()
+            return succeed(None)
         return self._once.find(key, lambda: self._find_out(key, question))
 
     async def _find_out(self, key: str, question: bytes) -> None:
@@ -215,6 +224,11 @@ class RemoteAsker:
 
 def _key_of(question: bytes) -> str:
     return hashlib.sha256(question).hexdigest()
+
+
+def _unknown(key: str) -> bool:
+    """Say of a key that nothing can be said about it at once."""
+    return False
 
 
 def _reason(error: Exception) -> str:

@@ -143,6 +143,18 @@ class TestYes:
         assert growth.of("cache_writes_total", result="success") == 1
         assert growth.of("cache_writes_total", result="error") == 0
 
+    def test_is_known_at_once(
+        self, cache: CachingAsker, tollbooth: Tollbooth, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nothing is begun that would have to be waited for."""
+        assert verdict(cache.check(QUESTION)) is None
+        monkeypatch.setattr(MemoryCache, "get", None)
+        growth = Growth()
+        assert verdict(cache.check(QUESTION)) is None
+        assert growth.of("cache_reads_total", result="hit") == 1
+        assert growth.of("cache_reads_total", result="error") == 0
+        assert tollbooth.questions == [QUESTION]
+
     def test_is_forgotten(self, cache: CachingAsker, tollbooth: Tollbooth, clock: Clock) -> None:
         for seconds in (0.0, 299.9, 0.1, 299.9):
             clock.advance(seconds)
