@@ -37,7 +37,9 @@ class InFlight:
     limit, and however many hold as much as they may, there is room for another.
 
     Attributes:
-        held: how many bytes there are.
+        most: how many bytes there may be.
+        held_by: how many there are of each sender that has any; accounts keep it.
+        held: how many there are of all.
         peak: how many there were at most since `forget_peak`.
     """
 
@@ -47,8 +49,8 @@ class InFlight:
         Args:
             most: how many bytes there may be.
         """
-        self._most = most
-        self._held_by: dict[str | bytes, int] = {}
+        self.most = most
+        self.held_by: dict[str | bytes, int] = {}
         self.held = 0
         self.peak = 0
 
@@ -68,34 +70,6 @@ class InFlight:
         """Show in the metrics how many bytes there are; to do that at each change costs more."""
         HELD.set(self.held)
 
-    def add(self, sender: str | bytes, size: int) -> None:
-        """Count bytes of a sender.
-
-        Raises:
-            CrowdedOutError: there may not be so many; nothing is counted.
-        """
-        held, own = self.held + size, self._held_by.get(sender, 0) + size
-        if own > (self._most - held) // _PART_OF_FREE:
-            REFUSED.inc()
-            raise CrowdedOutError(
-                f"{own} bytes of this sender's requests would be held, of {held} in all; together "
-                f"{self._most} may be, and of one sender a third of what is free "
-                "(--max-inflight-bytes)"
-            )
-        self.held = held
-        self._held_by[sender] = own
-        if held > self.peak:
-            self.peak = held
-
-    def remove(self, sender: str | bytes, size: int) -> None:
-        """Count bytes of a sender no longer."""
-        self.held -= size
-        left = self._held_by[sender] - size
-        if left:
-            self._held_by[sender] = left
-        else:
-            del self._held_by[sender]
-
 
 class Account:
     """The bytes of one request."""
@@ -111,18 +85,41 @@ class Account:
     def hold(self, size: int) -> None:
         """Hold some more bytes.
 
+        Each piece of a body comes here, so this calls nothing else of ours.
+
         Raises:
-            CrowdedOutError: there may not be so many.
+            CrowdedOutError: there may not be so many; nothing is counted.
         """
-        if size and not self._is_closed:
-            self._in_flight.add(self._sender, size)
-            self._size += size
+        if not size or self._is_closed:
+            return
+        flight, sender = self._in_flight, self._sender
+        held, own = flight.held + size, flight.held_by.get(sender, 0) + size
+        if own > (flight.most - held) // _PART_OF_FREE:
+            REFUSED.inc()
+            raise CrowdedOutError(
+                f"{own} bytes of this sender's requests would be held, of {held} in all; together "
+                f"{flight.most} may be, and of one sender a third of what is free "
+                "(--max-inflight-bytes)"
+            )
+        flight.held = held
+        flight.held_by[sender] = own
+        if held > flight.peak:
+            flight.peak = held
+        self._size += size
 
     def keep(self, size: int) -> None:
         """Hold no more than so many bytes from now on."""
-        if size < self._size:
-            self._in_flight.remove(self._sender, self._size - size)
-            self._size = size
+        fewer = self._size - size
+        if fewer <= 0:
+            return
+        flight, sender = self._in_flight, self._sender
+        flight.held -= fewer
+        left = flight.held_by[sender] - fewer
+        if left:
+            flight.held_by[sender] = left
+        else:
+            del flight.held_by[sender]
+        self._size = size
 
     def close(self) -> None:
         """Hold nothing, ever."""

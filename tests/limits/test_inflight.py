@@ -32,6 +32,17 @@ def test_what_is_held_is_counted() -> None:
     assert (flight.held, flight.peak, value_of("telemeter_inflight_bytes")) == (0, 180, 0)
 
 
+def test_of_who_holds_nothing_nothing_is_kept() -> None:
+    flight = InFlight(MOST)
+    first, second = flight.account("a"), flight.account("a")
+    first.hold(100)
+    second.hold(50)
+    first.close()
+    assert flight.held_by == {"a": 50}
+    second.keep(0)
+    assert (flight.held_by, flight.held) == ({}, 0)
+
+
 def test_a_request_that_is_over_holds_nothing_again() -> None:
     """Its body may be converted still, in a thread, when its sender has left."""
     flight = InFlight(MOST)
