@@ -49,6 +49,8 @@ from telemeter.web.upload import UploadEndpoint
 
 #: The least time between two looks for clusters of the store that have gone silent, in seconds.
 _EXPIRE_SECONDS: Final = 10.0
+#: How often the metrics show what waits for the upstream, in seconds.
+_SHOW_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,8 @@ class Endpoints:
         store: keeps what is not forwarded; None: everything is.
         rate_limiter: decides whether a cluster may upload now.
         memory_return: a service that gives memory back to the system after a peak.
+        queue_metrics: a service that shows what waits for the upstream in the metrics; None:
+            nothing is forwarded.
         store_expiry: a service that forgets what is too old in the store; None: there is none.
         memcached: a service that keeps what replicas share; None: they share nothing.
     """
@@ -124,9 +128,12 @@ class Endpoints:
         self.clients = Clients(config, reactor, run, seams.make_agent)
         self.store: Store | None = None
         self.store_expiry: TimerService | None = None
+        self.queue_metrics: TimerService | None = None
         upstream: Upstream
         if self.clients.forwarder is not None:
             upstream = self.clients.forwarder
+            self.queue_metrics = TimerService(_SHOW_SECONDS, self.clients.forwarder.show)
+            self.queue_metrics.clock = reactor
         else:
             upstream = self.store = Store(
                 reactor, config.store.retention, config.store.max_series, config.store.max_bytes

@@ -33,6 +33,7 @@ def of_single_process(
     return in_start_order(
         connections=OnStop(endpoints.clients.close),  # kept ones, to the servers that it asks
         memory_return=endpoints.memory_return,
+        queue_metrics=endpoints.queue_metrics,  # None without --forward-url
         store_expiry=endpoints.store_expiry,  # None with --forward-url
         memcached=endpoints.memcached,  # None without --memcached
         reloader=reloader,
@@ -76,6 +77,7 @@ def of_worker(
         reports=None if reporter is None else OnStop(reporter.stop),  # to the parent's fleet
         connections=OnStop(endpoints.clients.close),
         memory_return=endpoints.memory_return,
+        queue_metrics=endpoints.queue_metrics,
         memcached=endpoints.memcached,  # there is no store: --workers needs --forward-url
         # It may take the place of another worker long after the start, and serves all the same when
         # the issuer is not there then.

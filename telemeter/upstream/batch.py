@@ -157,7 +157,6 @@ class Batches:
         self._under_way: dict[Deferred[Sent], _Batch] = {}
         self._batches_under_way = 0
         self._is_starting = False
-        self._is_shown = False  # whether the metrics show a queue
         self._late: IDelayedCall | None = None
         self._parts = DeferredSemaphore(_SIDE_BY_SIDE)
 
@@ -189,7 +188,6 @@ class Batches:
             LEFT.inc()
             self._waiting_size -= waiting.size
             self._held -= len(waiting.block)
-            self._note_queue()
             return
         batch = self._under_way.pop(answer, None)
         if batch is not None:
@@ -209,12 +207,9 @@ class Batches:
             self._stop_waiting()
         elif self._late is None and self._batches_under_way < _MAX_UNDER_WAY:
             self._late = self._clock.callLater(_PATIENCE_SECONDS, self._lose_patience)
-        if self._waiting or self._is_shown:
-            self._note_queue()
 
-    def _note_queue(self) -> None:
-        """Show the queue in the metrics; as long as there is none, this is not called."""
-        self._is_shown = bool(self._waiting)
+    def show(self) -> None:
+        """Show in the metrics what waits; to do that at each change costs more."""
         WAITING.set(len(self._waiting))
         HELD.set(self._held if self._waiting else 0)
         oldest = next(iter(self._waiting.values()), None)

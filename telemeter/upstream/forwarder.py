@@ -117,6 +117,11 @@ class Forwarder:
         del payload
         return await (self._send(block) if version == V1 else self._post(block, version))
 
+    def show(self) -> None:
+        """Show in the metrics what waits for the upstream."""
+        if self._batches is not None:
+            self._batches.show()
+
     async def _compressed(self, payload: bytes) -> bytes:
         compress = run_if_large(self._run, len(payload), _COMPRESSED_HERE)
         return await compress(compress_block, payload)

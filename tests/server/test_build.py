@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.task import Clock
 from twisted.python.usage import UsageError
 
 from telemeter.agent.app import AgentApp
@@ -23,6 +24,7 @@ from telemeter.server import start_order
 from telemeter.server.app import ParentOfWorkers, ServerApp, SingleProcess, build
 from telemeter.server.endpoints import Endpoints, Shared, operator_routes
 from telemeter.server.fleet import reporter
+from telemeter.upstream.forwarder import Forwarder
 from tests.fakes import FakeWall, Log, result_of, start
 from tests.tap.world import FakeReactor
 
@@ -105,9 +107,27 @@ def test_the_start_order_of_a_process() -> None:
     assert isinstance(without, SingleProcess)
     app, _ = app_of(*EVERYTHING)
     expected = documented("reports", "single process")
-    optional = ["memcached", "fleet_keeper", "issuer_discovery"]
+    optional = ["queue_metrics", "memcached", "fleet_keeper", "issuer_discovery"]
     assert names(without.services) == [each for each in expected if each not in optional]
     assert names(app.services) == [each for each in expected if each != "store_expiry"]
+
+
+def test_what_waits_for_the_upstream_is_shown_once_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown: list[Forwarder] = []
+    monkeypatch.setattr(Forwarder, "show", lambda self: shown.append(self))
+    app, _ = app_of(*FORWARD)
+    assert isinstance(app, SingleProcess)
+    service, clock = app.endpoints.queue_metrics, Clock()
+    assert service is not None
+    service.clock = clock
+    service.startService()
+    clock.pump([1.0] * 3)
+    service.stopService()
+    assert shown == [app.endpoints.clients.forwarder] * 4
+    clock.advance(5)
+    assert len(shown) == 4
 
 
 def test_the_start_order_of_a_parent() -> None:

@@ -277,7 +277,24 @@ def test_a_sender_that_leaves_is_taken_out_of_the_queue(world: World) -> None:
     world.upstream.accept()
     assert statuses([there]) == [200]
     assert growth.of("telemeter_forward_queue_left_total") == 1
+    world.batches.show()
     assert value_of("telemeter_forward_queue_bytes") == 0
+
+
+def test_what_waits_is_shown(world: World) -> None:
+    world.add(b"a")
+    world.add(b"b")
+    world.clock.advance(0.25)
+    world.add(b"c")
+    shown = [f"telemeter_forward_queue_{name}" for name in ("requests", "oldest_seconds", "bytes")]
+    world.batches.show()
+    assert [value_of(name) for name in shown] == [2, 0.25, 3 * len(compress_block(b"a\n"))]
+    world.clock.advance(0.125)
+    world.batches.show()
+    assert value_of("telemeter_forward_queue_oldest_seconds") == 0.375
+    world.upstream.accept()
+    world.batches.show()
+    assert [value_of(name) for name in shown] == [0, 0, 0]
 
 
 def test_when_nobody_waits_for_a_batch_it_makes_room(world: World) -> None:
