@@ -77,9 +77,11 @@ class Connections(Generic[_Connection]):
 
     def heard(self, connection: _Connection) -> None:
         """Take note that something has come over a connection."""
-        table = self._new if connection in self._new else self._used
-        if connection in table:
-            table.move_to_end(connection)
+        try:
+            self._used.move_to_end(connection)  # nearly always it is one of these
+        except KeyError:
+            if connection in self._new:
+                self._new.move_to_end(connection)
 
     def used(self, connection: _Connection) -> None:
         """Take note that a connection has completed its first request."""

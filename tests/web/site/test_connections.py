@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.web.iweb import IRequest
 
+from telemeter.web.site.connections import Connections
 from telemeter.web.site.routing import Route, make_site
 from tests.fakes import Growth, Log, Wire, request_of, value_of
 
@@ -92,6 +94,12 @@ def test_who_is_being_answered_stays(world: World) -> None:
     assert not any(map(Wire.is_aborted, busy))
     for each in world.slow:
         each.callback(b"x")
+
+
+def test_one_that_has_given_way_may_still_be_heard(clock: Clock) -> None:
+    connections: Connections[Any] = Connections(clock, None)
+    connections.heard(object())
+    assert len(connections) == 0
 
 
 def test_it_is_counted_and_logged_once_a_minute(world: World, log: Log, clock: Clock) -> None:
