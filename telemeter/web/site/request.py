@@ -17,6 +17,7 @@ from twisted.web import server
 from twisted.web.http import HTTPChannel, datetimeToString
 from twisted.web.resource import IResource
 
+from telemeter.loop.clocks import SYSTEM_WALL_CLOCK
 from telemeter.observe.outcome import Outcome
 from telemeter.web.site.access_log import CLIENT_WENT_AWAY, log_request
 from telemeter.web.site.admission import Admission, SiteRoute
@@ -280,7 +281,7 @@ class Request(server.Request):
 
     def _set_default_headers(self) -> None:
         self.setHeader("Server", "telemeter")
-        self.setHeader("Date", datetimeToString())
+        self.setHeader("Date", _date_at(int(SYSTEM_WALL_CLOCK.now())))
         self.setHeader("X-Content-Type-Options", "nosniff")
         if self.site.stopping:
             self.setHeader("Connection", "close")
@@ -343,6 +344,13 @@ class Request(server.Request):
                 observe(outcome)
             except Exception:
                 log.failure("an observer of requests failed")
+
+
+@lru_cache(1)
+def _date_at(second: int) -> bytes:
+    """Return the header Date of answers in a second; all of that second have the same."""
+    date: bytes = datetimeToString(second)
+    return date
 
 
 @lru_cache(1024)
