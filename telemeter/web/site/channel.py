@@ -7,7 +7,12 @@ from __future__ import annotations
 
 from typing import Any, Final, Protocol
 
-from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IReactorTime
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHandshakeListener,
+    IReactorTime,
+)
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -73,6 +78,9 @@ class Channel(ServerChannel):
 
     def __init__(self) -> None:
         super().__init__()
+        self._is_secure: bool | None = None
+        self._peer: IAddress | None = None
+        self._host: IAddress | None = None
         self._was_used = False
         self._is_shaking_hands = False
         self._is_lost = False
@@ -89,6 +97,24 @@ class Channel(ServerChannel):
         self.site.connections.opened(self)
         self._is_shaking_hands = self.isSecure()
         super().connectionMade()
+
+    # Each request asks for these, and they stay what they are; one is a call to the system. Where a
+    # balancer says who its client is, they are not known before something comes.
+
+    def isSecure(self) -> bool:
+        if self._is_secure is None:
+            self._is_secure = bool(super().isSecure())
+        return self._is_secure
+
+    def getPeer(self) -> IAddress:
+        if self._peer is None:
+            self._peer = super().getPeer()
+        return self._peer
+
+    def getHost(self) -> IAddress:
+        if self._host is None:
+            self._host = super().getHost()
+        return self._host
 
     def handshakeCompleted(self) -> None:
         """Wait for the first request, now that the TLS handshake is done."""
@@ -196,8 +222,11 @@ class Channel(ServerChannel):
             super().timeoutConnection()
 
     def _watch_request(self) -> None:
-        """Have a request that has begun, and is not there yet, come in its time."""
-        if self._late is not None or self._drained is not None or self.timeOut is None:
+        """Have a request that has begun, and is not there yet, come in its time.
+
+        Not to be called while one is being answered: then there is no timer (`timeOut`).
+        """
+        if self._late is not None or self._drained is not None:
             return
         if self.requests or (self.has_unread() and not self.paused):
             timeouts = self.site.timeouts
@@ -254,7 +283,8 @@ class Channel(ServerChannel):
             return
         self.site.connections.heard(self)
         super().dataReceived(data)
-        self._watch_request()
+        if self.timeOut is not None:
+            self._watch_request()
 
     def rawDataReceived(self, data: bytes) -> None:
         if self._drained is None:
@@ -286,7 +316,8 @@ class Channel(ServerChannel):
         super().dataReceived(b"")
         if not self.paused:
             self.release()
-            self._watch_request()
+            if self.timeOut is not None:
+                self._watch_request()
 
     def allContentReceived(self) -> None:
         if self._drained is None:
