@@ -42,6 +42,7 @@ from telemeter.web.federate import federate_route
 from telemeter.web.fleet_observer import AttemptObserver
 from telemeter.web.health import Health, index_route, metrics_route
 from telemeter.web.receive import ReceiveEndpoint, ReceiveSettings
+from telemeter.web.refusals import count_refused_upload
 from telemeter.web.reload import reload_route
 from telemeter.web.site.listener import Listener
 from telemeter.web.site.routing import Route, make_site
@@ -215,6 +216,7 @@ class Endpoints:
             timeouts=self._config.timeouts,
             connections=self._config.connections,
         )
+        site.observers.append(count_refused_upload)
         if self._shared.observer is not None:
             site.observers.append(self._shared.observer)
         settings = self._config.listen

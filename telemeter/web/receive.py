@@ -29,6 +29,14 @@ from telemeter.net.upstream import V1, V2, ForwardError, Sent, Upstream
 from telemeter.samples.compression import block_size, decompress_block
 from telemeter.samples.errors import BadInputError, TooLargeError
 from telemeter.samples.format import split_content_type
+from telemeter.web.refusals import (
+    CONTENT,
+    MALFORMED,
+    SIZE,
+    UNAUTHORIZED,
+    UNAVAILABLE,
+    refusal_counter,
+)
 from telemeter.web.site.admission import admit
 from telemeter.web.site.answers import outcome_of
 from telemeter.web.site.body import BoundedBody
@@ -50,10 +58,20 @@ FOREIGN_IDS: Final = Counter(
     "telemeter_receive_request_incorrect_label_values_total",
     "Remote-write requests refused because a series carried another cluster's identifier.",
 )
-REFUSED: Final = Counter(
+REFUSED: Final = refusal_counter(
     "telemeter_receive_requests_refused_total",
     "Remote-write requests refused, by reason.",
-    ["reason"],
+    (
+        "token",
+        UNAUTHORIZED,
+        UNAVAILABLE,
+        CONTENT,
+        SIZE,
+        MALFORMED,
+        "missing_label",
+        "foreign_id",
+        "nothing_left",
+    ),
 )
 SERIES: Final = Counter(
     "telemeter_receive_series_processed_total", "Series of remote-write requests let pass."
@@ -71,19 +89,6 @@ METADATA: Final = Counter(
     "Remote-write requests with metadata only, which are accepted and discarded.",
 )
 _SUCCEEDED, _FAILED = map(FORWARDED.labels, ("success", "error"))
-_REASONS = (
-    "token",
-    "unauthorized",
-    "unavailable",
-    "content",
-    "size",
-    "malformed",
-    "missing_label",
-    "foreign_id",
-    "nothing_left",
-)
-for _reason in _REASONS:
-    REFUSED.labels(_reason)
 
 _V2_MESSAGE = "io.prometheus.write.v2.Request"
 _V1_MESSAGE = "prometheus.WriteRequest"
@@ -123,7 +128,7 @@ class Write(BoundedBody):
     def too_large(self, size: int) -> Refused:
         SIZE_LIMITED.inc()
         return _refused(
-            "size", too_large("--limit-receive-bytes", self._limit, f"{size} compressed or more")
+            SIZE, too_large("--limit-receive-bytes", self._limit, f"{size} compressed or more")
         )
 
 
@@ -239,9 +244,9 @@ class ReceiveEndpoint:
             raise _refused("foreign_id", Refused(400, str(error))) from None
         except TooLargeError as error:
             SIZE_LIMITED.inc()
-            raise _refused("size", Refused(413, str(error))) from None
+            raise _refused(SIZE, Refused(413, str(error))) from None
         except BadInputError as error:
-            raise _refused("malformed", Refused(400, str(error))) from None
+            raise _refused(MALFORMED, Refused(400, str(error))) from None
 
     async def _sift(self, write: Write) -> Written:
         """Decompress and sift, in a thread unless that takes next to no time."""
@@ -296,7 +301,7 @@ def _version_of(request: IRequest) -> int:
     message = parameters.get("proto", _V1_MESSAGE)
     if media_type != "application/x-protobuf" or message not in (_V1_MESSAGE, _V2_MESSAGE):
         raise _refused(
-            "content",
+            CONTENT,
             Refused(
                 415,
                 f"expected Content-Type application/x-protobuf, alone or with proto={_V1_MESSAGE} "
@@ -305,7 +310,7 @@ def _version_of(request: IRequest) -> int:
         )
     encoding = (request.getHeader("Content-Encoding") or "snappy").strip().lower()
     if encoding != "snappy":
-        raise _refused("content", Refused(415, f"expected Content-Encoding snappy; saw {encoding}"))
+        raise _refused(CONTENT, Refused(415, f"expected Content-Encoding snappy; saw {encoding}"))
     return 2 if message == _V2_MESSAGE else 1
 
 
@@ -328,10 +333,10 @@ def _not_allowed(failure: Failure) -> Failure:
     error = failure.value
     if isinstance(error, RefusedError) and error.status == 429:
         busy = {"Retry-After": str(_BUSY_SECONDS)}
-        return Failure(_refused("unavailable", Refused(429, error.reason, busy)))
+        return Failure(_refused(UNAVAILABLE, Refused(429, error.reason, busy)))
     if isinstance(error, RefusedError):
         refused = Refused(401, f"the token was refused: {error.reason}")
-        return Failure(_refused("unauthorized", refused))
+        return Failure(_refused(UNAUTHORIZED, refused))
     if isinstance(error, UnavailableError):
         refused = Refused(
             503,
@@ -339,7 +344,7 @@ def _not_allowed(failure: Failure) -> Failure:
             {"Retry-After": str(_DOWN_SECONDS)},
             detail=str(error),
         )
-        return Failure(_refused("unavailable", refused))
+        return Failure(_refused(UNAVAILABLE, refused))
     return failure
 
 
