@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from prometheus_client import REGISTRY
 
@@ -11,6 +14,7 @@ from tests.fakes import Growth
 from tests.web.server import Server, up
 
 NAME = "telemeter_upload_refused_total"
+METRICS = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 def grown(growth: Growth) -> dict[str, float]:
@@ -52,8 +56,12 @@ def test_what_is_not_counted() -> None:
 
 
 def test_every_reason_is_on_the_page_from_the_start() -> None:
-    for reason in ("unauthorized", "unavailable", "upstream", "gone", "other"):
-        assert REGISTRY.get_sample_value(NAME, {"reason": reason}) is not None
+    documented = re.search(rf"^\| `{NAME}` \|.*$", METRICS.read_text(), re.MULTILINE)
+    assert documented is not None
+    reasons = set(re.findall(r"`([a-z_]+)`", documented[0])) - {NAME, "reason"}
+    assert len(reasons) == 10
+    for reason in reasons:
+        assert REGISTRY.get_sample_value(NAME, {"reason": reason}) is not None, reason
 
 
 def test_each_layer_of_a_server() -> None:
